@@ -1,0 +1,40 @@
+# Every target sets itself up: the virtual environment is made once and remade when pyproject.toml or the pins change.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+RUN_DIR ?=
+
+.PHONY: help quickstart test test-all lint format readme clean
+
+help:  ## Show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(READY): pyproject.toml constraints.txt
+	@echo "Installing lightning_ae into $(VENV) (once; some minutes)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+quickstart: $(READY)  ## Install, train a VAE on the embedded digits, write pictures and show where they are
+	@$(BIN)/python -m lightning_ae.quickstart
+
+test: $(READY)  ## Run the tests
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -q
+
+test-all: $(READY)  ## Run the tests, the slow ones too
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -q -m "slow or not slow"
+
+lint: $(READY)  ## Check style and types, and that generated text is up to date
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m lightning_ae.models.table --check
+
+format: $(READY)  ## Format the code, fix what can be fixed, regenerate the README's tables
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+	@$(BIN)/python -m lightning_ae.models.table
+
+clean:  ## Remove the virtual environment and caches (runs stay)
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

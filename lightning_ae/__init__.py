@@ -1,0 +1,18 @@
+"""Autoencoders in PyTorch Lightning."""
+
+__version__ = "0.1.0"
+
+from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.checkpoint import load_model
+from lightning_ae.errors import InputError
+from lightning_ae.models import DenoisingAutoencoder, VAE, get_model, list_models
+
+__all__ = [
+    "Autoencoder",
+    "DenoisingAutoencoder",
+    "InputError",
+    "VAE",
+    "get_model",
+    "list_models",
+    "load_model",
+]

@@ -1,0 +1,8 @@
+"""Architectures: plain data that builds a matched encoder and decoder."""
+
+from lightning_ae.architectures.base import Architecture
+from lightning_ae.architectures.conv import ConvNet
+from lightning_ae.architectures.mlp import MLP
+from lightning_ae.architectures.resnet import ResNet
+
+__all__ = ["MLP", "Architecture", "ConvNet", "ResNet"]

@@ -1,0 +1,31 @@
+"""What an architecture is."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+from torch import nn
+
+from lightning_ae.config import Configurable
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Architecture(Configurable):
+    """Plain data that builds a matched encoder and decoder.
+
+    A network of your own is a frozen dataclass that inherits this and builds two `torch.nn.Module`s.
+    """
+
+    @abstractmethod
+    def encoder(self, input_shape: Shape, features: int) -> nn.Module:
+        """A network from `(B, *input_shape)` to `(B, features)`."""
+
+    @abstractmethod
+    def decoder(self, features: int, output_shape: Shape) -> nn.Module:
+        """A network from `(B, features)` to `(B, *output_shape)`."""
+
+    def tie(self, encoder: nn.Module, decoder: nn.Module) -> None:  # noqa: B027  tying is optional
+        """Make the decoder share the encoder's weights, where the architecture has that option."""

@@ -1,0 +1,118 @@
+"""Convolutional networks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from lightning_ae.architectures.base import Architecture, Shape
+from lightning_ae.architectures.layers import (
+    Activation,
+    Init,
+    Norm,
+    activation,
+    check_features,
+    check_image,
+    check_option,
+    check_sizes,
+    halvings,
+    initialise,
+    norm,
+)
+from lightning_ae.errors import InputError
+
+
+@dataclass(frozen=True)
+class ConvNet(Architecture):
+    """Strided convolutions, for images of any size; the decoder mirrors them with transposed convolutions.
+
+    Each stage halves height and width, rounding up, and the decoder restores odd sizes exactly.
+
+    Args:
+        channels: the number of channels after each stage.
+        kernel_size: of every convolution; odd.
+        activation: the function after each convolution; the code and the output are linear.
+        norm: the normalisation before each activation.
+        init: how the weights are drawn; "default" is torch's own.
+    """
+
+    channels: tuple[int, ...] = (32, 64)
+    kernel_size: int = 3
+    activation: Activation = "relu"
+    norm: Norm = "none"
+    init: Init = "default"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sizes(self, "channels")
+        check_option(self, "activation", Activation)
+        check_option(self, "norm", Norm)
+        check_option(self, "init", Init)
+        if not isinstance(self.kernel_size, int) or self.kernel_size < 3 or self.kernel_size % 2 == 0:
+            raise InputError(f"kernel_size of ConvNet must be odd and at least 3, got {self.kernel_size}")
+
+    def encoder(self, input_shape: Shape, features: int) -> nn.Module:
+        """A network from (B, C, H, W) to (B, features)."""
+        check_image(self, "input_shape", input_shape, len(self.channels))
+        check_features(self, features)
+        return initialise(ConvEncoder(input_shape, features, self), self.init)
+
+    def decoder(self, features: int, output_shape: Shape) -> nn.Module:
+        """A network from (B, features) to (B, C, H, W)."""
+        check_image(self, "output_shape", output_shape, len(self.channels))
+        check_features(self, features)
+        return initialise(ConvDecoder(features, output_shape, self), self.init)
+
+
+class ConvEncoder(nn.Module):
+    """Stages of a strided convolution each, then a linear layer."""
+
+    def __init__(self, input_shape: Shape, features: int, options: ConvNet) -> None:
+        super().__init__()
+        channels = (input_shape[0], *options.channels)
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(a, b, options.kernel_size, stride=2, padding=options.kernel_size // 2),
+                norm(options.norm, b, spatial=True),
+                activation(options.activation),
+            )
+            for a, b in zip(channels, options.channels, strict=False)
+        )
+        last = halvings((input_shape[1], input_shape[2]), len(options.channels))[-1]
+        self.head = nn.Linear(channels[-1] * math.prod(last), features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, features)."""
+        for stage in self.stages:
+            x = stage(x)
+        features: Tensor = self.head(x.flatten(1))
+        return features
+
+
+class ConvDecoder(nn.Module):
+    """A linear layer, then stages of a transposed convolution each."""
+
+    def __init__(self, features: int, output_shape: Shape, options: ConvNet) -> None:
+        super().__init__()
+        sizes = halvings((output_shape[1], output_shape[2]), len(options.channels))[::-1]
+        channels = (*reversed(options.channels), output_shape[0])
+        self.start = (channels[0], *sizes[0])
+        self.stem = nn.Sequential(nn.Linear(features, math.prod(self.start)), activation(options.activation))
+        self.stages = nn.ModuleList()
+        for i, (a, b) in enumerate(zip(channels, channels[1:], strict=False)):
+            # a transposed convolution gives 2n - 1 values, one short where the larger size is even
+            extra = tuple(large - (2 * small - 1) for small, large in zip(sizes[i], sizes[i + 1], strict=True))
+            half = options.kernel_size // 2
+            stage = nn.Sequential(nn.ConvTranspose2d(a, b, options.kernel_size, 2, half, output_padding=extra))
+            if i < len(channels) - 2:
+                stage.extend([norm(options.norm, b, spatial=True), activation(options.activation)])
+            self.stages.append(stage)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, features) to (B, C, H, W)."""
+        x = self.stem(z).unflatten(1, self.start)
+        for stage in self.stages:
+            x = stage(x)
+        return x

@@ -1,0 +1,342 @@
+"""The base class of every variant: steps, logging, optimizer, encode, decode, forward."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from lightning_ae.architectures import MLP, Architecture
+from lightning_ae.checkpoint import METADATA_KEY, check_class, metadata, read_checkpoint
+from lightning_ae.config import from_plain, to_plain
+from lightning_ae.distributed import Noise
+from lightning_ae.errors import InputError
+from lightning_ae.likelihoods import Gaussian, Likelihood, LikelihoodHead, output_shape
+from lightning_ae.preprocess import Preprocess, stack
+
+A = TypeVar("A", bound="Autoencoder")
+
+
+class Autoencoder(pl.LightningModule):
+    r"""An encoder and a decoder trained to reconstruct their input through a code.
+
+    With encoder :math:`\phi` and decoder :math:`\psi`, it minimises the mean over samples of
+
+    .. math:: -\log p(x \mid \psi(\phi(x))),
+
+    summed over the dimensions of a sample. With the default likelihood, a Gaussian of fixed variance, that is the
+    squared error up to a factor and a constant. A code narrower than the input makes it *undercomplete*: it has to
+    find what the data have in common (Hinton & Salakhutdinov 2006). With linear layers and squared error it spans the
+    principal subspace (Baldi & Hornik 1989).
+
+    It is also the base class of all variants. A variant overrides `loss`, and `encoder_features`, `encode` or
+    `corrupt` where it must. Every hyper-parameter is kept as plain data, a subclass's too, so `load_from_checkpoint`
+    needs nothing but the path.
+
+    Args:
+        input_shape: the shape of one sample: (channels, height, width) for images, (dimensions,) for vectors.
+        latent_dim: the number of dimensions of the code.
+        architecture: builds the encoder and the decoder.
+        likelihood: p(x | z), the distribution whose parameters the decoder gives.
+        lr: the learning rate of AdamW.
+        weight_decay: AdamW's decoupled weight decay; with 0 it is Adam.
+
+    Raises:
+        InputError: when an argument cannot work, naming it.
+    """
+
+    reference: ClassVar[str] = "Hinton & Salakhutdinov 2006, https://doi.org/10.1126/science.1127647"
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        latent_dim: int = 16,
+        architecture: Architecture = MLP(),
+        likelihood: Likelihood = Gaussian(),
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__()
+        # collects the arguments of every subclass's __init__ on the way here; then makes them plain data
+        self.save_hyperparameters()
+        self.save_hyperparameters({name: to_plain(value, name) for name, value in self.hparams.items()})
+
+        self.input_shape = tuple(input_shape)
+        self.latent_dim = latent_dim
+        self.architecture = from_plain(Architecture, architecture, "architecture")
+        self.likelihood = from_plain(Likelihood, likelihood, "likelihood")
+        self.lr = lr
+        self.weight_decay = weight_decay
+        _check_arguments(self)
+
+        self.preprocess: Preprocess | None = None
+        """From data in natural units to what the model takes; set by the data module at the first fit."""
+        self.data_config: dict[str, Any] | None = None
+        self._position: tuple[Any, ...] = ()
+        self._epoch_sums: Tensor | None = None
+        self._epoch_samples = 0
+
+        self.encoder = self.build_encoder()
+        self.decoder = self.build_decoder()
+        self.architecture.tie(self.encoder, self.decoder)
+        self.head = LikelihoodHead(self.likelihood, self.input_shape)
+
+    # ---- what a variant overrides -------------------------------------------------------------------------------
+
+    @property
+    def encoder_features(self) -> int:
+        """How many values the encoder network gives for a sample."""
+        return self.latent_dim
+
+    def build_encoder(self) -> nn.Module:
+        """The network from (B, *input_shape) to (B, encoder_features)."""
+        return self.architecture.encoder(self.input_shape, self.encoder_features)
+
+    def build_decoder(self) -> nn.Module:
+        """The network from (B, latent_dim) to (B, *shape), where the likelihood says how many values it needs."""
+        return self.architecture.decoder(self.latent_dim, output_shape(self.likelihood, self.input_shape))
+
+    def corrupt(self, x: Tensor) -> Tensor:
+        """What the encoder sees of `x` (B, *input_shape) in a step; the reconstruction's target stays clean."""
+        return x
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The code of `x`, without randomness: (B, *input_shape) to (B, latent_dim)."""
+        code: Tensor = self.encoder(x)
+        return code
+
+    def loss(self, x: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """The named terms of the objective, of which "loss" is the one minimised.
+
+        Args:
+            x: what the encoder sees, (B, *input_shape).
+            target: what is to be reconstructed, (B, *input_shape).
+
+        Returns:
+            Scalars, each summed over the dimensions of a sample and averaged over the batch.
+        """
+        reconstruction = self.reconstruction_loss(self.encode(x), target)
+        return {"loss": reconstruction, "reconstruction": reconstruction}
+
+    def sample(self, n: int) -> Tensor:
+        """`n` samples in data units, (n, *input_shape); only generative variants have them.
+
+        Raises:
+            InputError: here, since a plain autoencoder puts no distribution on its codes.
+        """
+        raise InputError(
+            f"{type(self).__name__} has no distribution over codes to sample from",
+            "fit one to the codes (sklearn.mixture.GaussianMixture, say) and decode its samples, or train a VAE",
+        )
+
+    # ---- what a user calls --------------------------------------------------------------------------------------
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The likelihood's mean, in data units: (B, latent_dim) to (B, *input_shape)."""
+        return self.likelihood.mean(self.decoder_parameters(z))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The reconstruction of `x`: (B, *input_shape) to the same shape."""
+        return self.decode(self.encode(x))
+
+    @torch.no_grad()
+    def features(self, data: Any) -> Tensor:
+        """The codes of data in natural units, after the preprocessing that the model was trained with.
+
+        Args:
+            data: for images a sequence of PIL images or arrays, or a tensor (B, H, W) or (B, C, H, W), uint8 or floats
+                in [0, 1]; for vectors anything that makes an array (B, dimensions).
+
+        Returns:
+            (B, latent_dim), on the model's device.
+        """
+        x = data if isinstance(data, Tensor) else stack(data)
+        x = x.to(self.device)
+        return self.encode(self.unpack(x if self.preprocess is None else self.preprocess(x))[0])
+
+    def decoder_parameters(self, z: Tensor) -> Tensor:
+        """The parameters of p(x | z): (B, latent_dim) to (B, likelihood.num_parameters, *input_shape)."""
+        parameters: Tensor = self.head(self.decoder(z.to(self.dtype)))
+        return parameters
+
+    def reconstruction_loss(self, z: Tensor, target: Tensor) -> Tensor:
+        """-log p(target | z) in nats, summed over dimensions and averaged over the batch."""
+        return -self.likelihood.log_prob(self.decoder_parameters(z), target).mean()
+
+    def noise(self, purpose: str) -> Noise:
+        """Random draws for the step at hand.
+
+        In a trainer's step they are keyed by the seed, the stage, the step and the purpose, so that any number of
+        ranks, and a run resumed in the middle of an epoch, see the same; in evaluation they repeat from epoch to
+        epoch. Elsewhere they come from torch's global generator.
+        """
+        return Noise(torch.initial_seed(), *self._position, purpose) if self._position else Noise()
+
+    def unpack(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """The input and the reconstruction's target, (B, *input_shape) each, of a batch.
+
+        A batch is a tensor, a tuple or list that begins with one, or a dict. Of a dict the entry whose shape is
+        `input_shape` is the input; an entry "target" of that shape, where there is one, is the target.
+
+        Raises:
+            InputError: when no such tensor is there, or more than one.
+        """
+        target = None
+        if isinstance(batch, Mapping):
+            fits = {k: v for k, v in batch.items() if isinstance(v, Tensor) and v.shape[1:] == self.input_shape}
+            target = fits.pop("target", None)
+            if len(fits) != 1:
+                shapes = {k: tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__ for k, v in batch.items()}
+                raise InputError(
+                    f"{len(fits)} entries of the batch have the shape (B, *input_shape) with input_shape "
+                    f"{self.input_shape}; the batch holds {shapes}",
+                    "set input_shape to the data's shape, or override unpack() to choose",
+                )
+            x = next(iter(fits.values()))
+        else:
+            x = batch[0] if isinstance(batch, tuple | list) and batch else batch
+        if not isinstance(x, Tensor):
+            raise InputError(
+                f"a batch must be a tensor, a tuple that begins with one, or a dict; got {type(batch).__name__}"
+            )
+        if x.shape[1:] != self.input_shape:
+            raise InputError(
+                f"the batch's samples have the shape {tuple(x.shape[1:])}, but input_shape is {self.input_shape}",
+                f"construct the model with input_shape={tuple(x.shape[1:])}, or resize the data",
+            )
+        if not x.is_floating_point():
+            raise InputError(f"the batch holds {x.dtype}, but models take floats", "divide images by 255")
+        return x, x if target is None else target
+
+    # ---- what Lightning calls -----------------------------------------------------------------------------------
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: D102
+        terms = self._terms(batch, batch_idx, "train")
+        self._log_training(terms, batch_idx)
+        return terms["loss"]
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: D102
+        self._log_evaluation(batch, batch_idx, "val")
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: D102
+        self._log_evaluation(batch, batch_idx, "test")
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """The codes "code" (B, latent_dim) and reconstructions "reconstruction" (B, *input_shape) of a batch."""
+        x, _ = self.unpack(batch)
+        code = self.encode(x)
+        return {"code": code, "reconstruction": self.decode(code)}
+
+    def configure_optimizers(self) -> Any:  # noqa: D102
+        return torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+
+    def setup(self, stage: str) -> None:
+        """Takes over the data module's preprocessing, so that checkpoints carry it."""
+        data = getattr(self.trainer, "datamodule", None)
+        if stage == "fit" and data is not None:
+            self.preprocess = getattr(data, "preprocess", None)
+            self.data_config = getattr(data, "config", None)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Writes which class this is, and its preprocessing."""
+        checkpoint[METADATA_KEY] = metadata(type(self), self.preprocess, self.data_config)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses another class's checkpoint; reads the preprocessing.
+
+        Raises:
+            InputError: when the checkpoint is of another class.
+        """
+        check_class(checkpoint, type(self))
+        saved = checkpoint[METADATA_KEY]
+        if saved["preprocess"] is not None:
+            self.preprocess = from_plain(Preprocess, saved["preprocess"], "preprocess")
+        self.data_config = saved["data"]
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # Lightning's own is a descriptor, not a classmethod
+        cls: type[A], checkpoint_path: str | os.PathLike[str], **kwargs: Any
+    ) -> A:
+        """The model saved in a checkpoint; nothing but the path is needed.
+
+        Args:
+            checkpoint_path: the file that Lightning wrote.
+            kwargs: `map_location`, `strict`, and hyper-parameters to change, as in Lightning.
+
+        Raises:
+            InputError: when the file is missing or damaged, or holds another class.
+        """
+        check_class(read_checkpoint(checkpoint_path), cls)
+        kwargs.setdefault("weights_only", True)
+        model: A = super().load_from_checkpoint(checkpoint_path, **kwargs)
+        return model
+
+    # ---- shared steps -------------------------------------------------------------------------------------------
+
+    def _terms(self, batch: Any, batch_idx: int, stage: str) -> dict[str, Tensor]:
+        x, target = self.unpack(batch)
+        if batch_idx == 0:  # once an epoch: the check reads the values back from the device
+            self.likelihood.check(target)
+        self._position = (stage, self.current_epoch if stage == "train" else 0, batch_idx)
+        terms = self.loss(self.corrupt(x), target)
+        self._position = ()
+        self._check_finite(terms, x, batch_idx, stage)
+        return terms
+
+    def _check_finite(self, terms: dict[str, Tensor], x: Tensor, batch_idx: int, stage: str) -> None:
+        # reading a value back makes an accelerator wait, so there it happens only when the trainer logs anyway
+        if x.device.type != "cpu" and not self._logs_now() or math.isfinite(terms["loss"].item()):
+            return
+        if not torch.isfinite(x).all():
+            raise InputError(
+                f"batch {batch_idx} of the {stage} data (epoch {self.current_epoch}) holds NaN or infinite values",
+                "clean the data; the weights of the last checkpoint are untouched",
+            )
+        broken = [name for name, value in terms.items() if not math.isfinite(value.item())]
+        raise InputError(
+            f"the loss is not finite at {stage} batch {batch_idx} of epoch {self.current_epoch} "
+            f"(terms: {', '.join(broken)}), though the data are",
+            "lower lr, set the trainer's gradient_clip_val, or use precision 32",
+        )
+
+    def _logs_now(self) -> bool:
+        return (self.global_step + 1) % self.trainer.log_every_n_steps == 0
+
+    def _log_training(self, terms: dict[str, Tensor], batch_idx: int) -> None:
+        # self.log costs a small model a fifth of its step, so terms add up on the device in between
+        values = torch.stack([value.detach() for value in terms.values()])
+        if batch_idx == 0 or self._epoch_sums is None:
+            self._epoch_sums, self._epoch_samples = torch.zeros_like(values), 0
+        self._epoch_sums += values
+        self._epoch_samples += 1
+        if self._logs_now():
+            for name, value in terms.items():
+                self.log(f"train/{name}", value.detach(), on_step=True, on_epoch=False, prog_bar=name == "loss")
+        if self.trainer.is_last_batch:
+            for name, value in zip(terms, self._epoch_sums / self._epoch_samples, strict=True):
+                self.log(f"train/{name}_epoch", value, on_step=False, on_epoch=True, sync_dist=True)
+
+    def _log_evaluation(self, batch: Any, batch_idx: int, stage: str) -> None:
+        terms = self._terms(batch, batch_idx, stage)
+        size = len(self.unpack(batch)[0])
+        for name, value in terms.items():
+            self.log(f"{stage}/{name}", value, prog_bar=name == "loss", batch_size=size, sync_dist=True)
+
+
+def _check_arguments(model: Autoencoder) -> None:
+    shape = model.input_shape
+    if len(shape) not in (1, 3) or any(not isinstance(n, int) or n < 1 for n in shape):
+        raise InputError(
+            f"input_shape must be (channels, height, width) or (dimensions,) in positive integers, got {shape}"
+        )
+    if not isinstance(model.latent_dim, int) or model.latent_dim < 1:
+        raise InputError(f"latent_dim must be a positive integer, got {model.latent_dim!r}")
+    if not model.lr > 0:
+        raise InputError(f"lr must be positive, got {model.lr}")
+    if not model.weight_decay >= 0:
+        raise InputError(f"weight_decay must not be negative, got {model.weight_decay}")

@@ -1,0 +1,138 @@
+"""The command line: `lightning-ae`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from lightning_ae.parsing import ToolParser
+
+COMMANDS = {
+    "fit": "train a model",
+    "validate": "evaluate a model on the validation split",
+    "test": "evaluate a model on the test split",
+    "predict": "compute codes and reconstructions, for callbacks to write",
+    "features": "write the codes of a data set to parquet files",
+    "reconstruct": "write a picture of inputs and their reconstructions",
+    "sample": "write a picture of samples from a generative model",
+    "completion": "print a completion script for your shell",
+}
+
+HELP = """usage: lightning-ae COMMAND [options]
+
+Train, evaluate and use autoencoders.
+
+commands:
+{commands}
+
+examples:
+  lightning-ae fit -c recipes/digits/vae.yaml
+  lightning-ae fit -c recipes/mnist/vae.yaml -c recipes/loggers/wandb.yaml --trainer.max_epochs 20
+  lightning-ae fit --model VAE --model.input_shape "[1, 8, 8]" --data HFDataModule --data.path digits
+  lightning-ae features runs/digits-vae/fit-1/checkpoints/best.ckpt
+
+help:
+  lightning-ae COMMAND --help            the options of a command
+  lightning-ae fit --model.help VAE      the options of a model (likewise --data.help HFDataModule)
+  eval "$(lightning-ae completion {shell})"    completion in this shell
+""".format(commands="\n".join(f"  {name:<12} {text}" for name, text in COMMANDS.items()), shell="bash")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs a command; input it cannot use ends in one line, a hint, and exit status 2."""
+    args = sys.argv[1:] if argv is None else argv
+    if not args or args[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return
+    if args[0] == "--version":
+        from lightning_ae import __version__
+
+        print(f"lightning-ae {__version__}")
+        return
+
+    from lightning_ae.errors import InputError, unknown
+
+    sys.path.insert(0, os.getcwd())  # a class of your own in the folder you stand in can be named, as python -m does
+    _quiet()
+    try:
+        if args[0] not in COMMANDS:
+            raise unknown("command", args[0], COMMANDS)
+        _run(args[0], args[1:])
+    except InputError as error:
+        _fail(error.message, error.hint)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _run(command: str, args: list[str]) -> None:
+    from lightning_ae.parsing import ToolParser
+
+    if command in ("fit", "validate", "test", "predict"):
+        from lightning_ae.training_cli import TrainingCLI
+
+        TrainingCLI(command, args).run()
+    elif command == "completion":
+        print(_completion(args), end="")
+    else:
+        from lightning_ae import tools
+
+        parser = _tool_parser(command)
+        getattr(tools, command)(**parser.parse_args(args).as_dict())
+
+
+def _tool_parser(command: str) -> ToolParser:
+    from lightning_ae import tools
+    from lightning_ae.parsing import ToolParser
+
+    parser = ToolParser(prog=f"lightning-ae {command}")
+    parser.add_function_arguments(getattr(tools, command), as_group=False, as_positional=True)
+    return parser
+
+
+def _completion(args: list[str]) -> str:
+    from importlib.util import find_spec
+
+    from lightning_ae.errors import InputError, unknown
+    from lightning_ae.parsing import ToolParser
+    from lightning_ae.training_cli import training_parser
+
+    shells = ("bash", "zsh", "tcsh")
+    if find_spec("shtab") is None:
+        raise InputError("completion needs shtab", "pip install 'lightning_ae[completion]'")
+    shell = args[0] if args else "bash"
+    if shell not in shells:
+        raise unknown("shell", shell, shells)
+    parser = ToolParser(prog="lightning-ae")
+    commands = parser.add_subcommands()
+    for name, text in COMMANDS.items():
+        if name == "completion":
+            commands.add_subcommand(name, ToolParser(), help=text)
+        elif name in ("fit", "validate", "test", "predict"):
+            commands.add_subcommand(name, training_parser(name), help=text)
+        else:
+            commands.add_subcommand(name, _tool_parser(name), help=text)
+    return str(parser.get_completion_script(f"shtab-{shell}"))
+
+
+def _quiet() -> None:
+    # deprecations inside the libraries that only their authors can act on
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"jsonargparse|pytorch_lightning")
+
+
+def _fail(message: str, hint: str) -> NoReturn:
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(f"[bold red]error:[/] {_escape(message)}")
+    if hint:
+        console.print(f"[bold]hint:[/] {_escape(hint)}")
+    sys.exit(2)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

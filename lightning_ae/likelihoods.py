@@ -1,0 +1,317 @@
+"""Likelihoods p(x | z): what the decoder's output means.
+
+A likelihood is stateless plain data. Its `params` are a tensor (B, num_parameters, *shape) for data (B, *shape).
+Log-probabilities are computed in float32 (float64 where the parameters are), also under autocast.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_ae.config import Configurable
+from lightning_ae.distributed import Noise
+from lightning_ae.errors import InputError
+
+Scale = float | Literal["learned", "per_pixel"]
+LOG_SCALE_RANGE = (-7.0, 7.0)
+
+
+@dataclass(frozen=True)
+class Likelihood(Configurable):
+    """A family of distributions over data."""
+
+    support: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
+    """The closed interval of values it admits."""
+    discrete: ClassVar[bool] = False
+    """Whether `log_prob` is a probability mass, so that bits per dimension mean something."""
+
+    @property
+    def decoder_parameters(self) -> int:
+        """How many parameters the decoder network gives for each value."""
+        return 1
+
+    def shared_parameters(self) -> list[float]:
+        """Where the parameters start that are learned once for all values."""
+        return []
+
+    @property
+    def num_parameters(self) -> int:
+        """How many parameters each value has."""
+        return self.decoder_parameters + len(self.shared_parameters())
+
+    @abstractmethod
+    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+        """log p(x) in nats, summed over the dimensions of a sample: (B, P, *shape) and (B, *shape) to (B,)."""
+
+    @abstractmethod
+    def mean(self, params: Tensor) -> Tensor:
+        """The distribution's mean: (B, P, *shape) to (B, *shape)."""
+
+    @abstractmethod
+    def sample(self, params: Tensor, noise: Noise | None = None) -> Tensor:
+        """A draw: (B, P, *shape) to (B, *shape), from `noise` (torch's global generator by default)."""
+
+    def check(self, x: Tensor) -> None:
+        """Raises InputError when values of `x` lie outside the support; NaN is left for others to find."""
+        low, high = self.support
+        if math.isinf(low) and math.isinf(high):
+            return
+        least, most = torch.aminmax(x.detach().nan_to_num(low))
+        if least < low or most > high:
+            raise InputError(
+                f"{type(self).__name__} takes values in [{low:g}, {high:g}], but the data lie in [{least:g}, {most:g}]",
+                "divide images by 255, or use the likelihood Gaussian()",
+            )
+
+
+@dataclass(frozen=True)
+class _LocationScale(Likelihood):
+    scale: Scale = 1.0
+
+    def __post_init__(self) -> None:
+        learned = self.scale in ("learned", "per_pixel")
+        if not learned and (isinstance(self.scale, str) or not 0 < self.scale < math.inf):
+            raise InputError(
+                f"scale of {type(self).__name__} must be a positive number, 'learned' or 'per_pixel', "
+                f"got {self.scale!r}"
+            )
+
+    @property
+    def decoder_parameters(self) -> int:
+        """The location, and the log-scale where it differs from pixel to pixel."""
+        return 2 if self.scale == "per_pixel" else 1
+
+    def shared_parameters(self) -> list[float]:
+        """The log-scale where it is learned once for all values."""
+        return [0.0] if self.scale == "learned" else []
+
+    def _location_and_log_scale(self, params: Tensor) -> tuple[Tensor, Tensor]:
+        params = at_least_float32(params)
+        if isinstance(self.scale, str):
+            # bounded so that no variance collapses; the gradient passes, so that a scale can come back from beyond
+            log_scale = params[:, 1]
+            return params[:, 0], log_scale + (log_scale.clamp(*LOG_SCALE_RANGE) - log_scale).detach()
+        return params[:, 0], params.new_tensor(math.log(self.scale))
+
+    def mean(self, params: Tensor) -> Tensor:
+        """The location."""
+        return params[:, 0]
+
+
+@dataclass(frozen=True)
+class Gaussian(_LocationScale):
+    r"""A normal distribution for each value; with a fixed scale, squared error.
+
+    .. math:: -\log p(x) = \sum_i \frac{(x_i - \mu_i)^2}{2 \sigma^2} + \log \sigma + \tfrac12 \log 2 \pi
+
+    Args:
+        scale: the standard deviation, in data units: a number, "learned" (one for all values) or "per_pixel" (given by
+            the decoder). Learned log-scales are kept in [-7, 7].
+    """
+
+    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+        """log p(x) in nats: (B, P, *shape) and (B, *shape) to (B,)."""
+        location, log_scale = self._location_and_log_scale(params)
+        squared = ((x - location) * (-log_scale).exp()).square()
+        return _per_sample(-0.5 * squared - log_scale - 0.5 * math.log(2 * math.pi))
+
+    def sample(self, params: Tensor, noise: Noise | None = None) -> Tensor:
+        """A draw, (B, *shape)."""
+        location, log_scale = self._location_and_log_scale(params)
+        return location + log_scale.exp() * (noise or Noise()).randn_like(location)
+
+
+@dataclass(frozen=True)
+class Laplace(_LocationScale):
+    r"""A Laplace distribution for each value; with a fixed scale, absolute error.
+
+    .. math:: -\log p(x) = \sum_i |x_i - \mu_i| / b + \log 2 b
+
+    Args:
+        scale: b, in data units: a number, "learned" (one for all values) or "per_pixel" (given by the decoder).
+            Learned log-scales are kept in [-7, 7].
+    """
+
+    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+        """log p(x) in nats: (B, P, *shape) and (B, *shape) to (B,)."""
+        location, log_scale = self._location_and_log_scale(params)
+        return _per_sample(-(x - location).abs() * (-log_scale).exp() - log_scale - math.log(2))
+
+    def sample(self, params: Tensor, noise: Noise | None = None) -> Tensor:
+        """A draw, (B, *shape), by the inverse of the distribution function."""
+        location, log_scale = self._location_and_log_scale(params)
+        u = (noise or Noise()).rand_like(location) - 0.5
+        return location - log_scale.exp() * u.sign() * torch.log1p(-2 * u.abs().clamp(max=0.5 - 1e-7))
+
+
+@dataclass(frozen=True)
+class DiscretizedLogistic(_LocationScale):
+    r"""The mass that a logistic distribution puts on each of a grid of values in [0, 1] (Salimans et al. 2017).
+
+    The bin of the value k / (levels - 1) reaches half a step to either side; the first and the last bin take the
+    tails. `mean` is the location, clipped to [0, 1]: it is the distribution's mean up to the clipping and half a step.
+    Source: PixelCNN++, https://arxiv.org/abs/1701.05517, equation 2.
+
+    Args:
+        scale: of the logistic distribution, in data units: a number, "learned" (one for all values) or "per_pixel"
+            (given by the decoder). Learned log-scales are kept in [-7, 7].
+        levels: how many values there are, 256 for images of 8 bits.
+    """
+
+    support: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    discrete: ClassVar[bool] = True
+
+    scale: Scale = "learned"
+    levels: int = 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.levels, int) or self.levels < 2:
+            raise InputError(f"levels of DiscretizedLogistic must be an integer of at least 2, got {self.levels!r}")
+
+    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+        """The log-mass in nats: (B, P, *shape) and (B, *shape) to (B,)."""
+        location, log_scale = self._location_and_log_scale(params)
+        half = 0.5 / (self.levels - 1)
+        inverse = (-log_scale).exp()
+        upper, lower = (x - location + half) * inverse, (x - location - half) * inverse
+        # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)): no difference of near-equal numbers
+        width = (2 * half * inverse).expand_as(upper)
+        inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-width))
+        log_mass = torch.where(x < half, F.logsigmoid(upper), torch.where(x > 1 - half, F.logsigmoid(-lower), inside))
+        return _per_sample(log_mass)
+
+    def mean(self, params: Tensor) -> Tensor:
+        """The location, clipped to [0, 1]."""
+        return params[:, 0].clamp(0, 1)
+
+    def sample(self, params: Tensor, noise: Noise | None = None) -> Tensor:
+        """A draw from the grid, (B, *shape)."""
+        location, log_scale = self._location_and_log_scale(params)
+        u = (noise or Noise()).rand_like(location).clamp(1e-7, 1 - 1e-7)
+        value = location + log_scale.exp() * torch.logit(u)
+        return (value * (self.levels - 1)).round().clamp(0, self.levels - 1) / (self.levels - 1)
+
+
+@dataclass(frozen=True)
+class Bernoulli(Likelihood):
+    r"""A coin for each value; the decoder gives logits. Grey values are admitted: the loss is the cross-entropy.
+
+    .. math:: -\log p(x) = -\sum_i x_i \log p_i + (1 - x_i) \log (1 - p_i)
+    """
+
+    support: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    discrete: ClassVar[bool] = True
+
+    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+        """log p(x) in nats: (B, 1, *shape) and (B, *shape) to (B,)."""
+        return _per_sample(_bernoulli(params, x))
+
+    def mean(self, params: Tensor) -> Tensor:
+        """The probabilities, (B, *shape)."""
+        return params[:, 0].sigmoid()
+
+    def sample(self, params: Tensor, noise: Noise | None = None) -> Tensor:
+        """A draw of zeros and ones, (B, *shape)."""
+        probability = at_least_float32(params[:, 0]).sigmoid()
+        return ((noise or Noise()).rand_like(probability) < probability).to(probability.dtype)
+
+
+@dataclass(frozen=True)
+class ContinuousBernoulli(Likelihood):
+    r"""A density on [0, 1] (Loaiza-Ganem & Cunningham 2019, https://arxiv.org/abs/1907.06845).
+
+    .. math:: p(x) = C(\lambda) \lambda^x (1 - \lambda)^{1 - x},\quad
+        C(\lambda) = \frac{2 \tanh^{-1}(1 - 2 \lambda)}{1 - 2 \lambda}
+
+    The decoder gives the logit of :math:`\lambda`. `mean` is the distribution's mean, which is not :math:`\lambda`.
+    """
+
+    support: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
+    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+        """log p(x) in nats: (B, 1, *shape) and (B, *shape) to (B,)."""
+        logits = at_least_float32(params[:, 0])
+        # with t the logit, C = t / tanh(t / 2)
+        small, near, far = _split(logits)
+        series = math.log(2) + near.square() / 12 - 7 * near.pow(4) / 1440
+        exact = far.abs().log() - torch.tanh(far.abs() / 2).log()
+        return _per_sample(_bernoulli(params, x) + torch.where(small, series, exact))
+
+    def mean(self, params: Tensor) -> Tensor:
+        """The distribution's mean, (B, *shape)."""
+        logits = at_least_float32(params[:, 0])
+        small, near, far = _split(logits)
+        # 1 / (1 - exp(-t)) - 1 / t, and its series about t = 0
+        exact = -1 / torch.expm1(-far) - 1 / far
+        return torch.where(small, 0.5 + near / 12 - near.pow(3) / 720, exact)
+
+    def sample(self, params: Tensor, noise: Noise | None = None) -> Tensor:
+        """A draw from [0, 1], (B, *shape), by the inverse of the distribution function."""
+        logits = at_least_float32(params[:, 0])
+        u = (noise or Noise()).rand_like(logits)
+        small, near, far = _split(logits)
+        # log(1 + u (exp(t) - 1)) / t, turned about for t > 0 so that exp never overflows
+        turned = torch.where(far > 0, 1 - u, u)
+        value = torch.log1p(turned * torch.expm1(-far.abs())) / -far.abs()
+        value = torch.where(far > 0, 1 - value, value)
+        return torch.where(small, u + near * u * (1 - u) / 2, value).clamp(0, 1)
+
+
+class LikelihoodHead(nn.Module):
+    """Turns what the decoder network gives into the likelihood's parameters, of which it holds the shared ones.
+
+    Args:
+        likelihood: whose parameters.
+        shape: of one sample.
+    """
+
+    def __init__(self, likelihood: Likelihood, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.count = likelihood.decoder_parameters
+        self.shape = shape
+        start = likelihood.shared_parameters()
+        self.shared = nn.Parameter(torch.tensor(start)) if start else None
+
+    def forward(self, output: Tensor) -> Tensor:
+        """(B, count * shape[0], *shape[1:]) to (B, num_parameters, *shape)."""
+        params = output.unflatten(1, (self.count, self.shape[0]))
+        if self.shared is None:
+            return params
+        shared = self.shared.to(params.dtype).view(1, -1, *[1] * len(self.shape))
+        return torch.cat([params, shared.expand(len(params), -1, *self.shape)], dim=1)
+
+
+def output_shape(likelihood: Likelihood, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """What the decoder network has to give for samples of `shape`."""
+    return (likelihood.decoder_parameters * shape[0], *shape[1:])
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """`x` in float32, or as it is in float64: log-probabilities and divergences need the digits."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _per_sample(x: Tensor) -> Tensor:
+    return x.flatten(1).sum(dim=1)
+
+
+def _bernoulli(params: Tensor, x: Tensor) -> Tensor:
+    logits = at_least_float32(params[:, 0])
+    return -F.binary_cross_entropy_with_logits(logits, x.to(logits.dtype), reduction="none")
+
+
+def _split(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where a closed form is 0 / 0; the logits there, for the series; the logits elsewhere, for the closed form.
+
+    Each is a harmless constant where the other holds, so that no NaN gets into the gradient.
+    """
+    small = logits.abs() < (0.05 if logits.dtype == torch.float32 else 1e-3)
+    return small, torch.where(small, logits, 0.0), torch.where(small, 1.0, logits)

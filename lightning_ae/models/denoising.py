@@ -1,0 +1,59 @@
+"""The denoising autoencoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from torch import Tensor
+
+from lightning_ae.architectures import MLP, Architecture
+from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.config import from_plain
+from lightning_ae.corruptions import Corruption, Masking
+from lightning_ae.likelihoods import Gaussian, Likelihood
+
+
+class DenoisingAutoencoder(Autoencoder):
+    r"""Reconstructs the clean input from a corrupted one (Vincent et al. 2008, 2010).
+
+    With a corruption process :math:`q(\tilde x \mid x)`, encoder :math:`\phi` and decoder :math:`\psi`, it minimises
+
+    .. math:: \mathbb E_{q(\tilde x \mid x)} \left[ -\log p(x \mid \psi(\phi(\tilde x))) \right]
+
+    averaged over the data. Undoing the corruption means moving a point back to where the data are dense, so the
+    identity is no solution, and the code may be wider than the input. With Gaussian noise of standard deviation
+    :math:`\sigma` and squared error, :math:`(\psi(\phi(\tilde x)) - \tilde x) / \sigma^2` estimates the score of the
+    smoothed density (Vincent 2011; Alain & Bengio 2014).
+
+    The input is corrupted in training, validation and test steps (in the latter two the same way every epoch), since
+    that is the objective; `encode`, `decode` and `forward` take their input as it is.
+
+    Args:
+        input_shape: the shape of one sample: (channels, height, width) for images, (dimensions,) for vectors.
+        latent_dim: the number of dimensions of the code.
+        corruption: what happens to the input, a corruption of `lightning_ae.corruptions`.
+        architecture: builds the encoder and the decoder.
+        likelihood: p(x | z), the distribution whose parameters the decoder gives.
+        lr: the learning rate of AdamW.
+        weight_decay: AdamW's decoupled weight decay; with 0 it is Adam.
+    """
+
+    reference: ClassVar[str] = "Vincent et al. 2010, https://jmlr.org/papers/v11/vincent10a.html"
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        latent_dim: int = 16,
+        corruption: Corruption = Masking(),
+        architecture: Architecture = MLP(),
+        likelihood: Likelihood = Gaussian(),
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(input_shape, latent_dim, architecture, likelihood, lr, weight_decay)
+        self.corruption = from_plain(Corruption, corruption, "corruption")
+
+    def corrupt(self, x: Tensor) -> Tensor:
+        """A corrupted copy of `x`, (B, *input_shape)."""
+        return self.corruption(x, self.noise("corruption"))

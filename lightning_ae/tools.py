@@ -1,0 +1,218 @@
+"""features, reconstruct and sample: what the command line does with a trained model.
+
+Each is a plain function; the command line takes its arguments and docstring as they stand.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from lightning_ae.checkpoint import load_model
+from lightning_ae.config import import_class
+from lightning_ae.errors import InputError
+
+if TYPE_CHECKING:
+    from lightning_ae.autoencoder import Autoencoder
+    from lightning_ae.data import HFDataModule
+
+
+def features(
+    checkpoint: str,
+    path: str | None = None,
+    splits: list[str] = ["train", "test"],
+    output: str | None = None,
+    batch_size: int = 1024,
+    device: str = "auto",
+    overwrite: bool = False,
+) -> dict[str, Path]:
+    """Write the codes of a data set to parquet files, one for each split, beside the data set's other columns.
+
+    The column "code" holds lists of latent_dim float32 values. Where labels are known and both "train" and "test" are
+    written, it also prints the error of a 5-nearest-neighbour classifier on the codes.
+
+    Args:
+        checkpoint: the model's checkpoint.
+        path: the data set: a hub id, a local folder or "digits" (default: what the model was trained on).
+        splits: any of train, val and test.
+        output: the folder to write to (default: "features" beside the folder of the checkpoint).
+        batch_size: how many samples to encode at a time.
+        device: cpu, cuda, mps, or auto for the fastest there is.
+        overwrite: replace files that exist.
+
+    Returns:
+        The file of each split.
+
+    Raises:
+        InputError: when a file exists, or the data cannot be read.
+    """
+    model = load_model(checkpoint).to(_device(device))
+    data = _data(model, checkpoint, path)
+    folder = Path(output) if output else _beside(checkpoint) / "features"
+    files = {split: folder / f"{split}.parquet" for split in splits}
+    _check_free(files.values(), overwrite)
+    data.prepare_data()
+    codes: dict[str, torch.Tensor] = {}
+    for split, file in files.items():
+        codes[split] = _encode(model, data, split, batch_size)
+        rows = data.dataset(split)
+        rows = rows.remove_columns([name for name in data.input_columns if name in rows.column_names])
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_parquet(rows, codes[split], file)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print("[bold]Written[/]")
+    for split, file in files.items():
+        console.print(f"  {file}  ({len(codes[split])} rows, code[{codes[split].shape[1]}])")
+    if data.label is not None and {"train", "test"} <= set(splits):
+        from lightning_ae.metrics import knn_error
+
+        labels = [torch.as_tensor(data.dataset(split)[data.label]) for split in ("train", "test")]
+        error = knn_error(codes["train"], labels[0], codes["test"], labels[1], k=5)
+        console.print(f"5-nearest-neighbour error of the test split's codes: {100 * float(error):.2f} %")
+    return files
+
+
+def reconstruct(
+    checkpoint: str,
+    path: str | None = None,
+    split: str = "test",
+    n: int = 16,
+    output: str | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+) -> Path:
+    """Write a picture of inputs above their reconstructions.
+
+    Args:
+        checkpoint: the model's checkpoint.
+        path: the data set: a hub id, a local folder or "digits" (default: what the model was trained on).
+        split: train, val or test.
+        n: how many images, the first ones of the split.
+        output: the PNG to write (default: "reconstructions.png" beside the folder of the checkpoint).
+        device: cpu, cuda, mps, or auto for the fastest there is.
+        overwrite: replace a file that exists.
+
+    Returns:
+        The picture's file.
+
+    Raises:
+        InputError: when the file exists, the model has no images, or the data cannot be read.
+    """
+    from lightning_ae.callbacks.pictures import reconstruction_figure
+
+    model = load_model(checkpoint).to(_device(device))
+    file = Path(output) if output else _beside(checkpoint) / "reconstructions.png"
+    _check_images(model)
+    _check_free([file], overwrite)
+    data = _data(model, checkpoint, path)
+    data.prepare_data()
+    x, _ = model.unpack(next(iter(data.loader(split, n))))
+    return _save_figure(reconstruction_figure(model, x.to(model.device)), file)
+
+
+def sample(
+    checkpoint: str,
+    n: int = 64,
+    seed: int = 0,
+    output: str | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+) -> Path:
+    """Write a picture of samples from a generative model.
+
+    Args:
+        checkpoint: the model's checkpoint.
+        n: how many samples.
+        seed: of the random draws.
+        output: the PNG to write (default: "samples.png" beside the folder of the checkpoint).
+        device: cpu, cuda, mps, or auto for the fastest there is.
+        overwrite: replace a file that exists.
+
+    Returns:
+        The picture's file.
+
+    Raises:
+        InputError: when the file exists, or the model cannot sample images.
+    """
+    from lightning_ae.callbacks.pictures import sample_figure
+
+    model = load_model(checkpoint).to(_device(device))
+    file = Path(output) if output else _beside(checkpoint) / "samples.png"
+    _check_images(model)
+    _check_free([file], overwrite)
+    return _save_figure(sample_figure(model, n, seed), file)
+
+
+def _device(name: str) -> torch.device:
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _data(model: Autoencoder, checkpoint: str, path: str | None) -> HFDataModule:
+    """The data module that the model was trained with, over another data set where a path is given."""
+    from lightning_ae.data import HFDataModule
+
+    config = model.data_config
+    if config is None and path is None:
+        raise InputError(f"{checkpoint!r} does not say what it was trained on", "give path, the data set to use")
+    config = config or {"class_path": "HFDataModule", "init_args": {}}
+    cls = import_class(config["class_path"], HFDataModule, "the checkpoint's data module")
+    init_args = config["init_args"] | ({"path": path} if path else {})
+    data: HFDataModule = cls(**init_args)
+    return data
+
+
+def _encode(model: Autoencoder, data: HFDataModule, split: str, batch_size: int) -> torch.Tensor:
+    loader = data.loader(split, batch_size)
+    with torch.no_grad():
+        batches = (model.unpack(batch)[0].to(model.device) for batch in loader)
+        codes = [model.encode(x).float().cpu() for x in track(batches, f"encoding {split}", total=len(loader))]
+    return torch.cat(codes)
+
+
+def _write_parquet(rows: Any, codes: torch.Tensor, file: Path) -> None:
+    """Writes the rows of a Dataset with a column "code", to a temporary file first, so that none is half-written."""
+    import pyarrow as pa
+    from datasets import Dataset, Features, List, Value
+
+    flat = pa.array(codes.flatten().numpy())
+    code = pa.FixedSizeListArray.from_arrays(flat, codes[0].numel())
+    features = Features({"code": List(Value("float32"), length=codes[0].numel())})
+    table = Dataset(pa.table({"code": code}), features=features)
+    for name in rows.column_names:
+        table = table.add_column(name, rows[name], feature=rows.features[name])
+    part = file.with_suffix(".part")
+    table.to_parquet(part)
+    os.replace(part, file)
+
+
+def _beside(checkpoint: str) -> Path:
+    """The run folder of runs/<recipe>/fit-1/checkpoints/best.ckpt; of any other checkpoint, its folder."""
+    folder = Path(checkpoint).parent
+    return folder.parent if folder.name == "checkpoints" else folder
+
+
+def _check_free(files: Any, overwrite: bool) -> None:
+    for file in files:
+        if file.exists() and not overwrite:
+            raise InputError(f"{file} exists already", "give another output, or overwrite")
+
+
+def _check_images(model: Autoencoder) -> None:
+    if len(model.input_shape) != 3:
+        raise InputError(f"the model takes vectors of shape {model.input_shape}, which make no picture")
+
+
+def _save_figure(figure: Any, file: Path) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file)
+    Console(highlight=False, soft_wrap=True).print(f"[bold]Written[/]\n  {file}")
+    return file

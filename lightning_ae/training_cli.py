@@ -1,0 +1,162 @@
+"""fit, validate, test and predict: LightningCLI with a run folder of its own for every run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from jsonargparse import Namespace
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from rich.console import Console
+
+import lightning_ae.callbacks
+import lightning_ae.data
+import lightning_ae.models  # noqa: F401  imported, all these are known by their bare names
+from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.checkpoint import check_class, read_checkpoint
+from lightning_ae.errors import InputError
+from lightning_ae.parsing import TrainingParser
+
+
+class TrainingCLI(LightningCLI):
+    """Parses a command's options, builds model, data and trainer, and runs the trainer's method of that name.
+
+    Args:
+        command: "fit", "validate", "test" or "predict".
+        args: the words after the command.
+    """
+
+    def __init__(self, command: str, args: list[str]) -> None:
+        self.command = command
+        super().__init__(
+            model_class=Autoencoder,
+            datamodule_class=pl.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_kwargs={"overwrite": False},
+            seed_everything_default=0,
+            parser_class=TrainingParser,
+            parser_kwargs={"prog": f"lightning-ae {command}", "description": None},
+            args=args,
+            run=False,
+            load_from_checkpoint_support=False,  # models keep their own hyper-parameters as plain data
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:  # noqa: D102
+        parser.add_argument("--ckpt_path", type=str | None, default=None, help="checkpoint to continue or evaluate")
+        parser.add_argument(
+            "--run_dir",
+            type=str | None,
+            default=None,
+            help="folder for what this run writes; must be new (default: runs/<recipe>/<command>-<number>)",
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Claims the run folder, and points the loggers there."""
+        trainer = self.config.trainer
+        self.run_dir: Path | None = None
+        if trainer.logger is False or trainer.fast_dev_run:
+            return
+        self.run_dir = _claim(self.config.run_dir, _recipe_name(self.config), self.command)
+        given = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
+        loggers = [logger for logger in given if isinstance(logger, Namespace)]
+        loggers = [logger for logger in loggers if not logger.class_path.endswith(".CSVLogger")]
+        # the CSV logger comes first: Lightning takes a run's folder from the first logger
+        loggers.insert(0, Namespace(class_path="pytorch_lightning.loggers.CSVLogger", init_args=Namespace()))
+        for logger in loggers:
+            logger.init_args.update(_place(logger.class_path, self.run_dir))
+        trainer.logger = loggers
+
+    def run(self) -> None:
+        """Runs the command, and says where things were written."""
+        if self.config.ckpt_path is not None:
+            check_class(read_checkpoint(self.config.ckpt_path), type(self.model))
+        run = getattr(self.trainer, self.command)
+        result = run(self.model, datamodule=self.datamodule, ckpt_path=self.config.ckpt_path, weights_only=True)
+        if self.command == "predict" and self.run_dir is not None:
+            parts = {key: torch.cat([batch[key] for batch in result]) for key in result[0]}
+            torch.save(parts, self.run_dir / f"predictions-rank{self.trainer.global_rank}.pt")
+        if self.trainer.is_global_zero and self.run_dir is not None:
+            self._summary(self.run_dir)
+
+    def _summary(self, run_dir: Path) -> None:
+        console = Console(highlight=False, soft_wrap=True)
+        rows = [("run folder", run_dir)]
+        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+        if self.command == "fit" and best:
+            rows.append(("best checkpoint", Path(os.path.relpath(best))))
+        if (run_dir / "pictures").is_dir():
+            rows.append(("pictures", run_dir / "pictures"))
+        if (run_dir / "metrics.csv").is_file():
+            rows.append(("metrics", run_dir / "metrics.csv"))
+        console.print("\n[bold]Written[/]")
+        for name, path in rows:
+            console.print(f"  {name:<16} {path}")
+        if self.command == "fit" and best:
+            console.print("[bold]Next[/]")
+            console.print(f"  lightning-ae features {rows[1][1]}")
+
+
+def training_parser(command: str) -> TrainingParser:
+    """The parser of a command, without parsing anything."""
+
+    class _Unparsed(TrainingCLI):
+        def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+            raise StopIteration(parser)
+
+    try:
+        _Unparsed(command, [])
+    except StopIteration as built:
+        parser: TrainingParser = built.value
+        return parser
+    raise AssertionError("unreachable: parse_arguments raises")
+
+
+def _place(class_path: str, run_dir: Path) -> dict[str, Any]:
+    """Where a logger of this class writes, so that it stays inside the run folder."""
+    if class_path.endswith(".CSVLogger"):
+        return {"save_dir": str(run_dir.parent), "name": "", "version": run_dir.name}
+    if class_path.endswith(".TensorBoardLogger"):
+        return {"save_dir": str(run_dir), "name": "", "version": "tensorboard"}
+    if class_path.endswith(".WandbLogger"):
+        return {"save_dir": str(run_dir)}
+    return {}
+
+
+def _recipe_name(config: Namespace) -> str:
+    """From recipes/digits/vae.yaml, "digits-vae"; without a recipe, the model's name."""
+    if config.config:
+        recipe = Path(str(config.config[0])).absolute()
+        if recipe.name == "config.yaml":  # of an earlier run: runs/<recipe>/<command>-<number>/config.yaml
+            return recipe.parent.parent.name
+        return "-".join(part for part in (recipe.parent.name, recipe.stem) if part)
+    name: str = config.model.class_path.rpartition(".")[2].lower()
+    return name
+
+
+def _claim(given: str | None, name: str, command: str) -> Path:
+    """A new, empty folder for this run; ranks other than the first take what the first one chose."""
+    if "LIGHTNING_AE_RUN_DIR" in os.environ and int(os.environ.get("LOCAL_RANK", 0)) > 0:
+        return Path(os.environ["LIGHTNING_AE_RUN_DIR"])
+    if int(os.environ.get("RANK", 0)) > 0:  # started by torchrun: only the first rank's loggers write
+        return Path(given or Path("runs", name, command))
+    if given is not None:
+        path = Path(given)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InputError(f"run_dir {given!r} exists already and holds files; runs never overwrite one another",
+                             "give a new folder, or leave run_dir out and get a numbered one")
+        path.mkdir(parents=True, exist_ok=True)
+    else:
+        number = 1
+        while True:
+            path = Path("runs", name, f"{command}-{number}")
+            try:
+                path.mkdir(parents=True)
+                break
+            except FileExistsError:
+                number += 1
+    os.environ["LIGHTNING_AE_RUN_DIR"] = str(path)
+    return path

@@ -1,0 +1,45 @@
+"""Shared fixtures: a quiet trainer, digits as tensors, the shared data sets where they are at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of the full data sets; tests that need it are skipped elsewhere."""
+    if not (SHARED / "mnist").is_dir():
+        pytest.skip(f"needs the full data sets in {SHARED.relative_to(ROOT.parent)} beside the checkout")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def digits() -> torch.Tensor:
+    """The 1797 digits as (1797, 1, 8, 8) in [0, 1], straight from scikit-learn."""
+    from sklearn.datasets import load_digits
+
+    return torch.from_numpy(load_digits().images).float().unsqueeze(1) / 16
+
+
+@pytest.fixture
+def fit(tmp_path: Path) -> Any:
+    """fit(model, tensor, **trainer options): trains on batches of 64, and returns the trainer."""
+
+    def run(model: pl.LightningModule, data: torch.Tensor, **options: Any) -> pl.Trainer:
+        options = {"max_epochs": 1, "accelerator": "cpu", "logger": False, "enable_progress_bar": False} | options
+        options = {"enable_model_summary": False, "default_root_dir": tmp_path} | options
+        trainer = pl.Trainer(**options)
+        loader = DataLoader(TensorDataset(data), batch_size=64, shuffle=True)
+        trainer.fit(model, loader)
+        return trainer
+
+    return run
