@@ -4,12 +4,14 @@ __version__ = "0.1.0"
 
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.checkpoint import load_model
+from lightning_ae.data import HFDataModule
 from lightning_ae.errors import InputError
 from lightning_ae.models import DenoisingAutoencoder, VAE, get_model, list_models
 
 __all__ = [
     "Autoencoder",
     "DenoisingAutoencoder",
+    "HFDataModule",
     "InputError",
     "VAE",
     "get_model",

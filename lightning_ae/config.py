@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import os
 import sys
+from abc import ABC
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -19,13 +20,15 @@ from lightning_ae.errors import InputError, unknown
 C = TypeVar("C", bound="Configurable")
 
 
-@dataclasses.dataclass(frozen=True)
-class Configurable:
-    """Base of the frozen dataclasses that describe a part of a model as plain data."""
+class Configurable(ABC):
+    """Base of the frozen dataclasses that describe a part of a model as plain data.
+
+    The base classes are no dataclasses themselves, so that the command line lets one choose among their subclasses.
+    """
 
     def __post_init__(self) -> None:
         # YAML and checkpoints know lists only; a frozen dataclass should compare and hash
-        for field in dataclasses.fields(self):
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
             value = getattr(self, field.name)
             if isinstance(value, list):
                 object.__setattr__(self, field.name, tuple(value))

@@ -13,7 +13,6 @@ from lightning_ae.distributed import Noise
 from lightning_ae.errors import InputError
 
 
-@dataclass(frozen=True)
 class Corruption(Configurable):
     """Plain data that describes a random corruption."""
 

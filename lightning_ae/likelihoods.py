@@ -23,7 +23,6 @@ Scale = float | Literal["learned", "per_pixel"]
 LOG_SCALE_RANGE = (-7.0, 7.0)
 
 
-@dataclass(frozen=True)
 class Likelihood(Configurable):
     """A family of distributions over data."""
 

@@ -18,7 +18,6 @@ from lightning_ae.errors import InputError
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
-@dataclass(frozen=True)
 class Preprocess(Configurable):
     """A fixed map from natural units to a model's input."""
 
@@ -62,20 +61,27 @@ class ImagePreprocess(Preprocess):
             x = x.unsqueeze(1)
         if x.ndim != 4:
             raise InputError(f"images must be (B, H, W) or (B, C, H, W), got {tuple(x.shape)}")
+        x = self.resize(x)
         x = x.float() / 255 if x.dtype == torch.uint8 else x
-        if self.channels == 3 and x.shape[1] == 1:
-            x = x.expand(-1, 3, -1, -1)
-        elif self.channels == 1 and x.shape[1] == 3:
-            x = (x * x.new_tensor(LUMA).view(3, 1, 1)).sum(dim=1, keepdim=True)
-        elif self.channels not in (None, x.shape[1]):
-            raise InputError(f"images of {x.shape[1]} channels cannot be given {self.channels}")
-        if self.size is not None and self.size != tuple(x.shape[2:]):
-            x = F.interpolate(x, self.size, mode="bilinear", antialias=True, align_corners=False)
         if self.mean is not None:
             x = x - x.new_tensor(self.mean).view(-1, 1, 1)
         if self.std is not None:
             x = x / x.new_tensor(self.std).view(-1, 1, 1)
         return x
+
+    def resize(self, x: Tensor) -> Tensor:
+        """The images (B, C, H, W) in `size` and `channels`, in their own type: bytes are rounded to bytes."""
+        given = x.dtype
+        if self.channels not in (None, x.shape[1]):
+            if self.channels == 3 and x.shape[1] == 1:
+                x = x.expand(-1, 3, -1, -1)
+            elif self.channels == 1 and x.shape[1] == 3:
+                x = (x.float() * torch.tensor(LUMA, device=x.device).view(3, 1, 1)).sum(dim=1, keepdim=True)
+            else:
+                raise InputError(f"images of {x.shape[1]} channels cannot be given {self.channels}")
+        if self.size is not None and self.size != tuple(x.shape[2:]):
+            x = F.interpolate(x.float(), self.size, mode="bilinear", antialias=True, align_corners=False)
+        return x.round().clamp(0, 255).to(given) if given == torch.uint8 and x.dtype != given else x
 
     def inverse(self, x: Tensor) -> Tensor:
         """The model's units to images in [0, 1], of shape (B, C, H, W)."""

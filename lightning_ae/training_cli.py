@@ -54,6 +54,9 @@ class TrainingCLI(LightningCLI):
             help="folder for what this run writes; must be new (default: runs/<recipe>/<command>-<number>)",
         )
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: D102
+        self.config = parser.parse_args(args)
+
     def before_instantiate_classes(self) -> None:
         """Claims the run folder, and points the loggers there."""
         trainer = self.config.trainer
@@ -67,7 +70,8 @@ class TrainingCLI(LightningCLI):
         # the CSV logger comes first: Lightning takes a run's folder from the first logger
         loggers.insert(0, Namespace(class_path="pytorch_lightning.loggers.CSVLogger", init_args=Namespace()))
         for logger in loggers:
-            logger.init_args.update(_place(logger.class_path, self.run_dir))
+            for key, value in _place(logger.class_path, self.run_dir).items():
+                logger.init_args[key] = value
         trainer.logger = loggers
 
     def run(self) -> None:

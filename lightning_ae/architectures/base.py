@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
 
 from torch import nn
 
@@ -12,7 +11,6 @@ from lightning_ae.config import Configurable
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True)
 class Architecture(Configurable):
     """Plain data that builds a matched encoder and decoder.
 

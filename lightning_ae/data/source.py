@@ -1,0 +1,58 @@
+"""From a path, an id or an object to a dictionary of splits."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning_ae.errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+DIGITS = Path(__file__).parent / "digits"
+
+
+def load_splits(path: Any, name: str | None = None, revision: str | None = None) -> DatasetDict:
+    """The splits of a data set.
+
+    Args:
+        path: "digits" for the embedded data set; a local folder, of parquet files in the hub's layout or written by
+            `save_to_disk`; an id on the hub; or a `Dataset` or `DatasetDict` in memory.
+        name: the configuration of a data set on the hub that has several.
+        revision: the revision on the hub.
+
+    Raises:
+        InputError: when there is no such folder, or the hub cannot be reached.
+    """
+    from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+
+    if isinstance(path, DatasetDict):
+        return path
+    if isinstance(path, Dataset):
+        return DatasetDict({"train": path})
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"path must name a data set or be a Dataset, got {type(path).__name__}")
+    path = os.fspath(path)
+    if path == "digits":
+        return load_dataset("parquet", data_files={s: str(DIGITS / f"{s}.parquet") for s in ("train", "test")})
+    if Path(path).is_dir():
+        if any((Path(path) / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
+            loaded = load_from_disk(path)
+            return loaded if isinstance(loaded, DatasetDict) else DatasetDict({"train": loaded})
+        return load_dataset(path, name)
+    if path.startswith((".", "/", "~")) or path.count("/") > 1:
+        raise InputError(f"path {path!r} looks like a local folder, but there is none", f"looked from {os.getcwd()!r}")
+    try:
+        return load_dataset(path, name, revision=revision)
+    except (OSError, ValueError) as error:  # the hub's client raises a family of each
+        raise InputError(
+            f"the data set {path!r} cannot be loaded from the hub: {_first_line(error)}",
+            "check the id and the network; offline, give path the folder of a local copy, or set HF_HUB_OFFLINE=1 to "
+            "use one that is cached",
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
