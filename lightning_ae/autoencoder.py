@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
 import pytorch_lightning as pl
@@ -177,6 +178,15 @@ class Autoencoder(pl.LightningModule):
         """
         return Noise(torch.initial_seed(), *self._position, purpose) if self._position else Noise()
 
+    @contextmanager
+    def at_step(self, stage: str, batch_idx: int) -> Iterator[None]:
+        """Inside, `noise` draws what it draws in that step of "train" (this epoch's), "val" or "test"."""
+        self._position = (stage, self.current_epoch if stage == "train" else 0, batch_idx)
+        try:
+            yield
+        finally:
+            self._position = ()
+
     def unpack(self, batch: Any) -> tuple[Tensor, Tensor]:
         """The input and the reconstruction's target, (B, *input_shape) each, of a batch.
 
@@ -282,9 +292,8 @@ class Autoencoder(pl.LightningModule):
         x, target = self.unpack(batch)
         if batch_idx == 0:  # once an epoch: the check reads the values back from the device
             self.likelihood.check(target)
-        self._position = (stage, self.current_epoch if stage == "train" else 0, batch_idx)
-        terms = self.loss(self.corrupt(x), target)
-        self._position = ()
+        with self.at_step(stage, batch_idx):
+            terms = self.loss(self.corrupt(x), target)
         self._check_finite(terms, x, batch_idx, stage)
         return terms
 

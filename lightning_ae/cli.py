@@ -61,10 +61,16 @@ def main(argv: list[str] | None = None) -> None:
         if args[0] not in COMMANDS:
             raise unknown("command", args[0], COMMANDS)
         _run(args[0], args[1:])
-    except InputError as error:
-        _fail(error.message, error.hint)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        # the parser and the trainer wrap what a model or a data module says
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, InputError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        _fail(cause.message, cause.hint)
 
 
 def _run(command: str, args: list[str]) -> None:
@@ -118,8 +124,12 @@ def _completion(args: list[str]) -> str:
 
 
 def _quiet() -> None:
-    # deprecations inside the libraries that only their authors can act on
+    import logging
+
+    # deprecations inside the libraries that only their authors can act on, and advertisements
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"jsonargparse|pytorch_lightning")
+    warnings.filterwarnings("ignore", message=r".*LeafSpec.*is deprecated")
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
 
 
 def _fail(message: str, hint: str) -> NoReturn:
@@ -136,3 +146,7 @@ def _escape(text: str) -> str:
     from rich.markup import escape
 
     return escape(text)
+
+
+if __name__ == "__main__":
+    main()

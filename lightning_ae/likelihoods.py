@@ -28,8 +28,6 @@ class Likelihood(Configurable):
 
     support: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     """The closed interval of values it admits."""
-    discrete: ClassVar[bool] = False
-    """Whether `log_prob` is a probability mass, so that bits per dimension mean something."""
 
     @property
     def decoder_parameters(self) -> int:
@@ -56,6 +54,10 @@ class Likelihood(Configurable):
     @abstractmethod
     def sample(self, params: Tensor, noise: Noise | None = None) -> Tensor:
         """A draw: (B, P, *shape) to (B, *shape), from `noise` (torch's global generator by default)."""
+
+    def is_mass_at(self, x: Tensor) -> bool:
+        """Whether `log_prob` is the logarithm of a probability at all of `x`, so that bits per dimension mean something."""
+        return False
 
     def check(self, x: Tensor) -> None:
         """Raises InputError when values of `x` lie outside the support; NaN is left for others to find."""
@@ -165,7 +167,6 @@ class DiscretizedLogistic(_LocationScale):
     """
 
     support: ClassVar[tuple[float, float]] = (0.0, 1.0)
-    discrete: ClassVar[bool] = True
 
     scale: Scale = "learned"
     levels: int = 256
@@ -174,6 +175,11 @@ class DiscretizedLogistic(_LocationScale):
         super().__post_init__()
         if not isinstance(self.levels, int) or self.levels < 2:
             raise InputError(f"levels of DiscretizedLogistic must be an integer of at least 2, got {self.levels!r}")
+
+    def is_mass_at(self, x: Tensor) -> bool:
+        """True on the grid."""
+        steps = x.float() * (self.levels - 1)
+        return bool(((steps - steps.round()).abs() < 1e-3).all())
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
         """The log-mass in nats: (B, P, *shape) and (B, *shape) to (B,)."""
@@ -207,7 +213,10 @@ class Bernoulli(Likelihood):
     """
 
     support: ClassVar[tuple[float, float]] = (0.0, 1.0)
-    discrete: ClassVar[bool] = True
+
+    def is_mass_at(self, x: Tensor) -> bool:
+        """True for zeros and ones; the cross-entropy of grey values is no probability."""
+        return bool(((x == 0) | (x == 1)).all())
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
         """log p(x) in nats: (B, 1, *shape) and (B, *shape) to (B,)."""

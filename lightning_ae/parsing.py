@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+import re
 from typing import NoReturn
 
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser
 from pytorch_lightning.cli import LightningArgumentParser
 
 from lightning_ae.errors import InputError
 
-set_parsing_settings(docstring_parse_attribute_docstrings=False)
 
-
-class _OneLineErrors:
-    prog: str
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if isinstance(ex, InputError):
-            raise ex
-        cause = ex.__cause__ if ex is not None else None
-        if isinstance(cause, InputError):
-            raise cause
-        raise InputError(" ".join(message.split()), f"`{self.prog} --help` lists the options") from ex
-
-
-class ToolParser(_OneLineErrors, ArgumentParser):
+class ToolParser(ArgumentParser):
     """Parses the options of a function."""
 
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: D102
+        if not self.exit_on_error:  # a parser inside the parser, whose message becomes part of another
+            super().error(message, ex)
+        raise _one_line(message, str(self.prog)) from ex
 
-class TrainingParser(_OneLineErrors, LightningArgumentParser):
+
+class TrainingParser(LightningArgumentParser):
     """Parses the options of a model, its data and the trainer."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: D102
+        if not self.exit_on_error:
+            super().error(message, ex)
+        raise _one_line(message, str(self.prog)) from ex
+
+
+def _one_line(message: str, prog: str) -> InputError:
+    """The part of a parser's message that says what is wrong, out of the tree of types that were tried."""
+    message = re.sub(r"Problem with given class_path '[^']*':\s*", "", message)
+    lines = [line.strip() for line in message.splitlines()]
+    reasons = [line[2:] for line in lines if line.startswith("- ") and not line.startswith(_NO_REASON)]
+    text = reasons[0] if reasons else " ".join(line for line in lines if not line.startswith("Given value"))
+    key = lines[0].split(":")[0].removeprefix("Parser key ") if lines[0].startswith("Parser key") else ""
+    where = f"{key}: " if key and key not in text else ""
+    return InputError(where + text.removeprefix("Parser key "), f"`{prog} --help` lists the options")
+
+
+_NO_REASON = ("- Expected a <class 'NoneType'>", "- Parser key", "- Does not validate")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL.Image import Image as PILImage
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -23,7 +24,7 @@ class Preprocess(Configurable):
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
-        """Natural units to the model's, on whole batches."""
+        """Natural units to the model's, on whole batches; always float32."""
 
     @abstractmethod
     def inverse(self, x: Tensor) -> Tensor:
@@ -48,26 +49,29 @@ class ImagePreprocess(Preprocess):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
-            raise InputError(f"size must be (height, width) in positive integers, got {self.size}")
+        if self.size is not None and not (
+            isinstance(self.size, tuple) and len(self.size) == 2 and all(isinstance(n, int) and n > 0 for n in self.size)
+        ):
+            raise InputError(f"size must be (height, width) in positive integers, got {self.size!r}")
         if self.channels not in (None, 1, 3):
-            raise InputError(f"channels must be 1 or 3, got {self.channels}")
-        if self.std is not None and not all(s > 0 for s in self.std):
-            raise InputError(f"std must hold positive numbers, got {self.std}")
+            raise InputError(f"channels must be 1 or 3, got {self.channels!r}")
+        _check_moments(self.mean, self.std)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """uint8, or floats in [0, 1], of shape (B, H, W) or (B, C, H, W), to floats (B, C, H, W)."""
+        """uint8, or floats in [0, 1], of shape (B, H, W) or (B, C, H, W), to float32 (B, C, H, W).
+
+        Raises:
+            InputError: on another shape or type, or a number of channels that does not fit.
+        """
         if x.ndim == 3:
             x = x.unsqueeze(1)
-        if x.ndim != 4:
-            raise InputError(f"images must be (B, H, W) or (B, C, H, W), got {tuple(x.shape)}")
+        if x.ndim != 4 or not (x.dtype == torch.uint8 or x.is_floating_point()):
+            raise InputError(
+                f"images must be uint8 or floats of shape (B, H, W) or (B, C, H, W), got {x.dtype} {tuple(x.shape)}"
+            )
         x = self.resize(x)
-        x = x.float() / 255 if x.dtype == torch.uint8 else x
-        if self.mean is not None:
-            x = x - x.new_tensor(self.mean).view(-1, 1, 1)
-        if self.std is not None:
-            x = x / x.new_tensor(self.std).view(-1, 1, 1)
-        return x
+        x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
+        return _standardize(x, self.mean, self.std, "channels")
 
     def resize(self, x: Tensor) -> Tensor:
         """The images (B, C, H, W) in `size` and `channels`, in their own type: bytes are rounded to bytes."""
@@ -85,11 +89,7 @@ class ImagePreprocess(Preprocess):
 
     def inverse(self, x: Tensor) -> Tensor:
         """The model's units to images in [0, 1], of shape (B, C, H, W)."""
-        if self.std is not None:
-            x = x * x.new_tensor(self.std).view(-1, 1, 1)
-        if self.mean is not None:
-            x = x + x.new_tensor(self.mean).view(-1, 1, 1)
-        return x
+        return _unstandardize(x, self.mean, self.std)
 
 
 @dataclass(frozen=True)
@@ -104,35 +104,79 @@ class TabularPreprocess(Preprocess):
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_moments(self.mean, self.std)
+
     def __call__(self, x: Tensor) -> Tensor:
-        """(B, dimensions) of any number type to floats of the same shape."""
-        x = x if x.dtype in (torch.float32, torch.float64) else x.float()
-        if self.mean is not None:
-            x = x - x.new_tensor(self.mean)
-        if self.std is not None:
-            x = x / x.new_tensor(self.std)
-        return x
+        """(B, dimensions) of any number type to float32 of the same shape.
+
+        Raises:
+            InputError: on another number of dimensions than `mean` and `std` have.
+        """
+        # float64 stays until it is centred, so that a large offset costs no digits
+        x = x if x.dtype == torch.float64 else x.float()
+        return _standardize(x, self.mean, self.std, "dimensions").float()
 
     def inverse(self, x: Tensor) -> Tensor:
         """The model's units to natural ones."""
-        if self.std is not None:
-            x = x * x.new_tensor(self.std)
-        if self.mean is not None:
-            x = x + x.new_tensor(self.mean)
-        return x
+        return _unstandardize(x, self.mean, self.std)
+
+
+def image_array(image: PILImage) -> np.ndarray:
+    """A PIL image as uint8 (C, H, W), of one channel or three: palettes become colours, transparency is dropped.
+
+    Raises:
+        InputError: when the image has more than 8 bits a channel.
+    """
+    if image.mode.startswith(("I", "F")):
+        raise InputError(
+            f"an image of mode {image.mode!r} has more than 8 bits", "scale it to 8 bits first (Dataset.map)"
+        )
+    if image.mode in ("1", "LA"):
+        image = image.convert("L")
+    elif image.mode not in ("L", "RGB"):
+        image = image.convert("RGB")
+    pixels = np.array(image)  # a copy: torch warns of PIL's read-only memory
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def stack(items: Sequence[Any]) -> Tensor:
-    """PIL images of one size, arrays or lists of numbers as one tensor; images with channels come channels first.
+    """PIL images, arrays, tensors or lists of numbers, of one shape, as one tensor; PIL images as (B, C, H, W).
 
     Raises:
-        InputError: when the sizes differ.
+        InputError: when the shapes differ.
     """
-    arrays = [np.asarray(item) for item in items]
+    arrays = [image_array(item) if isinstance(item, PILImage) else np.asarray(item) for item in items]
     if len({a.shape for a in arrays}) != 1:
         raise InputError(
-            f"the samples have different shapes: {sorted({a.shape for a in arrays})}", "resize them to one size first"
+            f"the samples must have one shape, got {sorted({a.shape for a in arrays})}", "resize images first"
         )
-    x = torch.from_numpy(np.stack(arrays))
-    is_pil = not isinstance(items[0], np.ndarray | list | tuple)
-    return x.permute(0, 3, 1, 2) if is_pil and x.ndim == 4 else x
+    return torch.from_numpy(np.stack(arrays))
+
+
+def _check_moments(mean: Any, std: Any) -> None:
+    for name, values in (("mean", mean), ("std", std)):
+        if values is not None and not (isinstance(values, tuple) and all(isinstance(v, int | float) for v in values)):
+            raise InputError(f"{name} must be a list of numbers, one for each channel or dimension, got {values!r}")
+    if std is not None and not all(s > 0 for s in std):
+        raise InputError(f"std must hold positive numbers, got {std}")
+
+
+def _standardize(x: Tensor, mean: tuple[float, ...] | None, std: tuple[float, ...] | None, what: str) -> Tensor:
+    for name, values in (("mean", mean), ("std", std)):
+        if values is not None and len(values) != x.shape[1]:
+            raise InputError(f"{name} has {len(values)} values, but the data have {x.shape[1]} {what}")
+    if mean is not None:
+        x = x - _along_dim_1(mean, x)
+    return x if std is None else x / _along_dim_1(std, x)
+
+
+def _unstandardize(x: Tensor, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Tensor:
+    if std is not None:
+        x = x * _along_dim_1(std, x)
+    return x if mean is None else x + _along_dim_1(mean, x)
+
+
+def _along_dim_1(values: tuple[float, ...], x: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=x.dtype, device=x.device).view(-1, *[1] * (x.ndim - 2))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
-from rich.progress import track
+from tqdm.auto import tqdm
 
 from lightning_ae.checkpoint import load_model
 from lightning_ae.config import import_class
@@ -72,7 +72,7 @@ def features(
         from lightning_ae.metrics import knn_error
 
         labels = [torch.as_tensor(data.dataset(split)[data.label]) for split in ("train", "test")]
-        error = knn_error(codes["train"], labels[0], codes["test"], labels[1], k=5)
+        error = knn_error(codes["train"].flatten(1), labels[0], codes["test"].flatten(1), labels[1], k=5)
         console.print(f"5-nearest-neighbour error of the test split's codes: {100 * float(error):.2f} %")
     return files
 
@@ -111,7 +111,7 @@ def reconstruct(
     _check_free([file], overwrite)
     data = _data(model, checkpoint, path)
     data.prepare_data()
-    x, _ = model.unpack(next(iter(data.loader(split, n))))
+    x, _ = model.unpack(next(data.batches(split, n)))
     return _save_figure(reconstruction_figure(model, x.to(model.device)), file)
 
 
@@ -171,22 +171,24 @@ def _data(model: Autoencoder, checkpoint: str, path: str | None) -> HFDataModule
 
 
 def _encode(model: Autoencoder, data: HFDataModule, split: str, batch_size: int) -> torch.Tensor:
-    loader = data.loader(split, batch_size)
+    codes = []
+    total = -(-len(data.dataset(split)) // batch_size)
     with torch.no_grad():
-        batches = (model.unpack(batch)[0].to(model.device) for batch in loader)
-        codes = [model.encode(x).float().cpu() for x in track(batches, f"encoding {split}", total=len(loader))]
+        # a bar appears where this takes more than two seconds
+        for batch in tqdm(data.batches(split, batch_size), f"encoding {split}", total, delay=2, leave=False):
+            x, _ = model.unpack(batch)
+            codes.append(model.encode(x.to(model.device)).float().cpu())
     return torch.cat(codes)
 
 
 def _write_parquet(rows: Any, codes: torch.Tensor, file: Path) -> None:
     """Writes the rows of a Dataset with a column "code", to a temporary file first, so that none is half-written."""
     import pyarrow as pa
-    from datasets import Dataset, Features, List, Value
+    from datasets import Dataset
 
     flat = pa.array(codes.flatten().numpy())
     code = pa.FixedSizeListArray.from_arrays(flat, codes[0].numel())
-    features = Features({"code": List(Value("float32"), length=codes[0].numel())})
-    table = Dataset(pa.table({"code": code}), features=features)
+    table = Dataset(pa.table({"code": code}))
     for name in rows.column_names:
         table = table.add_column(name, rows[name], feature=rows.features[name])
     part = file.with_suffix(".part")
@@ -203,7 +205,7 @@ def _beside(checkpoint: str) -> Path:
 def _check_free(files: Any, overwrite: bool) -> None:
     for file in files:
         if file.exists() and not overwrite:
-            raise InputError(f"{file} exists already", "give another output, or overwrite")
+            raise InputError(f"{file} exists already", "give another output, or set overwrite")
 
 
 def _check_images(model: Autoencoder) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from jsonargparse import Namespace
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.callbacks import RichProgressBar
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
 
 import lightning_ae.callbacks
@@ -60,6 +63,8 @@ class TrainingCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Claims the run folder, and points the loggers there."""
         trainer = self.config.trainer
+        if self.command != "fit" and trainer.callbacks:  # a checkpoint's own would warn that its folder has changed
+            trainer.callbacks = [c for c in trainer.callbacks if not c.class_path.endswith("ModelCheckpoint")]
         self.run_dir: Path | None = None
         if trainer.logger is False or trainer.fast_dev_run:
             return
@@ -74,12 +79,26 @@ class TrainingCLI(LightningCLI):
                 logger.init_args[key] = value
         trainer.logger = loggers
 
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """The trainer, with a progress bar that shows losses only."""
+        bars = [] if self._get(self.config, "trainer.enable_progress_bar") is False else [_ProgressBar()]
+        if self.config_init.trainer.callbacks is None:
+            self.config_init.trainer.callbacks = []
+        self.config_init.trainer.callbacks += bars
+        return super().instantiate_trainer(**kwargs)
+
     def run(self) -> None:
         """Runs the command, and says where things were written."""
-        if self.config.ckpt_path is not None:
-            check_class(read_checkpoint(self.config.ckpt_path), type(self.model))
+        path = self.config.ckpt_path
+        if path is not None:
+            checkpoint = read_checkpoint(path)
+            check_class(checkpoint, type(self.model))
+            if self.command != "fit":  # only the weights are wanted, not the state of the training callbacks
+                self.model.on_load_checkpoint(checkpoint)
+                self.model.load_state_dict(checkpoint["state_dict"])
+                path = None
         run = getattr(self.trainer, self.command)
-        result = run(self.model, datamodule=self.datamodule, ckpt_path=self.config.ckpt_path, weights_only=True)
+        result = run(self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True)
         if self.command == "predict" and self.run_dir is not None:
             parts = {key: torch.cat([batch[key] for batch in result]) for key in result[0]}
             torch.save(parts, self.run_dir / f"predictions-rank{self.trainer.global_rank}.pt")
@@ -102,6 +121,13 @@ class TrainingCLI(LightningCLI):
         if self.command == "fit" and best:
             console.print("[bold]Next[/]")
             console.print(f"  lightning-ae features {rows[1][1]}")
+
+
+class _ProgressBar(RichProgressBar):
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Any:
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)  # a piece of the run folder's name
+        return metrics
 
 
 def training_parser(command: str) -> TrainingParser:
@@ -163,4 +189,10 @@ def _claim(given: str | None, name: str, command: str) -> Path:
             except FileExistsError:
                 number += 1
     os.environ["LIGHTNING_AE_RUN_DIR"] = str(path)
+    atexit.register(_remove_if_empty, path)  # a run that never began leaves nothing behind
     return path
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from lightning_ae.config import Configurable
 from lightning_ae.distributed import Noise
 from lightning_ae.errors import InputError
-from lightning_ae.preprocess import ImagePreprocess, Preprocess, TabularPreprocess
+from lightning_ae.preprocess import ImagePreprocess, Preprocess, TabularPreprocess, image_array
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 class Kind(Configurable):
     """Plain data that says how samples are read."""
+
+    @property
+    def fitted(self) -> bool:
+        """Whether `preprocess` learns from the training split; otherwise samples of any split tell it enough."""
+        return False
 
     @abstractmethod
     def input_columns(self, features: Features, label: str | None) -> list[str]:
@@ -34,8 +39,8 @@ class Kind(Configurable):
         """The samples of a split as one tensor (N, ...), in the source's own type where that is compact."""
 
     @abstractmethod
-    def preprocess(self, train: Tensor) -> Preprocess:
-        """From decoded samples to the model's input, given the training split's samples."""
+    def preprocess(self, samples: Tensor) -> Preprocess:
+        """From decoded samples to the model's input, given a split's samples: the training one's where `fitted`."""
 
     def freeze(self, samples: Tensor, seed: int) -> Tensor:
         """The samples as evaluation sees them: any random choice is made once, from `seed`."""
@@ -115,9 +120,9 @@ class Image(Kind):
         assert samples is not None  # empty splits are refused before
         return torch.from_numpy(samples)
 
-    def preprocess(self, train: Tensor) -> ImagePreprocess:
+    def preprocess(self, samples: Tensor) -> ImagePreprocess:
         """Scaling to [0, 1] and normalisation; encoders use it on images of any size."""
-        return ImagePreprocess((train.shape[2], train.shape[3]), train.shape[1], self.mean, self.std)  # type: ignore[arg-type]
+        return ImagePreprocess((samples.shape[2], samples.shape[3]), samples.shape[1], self.mean, self.std)
 
     def freeze(self, samples: Tensor, seed: int) -> Tensor:
         """Binarised images, where `binarize` says so."""
@@ -126,8 +131,8 @@ class Image(Kind):
         if self.binarize == "threshold":
             return (samples >= 128).to(torch.uint8) * 255
         generator = torch.Generator().manual_seed(seed)
-        drawn = [255 * (torch.rand(part.shape, generator=generator) * 255 < part) for part in samples.split(4096)]
-        return torch.cat([part.to(torch.uint8) for part in drawn])
+        drawn = [torch.rand(part.shape, generator=generator) * 255 < part for part in samples.split(4096)]
+        return torch.cat(drawn).to(torch.uint8) * 255
 
     def augment(self, x: Tensor, noise: Noise) -> Tensor:
         """A fresh draw of zeros and ones, where `binarize` is "dynamic"."""
@@ -191,12 +196,19 @@ class Tabular(Kind):
             arrays.append(values if values.ndim == 2 else values[:, None])
         return torch.from_numpy(np.ascontiguousarray(np.concatenate(arrays, axis=1)))
 
-    def preprocess(self, train: Tensor) -> TabularPreprocess:
+    @property
+    def fitted(self) -> bool:
+        """Whether the samples are standardised."""
+        return self.standardize
+
+    def preprocess(self, samples: Tensor) -> TabularPreprocess:
         """Standardisation by the training split, where asked for."""
         if not self.standardize:
             return TabularPreprocess()
-        train = train.double()
-        mean, std = train.mean(dim=0), train.std(dim=0, correction=0)
+        # relative to the first sample, constant dimensions are exactly zero, whatever the mean's rounding
+        first = samples[0].double()
+        shifted = samples.double() - first
+        mean, std = first + shifted.mean(dim=0), shifted.std(dim=0, correction=0)
         return TabularPreprocess(tuple(mean.tolist()), tuple(torch.where(std > 0, std, 1.0).tolist()))
 
 
@@ -231,28 +243,24 @@ def check_columns(names: Iterable[str], features: Features) -> None:
 
 
 def _is_number(feature: Any) -> bool:
-    dtype = getattr(feature, "dtype", None)
-    return isinstance(dtype, str) and dtype.startswith(("int", "uint", "float", "bool"))
+    # arrays of two and more dimensions have a dtype as well
+    return type(feature).__name__ in ("Value", "ClassLabel") and feature.dtype.startswith(
+        ("int", "uint", "float", "bool")
+    )
 
 
 def _pixels(item: dict[str, Any], split: str, row: int) -> np.ndarray:
     """One encoded image as uint8 (C, H, W)."""
     import PIL.Image
+    import PIL.ImageOps
 
     if item is None:
         raise InputError(f"row {row} of split {split!r} has no image")
     try:
         with PIL.Image.open(io.BytesIO(item["bytes"]) if item["bytes"] is not None else item["path"]) as opened:
-            image = opened.convert("L") if opened.mode == "1" else opened
-            # palettes and alpha channels become plain colour; deeper greys would lose their range without a word
-            if image.mode not in ("L", "RGB"):
-                if image.mode.startswith(("I", "F")):
-                    raise InputError(
-                        f"row {row} of split {split!r} is an image of mode {image.mode!r}, of more than 8 bits",
-                        "scale it to 8 bits first (Dataset.map)",
-                    )
-                image = image.convert("RGB")
-            pixels = np.asarray(image)
+            # photographs may lie on their side, as `datasets` knows too
+            return image_array(PIL.ImageOps.exif_transpose(opened))
+    except InputError as error:
+        raise InputError(f"row {row} of split {split!r}: {error.message}", error.hint) from None
     except OSError as error:
         raise InputError(f"row {row} of split {split!r} is not a readable image: {error}") from error
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

@@ -114,6 +114,11 @@ class HFDataModule(pl.LightningDataModule):
         features = self._rows_of(self.train_split).features
         if self._given_label is not None:
             check_columns([self._given_label], features)
+            if self._given_label not in scalar_columns(features):
+                raise InputError(
+                    f"label {self._given_label!r} holds {features[self._given_label]}, not numbers or classes",
+                    f"columns of numbers or classes: {scalar_columns(features)}",
+                )
             return self._given_label
         classes = [name for name, feature in features.items() if type(feature).__name__ == "ClassLabel"]
         if len(classes) == 1:
@@ -131,13 +136,13 @@ class HFDataModule(pl.LightningDataModule):
     def preprocess(self) -> Preprocess:
         """From natural units to the model's input."""
         if self._preprocess is None:
-            self._preprocess = self._kind().preprocess(self._decoded("train"))
+            self._preprocess = self._kind().preprocess(self._some_samples())
         return self._preprocess
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one sample as the model sees it."""
-        return tuple(self.preprocess(self._decoded("train")[:1]).shape[1:])
+        return tuple(self.preprocess(self._some_samples()[:1]).shape[1:])
 
     def dataset(self, split: str) -> Dataset:
         """The rows of "train", "val" or "test", in the order in which evaluation passes over them.
@@ -158,6 +163,8 @@ class HFDataModule(pl.LightningDataModule):
         held_out = round(self.val_fraction * len(rows))
         if split == "val" and held_out == 0:
             raise InputError(f"val_fraction {self.val_fraction} of {len(rows)} rows leaves no validation data")
+        if held_out == len(rows):
+            raise InputError(f"val_fraction {self.val_fraction} of {len(rows)} rows leaves no training data")
         return rows.select(np.sort(order[:held_out] if split == "val" else order[held_out:]))
 
     def batches(self, split: str, batch_size: int | None = None) -> Iterator[Batch]:
@@ -176,11 +183,11 @@ class HFDataModule(pl.LightningDataModule):
         """Decodes what the stage needs."""
         # this loader gathers whole batches from memory: workers would only copy them about
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        _ = self.preprocess
         needed = {"fit": ["train", "val"], "validate": ["val"], "test": ["test"], "predict": ["test"]}
         for split in needed[stage]:
             if split != "val" or self._validates:
                 self._decoded(split)
+        _ = self.preprocess
 
     def train_dataloader(self) -> DataLoader[Any]:  # noqa: D102
         samples = self._samples_of("train", training=True)
@@ -208,7 +215,8 @@ class HFDataModule(pl.LightningDataModule):
             batch[self._key] = self._kind().augment(
                 batch[self._key], Noise(torch.initial_seed(), "data", *position)
             )  # fmt: skip
-        return batch
+        # Lightning casts to a "true" precision before the transfer, when images are still bytes
+        return batch if self.trainer is None else self.trainer.precision_plugin.convert_input(batch)
 
     # ---- inside -------------------------------------------------------------------------------------------------
 
@@ -236,8 +244,23 @@ class HFDataModule(pl.LightningDataModule):
 
     def _decoded(self, split: str) -> Tensor:
         if split not in self._samples:
-            self._samples[split] = self._kind().decode(self.dataset(split), self.input_columns, split)
+            rows = self.dataset(split)
+            check_columns(self.input_columns, rows.features)
+            samples = self._kind().decode(rows, self.input_columns, split)
+            for other, known in self._samples.items():
+                if known.shape[1:] != samples.shape[1:]:
+                    raise InputError(
+                        f"samples of split {split!r} have the shape {tuple(samples.shape[1:])}, those of split "
+                        f"{other!r} {tuple(known.shape[1:])}",
+                        "images can be brought to one: kind=Image(size=(height, width), channels=1 or 3)",
+                    )
+            self._samples[split] = samples
         return self._samples[split]
+
+    def _some_samples(self) -> Tensor:
+        if self._kind().fitted or not self._samples:
+            return self._decoded("train")
+        return next(iter(self._samples.values()))
 
     def _samples_of(self, split: str, training: bool) -> _Samples:
         inputs = self._decoded(split)
@@ -245,6 +268,11 @@ class HFDataModule(pl.LightningDataModule):
             inputs = self._kind().freeze(inputs, seed=self.split_seed)
         rows = self.dataset(split)
         others = [name for name in scalar_columns(rows.features) if name not in self.input_columns]
+        if self._key in others:
+            raise InputError(
+                f"several columns make the input, named {self._key!r} in a batch, but there is a column of that name",
+                "rename it (Dataset.rename_column) or make it part of the input",
+            )
         table = rows.select_columns(others).with_format("torch")[:] if others else {}
         return _Samples({self._key: inputs, **{name: torch.as_tensor(table[name]) for name in others}})
 

@@ -24,9 +24,10 @@ def load_splits(path: Any, name: str | None = None, revision: str | None = None)
         revision: the revision on the hub.
 
     Raises:
-        InputError: when there is no such folder, or the hub cannot be reached.
+        InputError: when there is no such folder, it cannot be read, or the hub cannot be reached.
     """
     from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+    from pyarrow import parquet
 
     if isinstance(path, DatasetDict):
         return path
@@ -36,19 +37,29 @@ def load_splits(path: Any, name: str | None = None, revision: str | None = None)
         raise InputError(f"path must name a data set or be a Dataset, got {type(path).__name__}")
     path = os.fspath(path)
     if path == "digits":
-        return load_dataset("parquet", data_files={s: str(DIGITS / f"{s}.parquet") for s in ("train", "test")})
-    if Path(path).is_dir():
-        if any((Path(path) / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
-            loaded = load_from_disk(path)
-            return loaded if isinstance(loaded, DatasetDict) else DatasetDict({"train": loaded})
-        return load_dataset(path, name)
+        # read as it is: small enough for memory, and it needs no cache folder that can be written
+        return DatasetDict({s: Dataset(parquet.read_table(DIGITS / f"{s}.parquet")) for s in ("train", "test")})
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        try:
+            if any((folder / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
+                loaded = load_from_disk(str(folder))
+                return loaded if isinstance(loaded, DatasetDict) else DatasetDict({"train": loaded})
+            return load_dataset(str(folder), name)
+        except Exception as error:  # each file format's reader raises errors of its own
+            raise InputError(
+                f"the folder {path!r} cannot be read as a data set: {_first_line(error)}",
+                "it should hold parquet files named after their splits (train-*.parquet), or what save_to_disk wrote",
+            ) from error
+    if folder.exists():
+        raise InputError(f"path {path!r} is a file", f"give the folder it lies in, {str(folder.parent)!r}")
     if path.startswith((".", "/", "~")) or path.count("/") > 1:
         raise InputError(f"path {path!r} looks like a local folder, but there is none", f"looked from {os.getcwd()!r}")
     try:
         return load_dataset(path, name, revision=revision)
     except (OSError, ValueError) as error:  # the hub's client raises a family of each
         raise InputError(
-            f"the data set {path!r} cannot be loaded from the hub: {_first_line(error)}",
+            f"path {path!r} is no local folder, and cannot be loaded from the hub: {_first_line(error)}",
             "check the id and the network; offline, give path the folder of a local copy, or set HF_HUB_OFFLINE=1 to "
             "use one that is cached",
         ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -45,34 +44,3 @@ class SquaredErrorPerSample(Metric):
     def compute(self) -> Tensor:
         """The mean over samples, a scalar."""
         return (self.total / self.samples).float()
-
-
-class BitsPerDimension(Metric):
-    r"""The negative log-probability (or a bound on it) of a discrete likelihood, in bits for each dimension.
-
-    .. math:: \frac{-\log p(x)}{D \ln 2}
-
-    Args:
-        dimensions: D, the number of values in a sample.
-    """
-
-    is_differentiable = True
-    higher_is_better = False
-    full_state_update = False
-    total: Tensor
-    samples: Tensor
-
-    def __init__(self, dimensions: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.dimensions = dimensions
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("samples", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
-
-    def update(self, nats: Tensor, samples: int) -> None:
-        """Adds a batch: its mean of -log p(x) in nats, and how many samples it has."""
-        self.total += nats.detach().double() * samples
-        self.samples += samples
-
-    def compute(self) -> Tensor:
-        """The mean over samples, a scalar."""
-        return (self.total / self.samples / (self.dimensions * math.log(2))).float()

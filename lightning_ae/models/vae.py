@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -75,12 +76,19 @@ class VAE(Autoencoder):
         return self.posterior(x)[0]
 
     def loss(self, x: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """The negative ELBO "loss" and its terms "reconstruction" and "kl", in nats per sample."""
+        """The negative ELBO "loss" and its terms "reconstruction" and "kl", in nats per sample.
+
+        In evaluation, on data of which the likelihood gives a probability (zeros and ones for Bernoulli), also
+        "bits_per_dimension", the bound with beta = 1.
+        """
         mean, log_variance = self.posterior(x)
         z = mean + (0.5 * log_variance).exp() * self.noise("posterior").randn_like(mean)
         reconstruction = self.reconstruction_loss(z, target)
         kl = 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).sum(dim=1).mean()
-        return {"loss": reconstruction + self.beta * kl, "reconstruction": reconstruction, "kl": kl}
+        terms = {"loss": reconstruction + self.beta * kl, "reconstruction": reconstruction, "kl": kl}
+        if not self.training and self.likelihood.is_mass_at(target):
+            terms["bits_per_dimension"] = (reconstruction + kl) / (math.prod(self.input_shape) * math.log(2))
+        return terms
 
     def sample(self, n: int) -> Tensor:
         """The means of p(x | z) for `n` draws z from the prior, (n, *input_shape), in data units."""

@@ -1,0 +1,166 @@
+"""Callbacks that measure reconstructions and codes in validation and test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
+
+from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.errors import InputError
+from lightning_ae.metrics import ActiveUnits, SquaredErrorPerSample, knn_error, linear_probe_error
+
+
+class ReconstructionMetrics(pl.Callback):
+    """Logs, under val/ and test/, how well inputs are reconstructed and how many code dimensions are in use.
+
+    - `mse`: the squared error summed over the dimensions of a sample, in the model's units;
+    - `psnr` (dB) and `ssim`, for images, both of images in [0, 1]. SSIM takes the Gaussian window of Wang et al. 2004
+      (11 pixels wide), and for images of 10 pixels or fewer a uniform window of up to 7;
+    - `active_units`: code dimensions whose variance over the data exceeds 0.01.
+
+    A denoising model reconstructs from the corrupted input, and is compared with the clean one.
+    """
+
+    def __init__(self) -> None:
+        self._metrics: dict[str, Metric] = {}
+
+    def _start(self, trainer: pl.Trainer, model: Autoencoder) -> None:
+        metrics: dict[str, Metric] = {"mse": SquaredErrorPerSample(), "active_units": ActiveUnits(model.latent_dim)}
+        if len(model.input_shape) == 3:
+            metrics["psnr"] = PeakSignalNoiseRatio(data_range=1.0)
+            side = min(model.input_shape[1:])
+            if side > 10:
+                metrics["ssim"] = StructuralSimilarityIndexMeasure(data_range=1.0)
+            elif side >= 3:
+                window = min(7, side - 1 + side % 2)
+                metrics["ssim"] = StructuralSimilarityIndexMeasure(
+                    gaussian_kernel=False, kernel_size=window, data_range=1.0
+                )
+        self._metrics = {name: metric.to(model.device) for name, metric in metrics.items()}
+
+    def _add(self, model: Autoencoder, batch: Any, batch_idx: int, stage: str) -> None:
+        x, target = model.unpack(batch)
+        with torch.no_grad(), model.at_step(stage, batch_idx):
+            reconstruction = model(model.corrupt(x)).float()
+            self._metrics["active_units"].update(model.encode(x).flatten(1))
+        target = target.float()
+        self._metrics["mse"].update(reconstruction, target)
+        if "psnr" in self._metrics:
+            images = [to_unit_interval(model, part) for part in (reconstruction, target)]
+            for name in self._metrics.keys() & {"psnr", "ssim"}:
+                self._metrics[name].update(*images)
+
+    def _finish(self, model: Autoencoder, stage: str) -> None:
+        model.log_dict({f"{stage}/{name}": metric.compute() for name, metric in self._metrics.items()}, sync_dist=True)
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+        self._start(trainer, as_autoencoder(self, pl_module))
+
+    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+        self._start(trainer, as_autoencoder(self, pl_module))
+
+    def on_validation_batch_end(  # noqa: D102
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._add(pl_module, batch, batch_idx, "val")
+
+    def on_test_batch_end(  # noqa: D102
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._add(pl_module, batch, batch_idx, "test")
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: D102
+        self._finish(pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: D102
+        self._finish(pl_module, "test")
+
+
+class LatentProbe(pl.Callback):
+    """Logs, under val/ and test/, how well labels can be read off the codes.
+
+    - `knn_error`: of the k-nearest-neighbour classifier;
+    - `probe_error`: of logistic regression on standardised codes.
+
+    Both learn from codes of the training split. The first rank alone makes a pass over both splits.
+
+    Args:
+        k: the number of neighbours.
+        max_train: how many training samples to learn from at most, drawn once.
+        every_n_epochs: how often to probe in validation.
+    """
+
+    def __init__(self, k: int = 5, max_train: int = 10_000, every_n_epochs: int = 1) -> None:
+        for name, value in {"k": k, "max_train": max_train, "every_n_epochs": every_n_epochs}.items():
+            if value < 1:
+                raise InputError(f"{name} of LatentProbe must be positive, got {value}")
+        self.k, self.max_train, self.every_n_epochs = k, max_train, every_n_epochs
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuses data that it cannot probe.
+
+        Raises:
+            InputError: when the data module has no `batches(split)`, or no labels.
+        """
+        as_autoencoder(self, pl_module)
+        data = getattr(trainer, "datamodule", None)
+        if not hasattr(data, "batches"):
+            raise InputError(
+                f"LatentProbe needs a data module with batches(split) and label, got {type(data).__name__}",
+                "use HFDataModule, or leave LatentProbe out",
+            )
+        if data.label is None:
+            raise InputError("LatentProbe needs labels, but the data set has no label column", "leave LatentProbe out")
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: D102
+        if not trainer.sanity_checking and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            self._probe(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: D102
+        self._probe(trainer, pl_module, "test")
+
+    def _probe(self, trainer: pl.Trainer, model: Autoencoder, stage: str) -> None:
+        if not trainer.is_global_zero:
+            return
+        train_codes, train_labels = _codes(model, trainer, "train")
+        codes, labels = _codes(model, trainer, stage)
+        kept = torch.randperm(len(train_codes), generator=torch.Generator().manual_seed(0))[: self.max_train]
+        learned = train_codes[kept], train_labels[kept]
+        errors = {
+            f"{stage}/knn_error": knn_error(*learned, codes, labels, k=min(self.k, len(kept))),
+            f"{stage}/probe_error": linear_probe_error(*learned, codes, labels),
+        }
+        model.log_dict(errors, rank_zero_only=True)
+
+
+def as_autoencoder(callback: pl.Callback, module: pl.LightningModule) -> Autoencoder:
+    """The module, which must be an Autoencoder.
+
+    Raises:
+        InputError: when it is not.
+    """
+    if not isinstance(module, Autoencoder):
+        raise InputError(f"{type(callback).__name__} works on an Autoencoder, got {type(module).__name__}")
+    return module
+
+
+def to_unit_interval(model: Autoencoder, images: Tensor) -> Tensor:
+    """Images in the model's units (B, C, H, W) as images in [0, 1]."""
+    natural = images if model.preprocess is None else model.preprocess.inverse(images)
+    return natural.clamp(0, 1)
+
+
+@torch.no_grad()
+def _codes(model: Autoencoder, trainer: pl.Trainer, split: str) -> tuple[Tensor, Tensor]:
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    codes, labels = [], []
+    for batch in data.batches(split, 1024):
+        x, _ = model.unpack(batch)
+        codes.append(model.encode(x.to(model.device)).flatten(1).float().cpu())
+        labels.append(batch[data.label])
+    return torch.cat(codes), torch.cat(labels)

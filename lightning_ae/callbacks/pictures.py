@@ -1,0 +1,310 @@
+"""Callbacks that draw what a model does, as PNG files in the run's folder and in the loggers that take pictures."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
+from torch import Tensor
+
+from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.callbacks.measures import as_autoencoder, to_unit_interval
+from lightning_ae.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Picture(pl.Callback):
+    """Base of the callbacks that draw: after validation every few epochs, and after test, on the first rank.
+
+    The picture is written to `pictures/<name>/epoch=0003.png` (or `test.png`) in the run's folder, and handed to
+    TensorBoard and Weights & Biases where they are among the loggers.
+
+    Args:
+        samples: how many samples of the evaluation data the picture needs.
+        every_n_epochs: how often to draw.
+    """
+
+    name: str
+    needs_images = True
+
+    def __init__(self, samples: int, every_n_epochs: int) -> None:
+        for argument, value in {"every_n_epochs": every_n_epochs, "the number of samples": samples}.items():
+            if value < 1:
+                raise InputError(f"{argument} of {type(self).__name__} must be positive, got {value}")
+        self.samples = samples
+        self.every_n_epochs = every_n_epochs
+        self._inputs: list[Tensor] = []
+        self._labels: list[Tensor] = []
+
+    @abstractmethod
+    def draw(self, trainer: pl.Trainer, model: Autoencoder, x: Tensor, labels: Tensor | None, title: str) -> Figure:
+        """The figure, from up to `samples` inputs (B, *input_shape) and their labels (B,), where there are any."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuses models whose data make no picture.
+
+        Raises:
+            InputError: when the picture needs images and the model takes vectors.
+        """
+        model = as_autoencoder(self, pl_module)
+        if self.needs_images and len(model.input_shape) != 3:
+            raise InputError(
+                f"{type(self).__name__} draws images, but the model's input_shape is {model.input_shape}",
+                f"leave {type(self).__name__} out",
+            )
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: D102
+        self._inputs, self._labels = [], []
+
+    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: D102
+        self._inputs, self._labels = [], []
+
+    def on_validation_batch_end(  # noqa: D102
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if not trainer.sanity_checking and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            self._collect(trainer, pl_module, batch)
+
+    def on_test_batch_end(  # noqa: D102
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._collect(trainer, pl_module, batch)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: D102
+        # a bare `validate` has no epochs to count
+        name = f"epoch={trainer.current_epoch:04d}" if trainer.state.fn == "fit" else "validate"
+        self._publish(trainer, pl_module, name)
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: D102
+        self._publish(trainer, pl_module, "test")
+
+    def _collect(self, trainer: pl.Trainer, model: Autoencoder, batch: Any) -> None:
+        missing = self.samples - sum(len(x) for x in self._inputs)
+        if trainer.is_global_zero and missing > 0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            x, _ = model.unpack(batch)
+            self._inputs.append(x[:missing])
+            labels = _labels(trainer, batch)
+            if labels is not None:
+                self._labels.append(labels[:missing])
+
+    def _publish(self, trainer: pl.Trainer, model: Autoencoder, name: str) -> None:
+        folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all ranks, so before any of them returns
+        if not self._inputs:
+            return
+        labels = torch.cat(self._labels) if self._labels else None
+        # a picture's draws must not change the run
+        with torch.no_grad(), torch.random.fork_rng():
+            figure = self.draw(trainer, model, torch.cat(self._inputs), labels, f"{self.name}, {name.replace('=', ' ')}")
+        file = folder / "pictures" / self.name.replace(" ", "_") / f"{name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(file)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(f"pictures/{self.name}", _pixels(figure), trainer.global_step, dataformats="HWC")
+            elif isinstance(logger, WandbLogger):
+                logger.log_image(f"pictures/{self.name}", [str(file)])
+        self._inputs, self._labels = [], []
+
+
+class ReconstructionGrid(Picture):
+    """Draws inputs, what a denoising model sees of them, and their reconstructions.
+
+    Args:
+        n: how many images.
+        every_n_epochs: how often to draw.
+    """
+
+    name = "reconstructions"
+
+    def __init__(self, n: int = 12, every_n_epochs: int = 1) -> None:
+        super().__init__(n, every_n_epochs)
+
+    def draw(self, trainer: pl.Trainer, model: Autoencoder, x: Tensor, labels: Tensor | None, title: str) -> Figure:
+        """Rows of images: inputs, corrupted inputs where they differ, reconstructions."""
+        return reconstruction_figure(model, x, title)
+
+
+class SampleGrid(Picture):
+    """Draws samples of a generative model, of the same random draws every time, so that progress can be seen.
+
+    Args:
+        n: how many samples.
+        every_n_epochs: how often to draw.
+    """
+
+    name = "samples"
+
+    def __init__(self, n: int = 64, every_n_epochs: int = 1) -> None:
+        super().__init__(1, every_n_epochs)
+        self.n = n
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuses models that cannot sample images.
+
+        Raises:
+            InputError: naming the model.
+        """
+        super().setup(trainer, pl_module, stage)
+        if type(pl_module).sample is Autoencoder.sample:
+            raise InputError(f"{type(pl_module).__name__} cannot sample", "leave SampleGrid out, or train a VAE")
+
+    def draw(self, trainer: pl.Trainer, model: Autoencoder, x: Tensor, labels: Tensor | None, title: str) -> Figure:
+        """A square of samples."""
+        return sample_figure(model, self.n, seed=0, title=title)
+
+
+class LatentProjection(Picture):
+    """Draws codes on their first two principal components, coloured by label.
+
+    Args:
+        samples: how many codes at most.
+        every_n_epochs: how often to draw.
+    """
+
+    name = "projection"
+    needs_images = False
+
+    def __init__(self, samples: int = 2000, every_n_epochs: int = 1) -> None:
+        super().__init__(samples, every_n_epochs)
+
+    def draw(self, trainer: pl.Trainer, model: Autoencoder, x: Tensor, labels: Tensor | None, title: str) -> Figure:
+        """A scatter plot."""
+        codes = torch.cat([model.encode(part).flatten(1).float() for part in x.split(256)]).cpu()
+        names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
+        return projection_figure(codes, labels, names, title)
+
+
+class LatentTraversal(Picture):
+    """Draws what each code dimension does: it moves one at a time about the code of an image, and decodes.
+
+    Args:
+        steps: how many values each dimension takes.
+        span: how far to go to either side, in standard deviations of that dimension over the data.
+        dims: how many dimensions, those of the largest variance first.
+        samples: how many codes the standard deviations are taken from.
+        every_n_epochs: how often to draw.
+    """
+
+    name = "traversal"
+
+    def __init__(
+        self, steps: int = 9, span: float = 3.0, dims: int = 8, samples: int = 1000, every_n_epochs: int = 1
+    ) -> None:
+        super().__init__(samples, every_n_epochs)
+        if steps < 2 or dims < 1 or not span > 0:
+            raise InputError(f"LatentTraversal takes steps > 1, dims > 0, span > 0; got {steps}, {dims}, {span}")
+        self.steps, self.span, self.dims = steps, span, dims
+
+    def draw(self, trainer: pl.Trainer, model: Autoencoder, x: Tensor, labels: Tensor | None, title: str) -> Figure:
+        """A row of images for each dimension."""
+        codes = torch.cat([model.encode(part) for part in x.split(256)])
+        std, order = codes.std(dim=0).sort(descending=True)
+        order, std = order[: self.dims], std[: self.dims]
+        offsets = torch.linspace(-self.span, self.span, self.steps, device=codes.device)
+        rows = []
+        for dim, scale in zip(order.tolist(), std, strict=True):
+            moved = codes[0].repeat(self.steps, 1)
+            moved[:, dim] += offsets * scale
+            rows.append(model.decode(moved))
+        names = [f"z{dim}  (std {scale:.2f})" for dim, scale in zip(order.tolist(), std.tolist(), strict=True)]
+        return image_figure(model, rows, names, f"{title}: from -{self.span:g} to +{self.span:g} std")
+
+
+def reconstruction_figure(model: Autoencoder, x: Tensor, title: str = "") -> Figure:
+    """Inputs (B, C, H, W), corrupted inputs where they differ, and reconstructions, a row each."""
+    with torch.no_grad(), model.at_step("val", 0):  # the same corruption every time
+        seen = model.corrupt(x)
+        rows = [x, seen, model(seen)] if not torch.equal(seen, x) else [x, model(x)]
+    names = ["input", "corrupted", "reconstruction"] if len(rows) == 3 else ["input", "reconstruction"]
+    return image_figure(model, rows, names, title)
+
+
+def sample_figure(model: Autoencoder, n: int, seed: int, title: str = "") -> Figure:
+    """`n` samples in rows of equal length."""
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        samples = model.sample(n)
+    return image_figure(model, list(samples.split(max(1, round(n**0.5)))), [], title)
+
+
+def image_figure(model: Autoencoder, rows: list[Tensor], names: list[str], title: str = "") -> Figure:
+    """Rows of images in the model's units, (B, C, H, W) each, with a name beside each row."""
+    from matplotlib.figure import Figure
+
+    columns, (height, width) = max(len(row) for row in rows), rows[0].shape[2:]
+    cell = 0.75
+    left, top = (1.5 if names else 0.1), (0.4 if title else 0.1)
+    size = left + columns * cell + 0.1, top + len(rows) * cell * height / width + 0.1
+    figure = Figure(size, dpi=150)
+    grid = figure.add_gridspec(
+        len(rows), columns, left=left / size[0], right=1 - 0.1 / size[0], top=1 - top / size[1],
+        bottom=0.1 / size[1], wspace=0.06, hspace=0.06,
+    )  # fmt: skip
+    for r, row in enumerate(rows):
+        for c, image in enumerate(to_unit_interval(model, row.float()).cpu()):
+            axes = figure.add_subplot(grid[r, c])
+            grey = len(image) != 3
+            axes.imshow(image[0] if grey else image.permute(1, 2, 0), cmap="gray" if grey else None, vmin=0, vmax=1)
+            axes.set_axis_off()
+            if c == 0 and names:
+                axes.text(-0.15, 0.5, names[r], transform=axes.transAxes, ha="right", va="center", fontsize=8)
+    if title:
+        figure.suptitle(title, fontsize=10, y=1 - 0.2 / size[1], va="center")
+    return figure
+
+
+def projection_figure(codes: Tensor, labels: Tensor | None, class_names: list[str] | None, title: str = "") -> Figure:
+    """Codes (B, latent_dim) on their first two principal components, coloured by label (B,)."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    centred = codes - codes.mean(dim=0)
+    if centred.shape[1] == 1:
+        centred = torch.cat([centred, torch.zeros_like(centred)], dim=1)
+    _, spectrum, directions = torch.linalg.svd(centred, full_matrices=False)
+    share = spectrum.square() / spectrum.square().sum()
+    points = centred @ directions[:2].T
+    figure = Figure((6.4, 5.2), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    if labels is None:
+        axes.scatter(*points.T, s=6, alpha=0.7, linewidths=0)
+    else:
+        classes = labels.cpu().unique().tolist()
+        colours = colormaps["tab10" if len(classes) <= 10 else "turbo"]
+        for i, value in enumerate(classes):
+            colour = colours(i) if len(classes) <= 10 else colours(i / (len(classes) - 1))
+            name = class_names[int(value)] if class_names and int(value) < len(class_names) else f"{value:g}"
+            axes.scatter(*points[labels.cpu() == value].T, s=8, alpha=0.75, linewidths=0, color=colour, label=name)
+        if len(classes) <= 20:
+            figure.legend(loc="outside right center", fontsize=8, frameon=False, markerscale=2)
+    axes.set_xlabel(f"first principal component ({100 * share[0]:.0f} % of the variance)", fontsize=9)
+    axes.set_ylabel(f"second ({100 * share[1]:.0f} %)", fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.set_title(title, fontsize=10)
+    return figure
+
+
+def _labels(trainer: pl.Trainer, batch: Any) -> Tensor | None:
+    """A batch's labels: a dict's label column, or what comes second in a tuple."""
+    if isinstance(batch, Mapping):
+        column = getattr(getattr(trainer, "datamodule", None), "label", None) or "label"
+        return batch.get(column)
+    if isinstance(batch, tuple | list) and len(batch) > 1 and isinstance(batch[1], Tensor) and batch[1].ndim == 1:
+        return batch[1]
+    return None
+
+
+def _pixels(figure: Figure) -> Any:
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]
