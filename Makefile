@@ -3,7 +3,6 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-RUN_DIR ?=
 
 .PHONY: help quickstart test test-all lint format readme clean
 
@@ -17,7 +16,12 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 quickstart: $(READY)  ## Install, train a VAE on the embedded digits, write pictures and show where they are
-	@$(BIN)/python -m lightning_ae.quickstart
+	@run=runs/quickstart-$$(date +%Y%m%d-%H%M%S) && \
+	$(BIN)/lightning-ae fit -c recipes/digits/vae.yaml --run_dir $$run && \
+	$(BIN)/lightning-ae reconstruct $$run/checkpoints/best.ckpt --n 10 --show true && \
+	$(BIN)/lightning-ae sample $$run/checkpoints/best.ckpt --n 100 --show true && \
+	printf '\nNext: the pictures of the run are in %s/pictures; try\n' $$run && \
+	printf '  . %s/activate\n  lightning-ae features %s/checkpoints/best.ckpt\n  lightning-ae --help\n' $(BIN) $$run
 
 test: $(READY)  ## Run the tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -q

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import pytorch_lightning as pl
@@ -283,7 +284,7 @@ class Autoencoder(pl.LightningModule):
         """
         check_class(read_checkpoint(checkpoint_path), cls)
         kwargs.setdefault("weights_only", True)
-        model: A = super().load_from_checkpoint(checkpoint_path, **kwargs)
+        model: A = super().load_from_checkpoint(Path(checkpoint_path), **kwargs)
         return model
 
     # ---- shared steps -------------------------------------------------------------------------------------------
@@ -314,7 +315,8 @@ class Autoencoder(pl.LightningModule):
         )
 
     def _logs_now(self) -> bool:
-        return (self.global_step + 1) % self.trainer.log_every_n_steps == 0
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it without a type
+        return (self.global_step + 1) % every == 0
 
     def _log_training(self, terms: dict[str, Tensor], batch_idx: int) -> None:
         # self.log costs a small model a fifth of its step, so terms add up on the device in between

@@ -94,6 +94,6 @@ def _metadata_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(saved, dict) or "class_path" not in saved:
         raise InputError(
             "the checkpoint does not say which autoencoder it holds",
-            "only checkpoints of lightning_ae models can be loaded; an override of on_save_checkpoint must call super()",
+            "only checkpoints of lightning_ae models can be loaded; on_save_checkpoint must call super()",
         )
     return saved

@@ -31,7 +31,8 @@ commands:
 examples:
   lightning-ae fit -c recipes/digits/vae.yaml
   lightning-ae fit -c recipes/mnist/vae.yaml -c recipes/loggers/wandb.yaml --trainer.max_epochs 20
-  lightning-ae fit --model VAE --model.input_shape "[1, 8, 8]" --data HFDataModule --data.path digits
+  lightning-ae fit --model VAE --model.input_shape "[1, 8, 8]" --data HFDataModule \\
+    --data.path digits
   lightning-ae features runs/digits-vae/fit-1/checkpoints/best.ckpt
 
 help:
@@ -74,7 +75,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _run(command: str, args: list[str]) -> None:
-    from lightning_ae.parsing import ToolParser
 
     if command in ("fit", "validate", "test", "predict"):
         from lightning_ae.training_cli import TrainingCLI
@@ -129,6 +129,9 @@ def _quiet() -> None:
     # deprecations inside the libraries that only their authors can act on, and advertisements
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"jsonargparse|pytorch_lightning")
     warnings.filterwarnings("ignore", message=r".*LeafSpec.*is deprecated")
+    # what this command line does on purpose: a new folder for a resumed run, an optimizer from the options
+    warnings.filterwarnings("ignore", message=r"The dirpath has changed")
+    warnings.filterwarnings("ignore", message=r".*configure_optimizers` will be overridden by")
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
 
 

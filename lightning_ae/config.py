@@ -20,7 +20,7 @@ from lightning_ae.errors import InputError, unknown
 C = TypeVar("C", bound="Configurable")
 
 
-class Configurable(ABC):
+class Configurable(ABC):  # noqa: B024  its own base classes have the abstract methods
     """Base of the frozen dataclasses that describe a part of a model as plain data.
 
     The base classes are no dataclasses themselves, so that the command line lets one choose among their subclasses.
@@ -119,7 +119,7 @@ def to_plain(value: Any, argument: str) -> Any:
     if isinstance(value, Configurable):
         init_args = {
             f.name: to_plain(getattr(value, f.name), f"{argument}.{f.name}")
-            for f in dataclasses.fields(value)
+            for f in dataclasses.fields(value)  # type: ignore[arg-type]
             if f.init
         }
         return {"class_path": class_path(type(value)), "init_args": init_args}
@@ -136,7 +136,8 @@ def to_plain(value: Any, argument: str) -> Any:
 
 
 def _subclasses(base: type) -> list[type]:
-    found = []
+    found: list[type] = []
+    cls: type
     for cls in base.__subclasses__():
         found += [cls, *_subclasses(cls)]
     return found

@@ -35,6 +35,7 @@ class Masking(Corruption):
         _check_probability(self)
 
     def __call__(self, x: Tensor, noise: Noise | None = None) -> Tensor:
+        """A corrupted copy of `x`, (B, ...)."""
         keep = (noise or Noise()).rand_like(x) >= self.probability
         return x * keep
 
@@ -54,6 +55,7 @@ class GaussianNoise(Corruption):
             raise InputError(f"scale of GaussianNoise must be positive, got {self.scale}")
 
     def __call__(self, x: Tensor, noise: Noise | None = None) -> Tensor:
+        """A corrupted copy of `x`, (B, ...)."""
         return x + self.scale * (noise or Noise()).randn_like(x)
 
 
@@ -77,6 +79,7 @@ class SaltAndPepper(Corruption):
             raise InputError(f"low of SaltAndPepper must be below high, got low={self.low}, high={self.high}")
 
     def __call__(self, x: Tensor, noise: Noise | None = None) -> Tensor:
+        """A corrupted copy of `x`, (B, ...)."""
         # one uniform draw serves both the choice of a value and the coin: [0, p/2) is pepper, [p/2, p) is salt
         draw = (noise or Noise()).rand_like(x)
         salted = torch.where(draw < self.probability, x.new_tensor(self.high), x)

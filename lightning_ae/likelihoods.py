@@ -56,7 +56,7 @@ class Likelihood(Configurable):
         """A draw: (B, P, *shape) to (B, *shape), from `noise` (torch's global generator by default)."""
 
     def is_mass_at(self, x: Tensor) -> bool:
-        """Whether `log_prob` is the logarithm of a probability at all of `x`, so that bits per dimension mean something."""
+        """Whether `log_prob` is the logarithm of a probability at `x`, so that bits per dimension mean something."""
         return False
 
     def check(self, x: Tensor) -> None:

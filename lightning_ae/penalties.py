@@ -102,9 +102,8 @@ def hutchinson_jacobian(
     total = x.new_zeros(len(x))
     for _ in range(draws):
         if code[0].numel() <= x[0].numel():
-            _, pull = vjp(encode, x)
-            (product,) = pull(noise.randn_like(code))
+            product = vjp(encode, x)[1](noise.randn_like(code))[0]
         else:
-            _, product = jvp(encode, (x,), (noise.randn_like(x),))
+            product = jvp(encode, (x,), (noise.randn_like(x),))[1]
         total = total + product.flatten(1).square().sum(dim=1)
     return total / draws

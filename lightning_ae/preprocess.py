@@ -50,7 +50,9 @@ class ImagePreprocess(Preprocess):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.size is not None and not (
-            isinstance(self.size, tuple) and len(self.size) == 2 and all(isinstance(n, int) and n > 0 for n in self.size)
+            isinstance(self.size, tuple)
+            and len(self.size) == 2
+            and all(isinstance(n, int) and n > 0 for n in self.size)
         ):
             raise InputError(f"size must be (height, width) in positive integers, got {self.size!r}")
         if self.channels not in (None, 1, 3):

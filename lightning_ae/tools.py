@@ -6,6 +6,7 @@ Each is a plain function; the command line takes its arguments and docstring as 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 def features(
     checkpoint: str,
     path: str | None = None,
-    splits: list[str] = ["train", "test"],
+    splits: Sequence[str] = ("train", "test"),
     output: str | None = None,
     batch_size: int = 1024,
     device: str = "auto",
@@ -71,7 +72,10 @@ def features(
     if data.label is not None and {"train", "test"} <= set(splits):
         from lightning_ae.metrics import knn_error
 
-        labels = [torch.as_tensor(data.dataset(split)[data.label]) for split in ("train", "test")]
+        labels = [
+            data.dataset(split).select_columns(data.label).with_format("torch")[:][data.label]
+            for split in ("train", "test")
+        ]
         error = knn_error(codes["train"].flatten(1), labels[0], codes["test"].flatten(1), labels[1], k=5)
         console.print(f"5-nearest-neighbour error of the test split's codes: {100 * float(error):.2f} %")
     return files
@@ -83,6 +87,7 @@ def reconstruct(
     split: str = "test",
     n: int = 16,
     output: str | None = None,
+    show: bool = False,
     device: str = "auto",
     overwrite: bool = False,
 ) -> Path:
@@ -94,6 +99,7 @@ def reconstruct(
         split: train, val or test.
         n: how many images, the first ones of the split.
         output: the PNG to write (default: "reconstructions.png" beside the folder of the checkpoint).
+        show: print small images in the terminal, too.
         device: cpu, cuda, mps, or auto for the fastest there is.
         overwrite: replace a file that exists.
 
@@ -112,7 +118,11 @@ def reconstruct(
     data = _data(model, checkpoint, path)
     data.prepare_data()
     x, _ = model.unpack(next(data.batches(split, n)))
-    return _save_figure(reconstruction_figure(model, x.to(model.device)), file)
+    x = x.to(model.device)
+    if show:
+        with torch.no_grad():
+            _print_images(model, {"input": x, "reconstruction": model(x)})
+    return _save_figure(reconstruction_figure(model, x), file)
 
 
 def sample(
@@ -120,6 +130,7 @@ def sample(
     n: int = 64,
     seed: int = 0,
     output: str | None = None,
+    show: bool = False,
     device: str = "auto",
     overwrite: bool = False,
 ) -> Path:
@@ -130,6 +141,7 @@ def sample(
         n: how many samples.
         seed: of the random draws.
         output: the PNG to write (default: "samples.png" beside the folder of the checkpoint).
+        show: print small images in the terminal, too.
         device: cpu, cuda, mps, or auto for the fastest there is.
         overwrite: replace a file that exists.
 
@@ -145,6 +157,10 @@ def sample(
     file = Path(output) if output else _beside(checkpoint) / "samples.png"
     _check_images(model)
     _check_free([file], overwrite)
+    if show:
+        with torch.no_grad():
+            torch.manual_seed(seed)
+            _print_images(model, {"samples": model.sample(min(n, 10))})
     return _save_figure(sample_figure(model, n, seed), file)
 
 
@@ -167,6 +183,8 @@ def _data(model: Autoencoder, checkpoint: str, path: str | None) -> HFDataModule
     cls = import_class(config["class_path"], HFDataModule, "the checkpoint's data module")
     init_args = config["init_args"] | ({"path": path} if path else {})
     data: HFDataModule = cls(**init_args)
+    if model.preprocess is not None:
+        data.preprocess = model.preprocess  # the statistics of another data set are not what the model learned
     return data
 
 
@@ -184,13 +202,13 @@ def _encode(model: Autoencoder, data: HFDataModule, split: str, batch_size: int)
 def _write_parquet(rows: Any, codes: torch.Tensor, file: Path) -> None:
     """Writes the rows of a Dataset with a column "code", to a temporary file first, so that none is half-written."""
     import pyarrow as pa
-    from datasets import Dataset
+    from datasets import Dataset, concatenate_datasets
 
     flat = pa.array(codes.flatten().numpy())
     code = pa.FixedSizeListArray.from_arrays(flat, codes[0].numel())
     table = Dataset(pa.table({"code": code}))
-    for name in rows.column_names:
-        table = table.add_column(name, rows[name], feature=rows.features[name])
+    if rows.column_names:
+        table = concatenate_datasets([table, rows], axis=1)
     part = file.with_suffix(".part")
     table.to_parquet(part)
     os.replace(part, file)
@@ -211,6 +229,28 @@ def _check_free(files: Any, overwrite: bool) -> None:
 def _check_images(model: Autoencoder) -> None:
     if len(model.input_shape) != 3:
         raise InputError(f"the model takes vectors of shape {model.input_shape}, which make no picture")
+
+
+def _print_images(model: Autoencoder, rows: dict[str, torch.Tensor]) -> None:
+    """Prints rows of small images in grey, two pixels to a character, where the terminal has colours."""
+    from rich.style import Style
+    from rich.text import Text
+
+    from lightning_ae.callbacks.measures import to_unit_interval
+
+    console = Console(highlight=False)
+    if console.color_system is None:  # nothing but the picture's colours would tell its parts apart
+        return
+    for name, images in rows.items():
+        grey = (255 * to_unit_interval(model, images).mean(dim=1)).round().to(torch.int).cpu()
+        grey = torch.nn.functional.pad(grey, (0, 1, 0, grey.shape[1] % 2))  # a gap between images, an even height
+        grey = grey[: max(1, console.width // grey.shape[2])]
+        console.print(f"\n[bold]{name}[/]")
+        for upper, lower in grey.permute(1, 0, 2).flatten(1).unflatten(0, (-1, 2)).tolist():
+            line = Text()
+            for top, bottom in zip(upper, lower, strict=True):
+                line.append("▀", Style(color=f"rgb({top},{top},{top})", bgcolor=f"rgb({bottom},{bottom},{bottom})"))
+            console.print(line, end="\n")
 
 
 def _save_figure(figure: Any, file: Path) -> Path:

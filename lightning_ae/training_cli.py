@@ -176,8 +176,10 @@ def _claim(given: str | None, name: str, command: str) -> Path:
     if given is not None:
         path = Path(given)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InputError(f"run_dir {given!r} exists already and holds files; runs never overwrite one another",
-                             "give a new folder, or leave run_dir out and get a numbered one")
+            raise InputError(
+                f"run_dir {given!r} exists already and holds files; runs never overwrite one another",
+                "give a new folder, or leave run_dir out and get a numbered one",
+            )
         path.mkdir(parents=True, exist_ok=True)
     else:
         number = 1

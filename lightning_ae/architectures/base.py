@@ -25,5 +25,5 @@ class Architecture(Configurable):
     def decoder(self, features: int, output_shape: Shape) -> nn.Module:
         """A network from `(B, features)` to `(B, *output_shape)`."""
 
-    def tie(self, encoder: nn.Module, decoder: nn.Module) -> None:  # noqa: B027  tying is optional
+    def tie(self, encoder: nn.Module, decoder: nn.Module) -> None:
         """Make the decoder share the encoder's weights, where the architecture has that option."""

@@ -103,7 +103,8 @@ class ConvDecoder(nn.Module):
         self.stages = nn.ModuleList()
         for i, (a, b) in enumerate(zip(channels, channels[1:], strict=False)):
             # a transposed convolution gives 2n - 1 values, one short where the larger size is even
-            extra = tuple(large - (2 * small - 1) for small, large in zip(sizes[i], sizes[i + 1], strict=True))
+            (height, width), (higher, wider) = sizes[i], sizes[i + 1]
+            extra = (higher - (2 * height - 1), wider - (2 * width - 1))
             half = options.kernel_size // 2
             stage = nn.Sequential(nn.ConvTranspose2d(a, b, options.kernel_size, 2, half, output_padding=extra))
             if i < len(channels) - 2:

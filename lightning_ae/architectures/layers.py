@@ -97,7 +97,9 @@ def check_image(owner: object, argument: str, shape: tuple[int, ...], stages: in
     """Raises InputError unless `shape` is that of images that can be halved `stages` times."""
     name = type(owner).__name__
     if len(shape) != 3:
-        raise InputError(f"{name} cannot serve {argument} {shape}: it takes images (channels, height, width)", "use MLP")
+        raise InputError(
+            f"{name} cannot serve {argument} {shape}: it takes images (channels, height, width)", "use MLP"
+        )
     if min(shape[1:]) < 2**stages:
         raise InputError(
             f"{name} with {stages} stages cannot serve {argument} {shape}: it halves the image {stages} times, so "

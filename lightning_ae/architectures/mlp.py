@@ -73,7 +73,12 @@ class MLP(Architecture):
             return
         if not isinstance(encoder, Layers) or not isinstance(decoder, Layers):
             raise InputError("tied needs the encoder and the decoder that MLP builds", "use tied=False")
-        for layer, mirrored in zip(reversed(encoder.linears), list(decoder.linears), strict=True):
+        pairs = [
+            (layer, mirrored)
+            for layer, mirrored in zip(reversed(encoder.linears), decoder.linears, strict=True)
+            if isinstance(layer, nn.Linear) and isinstance(mirrored, nn.Linear)
+        ]
+        for layer, mirrored in pairs:
             if layer.weight.shape != mirrored.weight.shape[::-1]:
                 raise InputError(
                     f"tied needs mirrored layers, but the encoder maps {layer.in_features} to {layer.out_features} "
@@ -81,8 +86,7 @@ class MLP(Architecture):
                     "use tied=False; a model that encodes two values for each latent, or a likelihood that takes two "
                     "for each output, cannot be tied",
                 )
-        for index, layer in enumerate(reversed(encoder.linears)):
-            decoder.linears[index] = TiedLinear(layer.weight, decoder.linears[index].bias)
+        decoder.linears = nn.ModuleList(TiedLinear(layer.weight, mirrored.bias) for layer, mirrored in pairs)
 
 
 class Layers(nn.Module):
@@ -110,7 +114,7 @@ class Layers(nn.Module):
 class TiedLinear(nn.Module):
     """A linear layer whose weight is another layer's, transposed. The parameter is shared, not copied."""
 
-    def __init__(self, weight: nn.Parameter, bias: nn.Parameter) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
         self.weight = weight
         self.bias = bias

@@ -108,7 +108,7 @@ class LatentProbe(pl.Callback):
             InputError: when the data module has no `batches(split)`, or no labels.
         """
         as_autoencoder(self, pl_module)
-        data = getattr(trainer, "datamodule", None)
+        data: Any = getattr(trainer, "datamodule", None)
         if not hasattr(data, "batches"):
             raise InputError(
                 f"LatentProbe needs a data module with batches(split) and label, got {type(data).__name__}",

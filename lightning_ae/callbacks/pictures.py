@@ -101,13 +101,17 @@ class Picture(pl.Callback):
         labels = torch.cat(self._labels) if self._labels else None
         # a picture's draws must not change the run
         with torch.no_grad(), torch.random.fork_rng():
-            figure = self.draw(trainer, model, torch.cat(self._inputs), labels, f"{self.name}, {name.replace('=', ' ')}")
+            figure = self.draw(
+                trainer, model, torch.cat(self._inputs), labels, f"{self.name}, {name.replace('=', ' ')}"
+            )
         file = folder / "pictures" / self.name.replace(" ", "_") / f"{name}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(file)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(f"pictures/{self.name}", _pixels(figure), trainer.global_step, dataformats="HWC")
+                logger.experiment.add_image(
+                    f"pictures/{self.name}", _pixels(figure), trainer.global_step, dataformats="HWC"
+                )
             elif isinstance(logger, WandbLogger):
                 logger.log_image(f"pictures/{self.name}", [str(file)])
         self._inputs, self._labels = [], []
@@ -152,7 +156,7 @@ class SampleGrid(Picture):
             InputError: naming the model.
         """
         super().setup(trainer, pl_module, stage)
-        if type(pl_module).sample is Autoencoder.sample:
+        if type(as_autoencoder(self, pl_module)).sample is Autoencoder.sample:
             raise InputError(f"{type(pl_module).__name__} cannot sample", "leave SampleGrid out, or train a VAE")
 
     def draw(self, trainer: pl.Trainer, model: Autoencoder, x: Tensor, labels: Tensor | None, title: str) -> Figure:
@@ -251,7 +255,8 @@ def image_figure(model: Autoencoder, rows: list[Tensor], names: list[str], title
         for c, image in enumerate(to_unit_interval(model, row.float()).cpu()):
             axes = figure.add_subplot(grid[r, c])
             grey = len(image) != 3
-            axes.imshow(image[0] if grey else image.permute(1, 2, 0), cmap="gray" if grey else None, vmin=0, vmax=1)
+            pixels = image[0] if grey else image.permute(1, 2, 0)
+            axes.imshow(pixels.numpy(), cmap="gray" if grey else None, vmin=0, vmax=1)
             axes.set_axis_off()
             if c == 0 and names:
                 axes.text(-0.15, 0.5, names[r], transform=axes.transAxes, ha="right", va="center", fontsize=8)
@@ -270,18 +275,20 @@ def projection_figure(codes: Tensor, labels: Tensor | None, class_names: list[st
         centred = torch.cat([centred, torch.zeros_like(centred)], dim=1)
     _, spectrum, directions = torch.linalg.svd(centred, full_matrices=False)
     share = spectrum.square() / spectrum.square().sum()
-    points = centred @ directions[:2].T
+    x, y = (centred @ directions[:2].T).T.numpy()
     figure = Figure((6.4, 5.2), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     if labels is None:
-        axes.scatter(*points.T, s=6, alpha=0.7, linewidths=0)
+        axes.scatter(x, y, s=6, alpha=0.7, linewidths=0)
     else:
-        classes = labels.cpu().unique().tolist()
+        values = labels.cpu().numpy()
+        classes = sorted(set(values.tolist()))
         colours = colormaps["tab10" if len(classes) <= 10 else "turbo"]
         for i, value in enumerate(classes):
             colour = colours(i) if len(classes) <= 10 else colours(i / (len(classes) - 1))
             name = class_names[int(value)] if class_names and int(value) < len(class_names) else f"{value:g}"
-            axes.scatter(*points[labels.cpu() == value].T, s=8, alpha=0.75, linewidths=0, color=colour, label=name)
+            of_class = values == value
+            axes.scatter(x[of_class], y[of_class], s=8, alpha=0.75, linewidths=0, color=colour, label=name)
         if len(classes) <= 20:
             figure.legend(loc="outside right center", fontsize=8, frameon=False, markerscale=2)
     axes.set_xlabel(f"first principal component ({100 * share[0]:.0f} % of the variance)", fontsize=9)

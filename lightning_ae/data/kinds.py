@@ -205,10 +205,9 @@ class Tabular(Kind):
         """Standardisation by the training split, where asked for."""
         if not self.standardize:
             return TabularPreprocess()
-        # relative to the first sample, constant dimensions are exactly zero, whatever the mean's rounding
-        first = samples[0].double()
-        shifted = samples.double() - first
-        mean, std = first + shifted.mean(dim=0), shifted.std(dim=0, correction=0)
+        # sums of float32 are exact in float64, so that the standard deviation of a constant is exactly zero
+        samples = samples.double()
+        mean, std = samples.mean(dim=0), samples.std(dim=0, correction=0)
         return TabularPreprocess(tuple(mean.tolist()), tuple(torch.where(std > 0, std, 1.0).tolist()))
 
 

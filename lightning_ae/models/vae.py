@@ -92,5 +92,5 @@ class VAE(Autoencoder):
 
     def sample(self, n: int) -> Tensor:
         """The means of p(x | z) for `n` draws z from the prior, (n, *input_shape), in data units."""
-        z = torch.randn(n, self.latent_dim, device=self.device, dtype=self.dtype)
+        z = torch.randn(n, self.latent_dim, device=self.device)
         return self.decode(z)

@@ -1,0 +1,223 @@
+"""The command line: its commands, its errors, its run folders."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lightning_ae import VAE, load_model
+from lightning_ae.cli import COMMANDS, main
+
+ROOT = Path(__file__).parent.parent
+RECIPE = str(ROOT / "recipes" / "digits" / "vae.yaml")
+SHORT = ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one short run, in which commands on its checkpoint are tried."""
+    folder = tmp_path_factory.mktemp("cli")
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        main(["fit", "-c", RECIPE, "--trainer.max_epochs", "10", *SHORT[2:]])
+    finally:
+        os.chdir(before)
+    return folder / "runs" / "digits-vae" / "fit-1"
+
+
+def fails(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    """What a command that must be refused says on standard error: one line and a hint."""
+    with pytest.raises(SystemExit) as stopped:
+        main(list(args))
+    assert stopped.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith(("Seed set", "Generating"))]
+    lines = [line for line in lines if line and "available:" not in line]
+    assert len(lines) <= 2, lines
+    assert lines[0].startswith("error: ")
+    return "\n".join(lines)
+
+
+def test_help_is_short_and_names_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    main([])
+    text = capsys.readouterr().out
+    assert all(f"\n  {command} " in text for command in COMMANDS)
+    assert len(text.splitlines()) < 40
+    assert max(len(line) for line in text.splitlines()) <= 100
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c != "completion"])
+def test_help_of_each_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    assert f"lightning-ae {command}" in capsys.readouterr().out
+
+
+def test_a_run_writes_its_folder(run: Path) -> None:
+    assert {"config.yaml", "metrics.csv", "checkpoints", "pictures"} <= {p.name for p in run.iterdir()}
+    assert {p.name for p in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    header = (run / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"train/loss", "train/kl", "val/loss", "val/reconstruction", "val/mse", "val/psnr", "val/ssim",
+            "val/active_units"} <= set(header)  # fmt: skip
+
+
+def test_runs_are_numbered_and_never_overwritten(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(run.parents[2])
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    main(["fit", "-c", str(run / "config.yaml"), *SHORT])  # a run's own configuration runs again
+    assert (run.parent / "fit-2" / "metrics.csv").is_file()
+    assert "runs never overwrite" in fails(capsys, "fit", "-c", RECIPE, "--run_dir", str(run))
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+
+
+def test_test_agrees_with_a_computation_by_hand(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import pyarrow.csv
+
+    from lightning_ae.data import HFDataModule
+
+    monkeypatch.chdir(run.parents[2])
+    checkpoint = str(run / "checkpoints" / "best.ckpt")
+    main(["test", "-c", RECIPE, "--ckpt_path", checkpoint, "--run_dir", "runs/t", *SHORT[2:]])
+    logged = pyarrow.csv.read_csv("runs/t/metrics.csv").to_pylist()[-1]
+    model = load_model(checkpoint)
+    x = torch.cat([batch["image"] for batch in HFDataModule("digits").batches("test")])
+    with torch.no_grad():
+        mse = (model(x) - x).square().sum(dim=(1, 2, 3)).mean()
+        mean, log_variance = model.posterior(x)
+        kl = 0.5 * (mean**2 + log_variance.exp() - log_variance - 1).sum(1).mean()
+    assert logged["test/mse"] == pytest.approx(float(mse), rel=1e-5)
+    assert logged["test/kl"] == pytest.approx(float(kl), rel=1e-5)
+    assert logged["test/loss"] == pytest.approx(logged["test/kl"] + logged["test/reconstruction"], rel=1e-5)
+
+
+def test_features(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from datasets import Dataset
+    from sklearn.neighbors import KNeighborsClassifier
+
+    from lightning_ae.data import HFDataModule
+
+    monkeypatch.chdir(run.parents[2])
+    checkpoint = str(run / "checkpoints" / "best.ckpt")
+    main(["features", checkpoint])
+    said = capsys.readouterr().out
+    sets = {s: Dataset.from_parquet(str(run / "features" / f"{s}.parquet")) for s in ("train", "test")}
+    data = HFDataModule("digits")
+    assert sets["test"].column_names == ["code", "label"]
+    assert sets["test"]["label"][:] == data.dataset("test")["label"][:]
+    images = data.dataset("test")[:20]["image"]
+    codes = torch.tensor(sets["test"][:20]["code"])
+    torch.testing.assert_close(codes, load_model(checkpoint).features(images))
+    knn = KNeighborsClassifier(5).fit(sets["train"]["code"][:], sets["train"]["label"][:])
+    error = 100 * (1 - knn.score(sets["test"]["code"][:], sets["test"]["label"][:]))
+    assert f"{error:.2f} %" in said
+    assert "exists already" in fails(capsys, "features", checkpoint)
+
+
+def test_pictures(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from PIL import Image
+
+    checkpoint = str(run / "checkpoints" / "best.ckpt")
+    for command, file in (("reconstruct", "reconstructions.png"), ("sample", "samples.png")):
+        main([command, checkpoint])
+        with Image.open(run / file) as picture:
+            assert min(picture.size) > 100
+            assert len(picture.convert("L").getcolors() or []) > 20
+        assert file in capsys.readouterr().out
+        assert "exists already" in fails(capsys, command, checkpoint)
+        main([command, checkpoint, "--overwrite", "true"])
+
+
+def test_predict(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.parents[2])
+    checkpoint = str(run / "checkpoints" / "best.ckpt")
+    main(["predict", "-c", RECIPE, "--ckpt_path", checkpoint, "--run_dir", "runs/p", *SHORT[2:]])
+    written = torch.load("runs/p/predictions-rank0.pt", weights_only=True)
+    assert written["code"].shape == (360, 8)
+    assert written["reconstruction"].shape == (360, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["fti"], "did you mean 'fit'"),
+        (["fit"], "required"),
+        (["fit", "-c", "none.yaml"], "none.yaml"),
+        (["fit", "-c", RECIPE, "--model.latent_dimm", "3"], "latent_dimm"),
+        (["fit", "-c", RECIPE, "--model.latent_dim", "0"], "latent_dim must be a positive integer, got 0"),
+        (["fit", "-c", RECIPE, "--model.latent_dim", "many"], "many"),
+        (["fit", "-c", RECIPE, "--model.architecture", "ConvNet", "--model.input_shape", "[64]"], "use MLP"),
+        (["fit", "-c", RECIPE, "--model.input_shape", "[1, 9, 9]", *SHORT], "{'image': (64, 1, 8, 8), 'label': (64,)}"),
+        (["fit", "-c", RECIPE, "--data.path", "./none", *SHORT], "local folder"),
+        (["fit", "-c", RECIPE, "--data.val_split", "valid", *SHORT], "['train', 'test']"),
+        (["fit", "-c", RECIPE, "--data.kind", "Image", "--data.kind.column", "img", *SHORT], "['image', 'label']"),
+        (["features", "none.ckpt"], "no checkpoint at 'none.ckpt'"),
+        (["completion", "fish"], "unknown shell"),
+    ],
+)
+def test_errors_are_one_line_and_a_hint(
+    args: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert said in fails(capsys, *args)
+
+
+def test_checkpoints_that_cannot_be_used(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    checkpoint = run / "checkpoints" / "best.ckpt"
+    other = str(ROOT / "recipes" / "digits" / "ae.yaml")
+    assert "lightning_ae.VAE" in fails(capsys, "fit", "-c", other, "--ckpt_path", str(checkpoint), *SHORT)
+    Path("cut.ckpt").write_bytes(checkpoint.read_bytes()[:-100])
+    assert "truncated" in fails(capsys, "features", "cut.ckpt")
+    assert "truncated" in fails(capsys, "test", "-c", RECIPE, "--ckpt_path", "cut.ckpt", *SHORT[2:])
+
+
+def test_resume(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.parents[2])
+    args = ["fit", "-c", RECIPE, "--ckpt_path", str(run / "checkpoints" / "last.ckpt"), "--run_dir", "runs/resumed"]
+    main([*args, "--trainer.max_epochs", "11", *SHORT[2:]])
+    assert torch.load("runs/resumed/checkpoints/last.ckpt", weights_only=True)["epoch"] == 10
+
+
+def test_optimizer_and_scheduler_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["fit", "-c", RECIPE, "--optimizer", "SGD", "--optimizer.lr", "0.01", "--lr_scheduler", "StepLR",
+          "--lr_scheduler.step_size", "1", "--lr_scheduler.gamma", "0.5", "--run_dir", "r", *SHORT])  # fmt: skip
+    saved = torch.load("r/checkpoints/last.ckpt", weights_only=True)
+    assert saved["optimizer_states"][0]["param_groups"][0]["initial_lr"] == 0.01
+    assert "momentum" in saved["optimizer_states"][0]["param_groups"][0]
+    assert saved["lr_schedulers"]
+
+
+def test_a_model_trained_by_the_command_line_needs_only_its_path(run: Path) -> None:
+    model = VAE.load_from_checkpoint(run / "checkpoints" / "best.ckpt")
+    assert (model.latent_dim, model.input_shape) == (8, (1, 8, 8))
+    assert type(model.likelihood).__name__ == "Bernoulli"
+
+
+def test_the_installed_command_and_completion(tmp_path: Path) -> None:
+    def shell(*words: str) -> Any:
+        command = [sys.executable, "-m", "lightning_ae.cli", *words]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"COLUMNS": "80"})
+
+    done = shell("fit", "--no_such_option", "1")
+    assert done.returncode == 2
+    assert "no_such_option" in done.stderr
+    assert "Traceback" not in done.stderr
+    script = shell("completion", "bash")
+    assert script.returncode == 0
+    assert subprocess.run(["bash", "-n"], input=script.stdout, text=True).returncode == 0
+    assert "reconstruct" in script.stdout
+    assert "--trainer.max_epochs" in script.stdout
