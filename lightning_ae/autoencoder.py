@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -64,8 +65,9 @@ class Autoencoder(pl.LightningModule):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__()
-        # collects the arguments of every subclass's __init__ on the way here; then makes them plain data
-        self.save_hyperparameters()
+        # collects the arguments of every subclass's __init__ on the way here, but those that a subclass settles
+        # for its users; then makes them plain data
+        self.save_hyperparameters(ignore=_settled_arguments(type(self)))
         self.save_hyperparameters({name: to_plain(value, name) for name, value in self.hparams.items()})
 
         self.input_shape = tuple(input_shape)
@@ -337,6 +339,14 @@ class Autoencoder(pl.LightningModule):
         size = len(self.unpack(batch)[0])
         for name, value in terms.items():
             self.log(f"{stage}/{name}", value, prog_bar=name == "loss", batch_size=size, sync_dist=True)
+
+
+def _settled_arguments(cls: type[Autoencoder]) -> list[str]:
+    """The arguments of the base class that a subclass's `__init__` does not take."""
+    taken = inspect.signature(cls.__init__).parameters
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in taken.values()):
+        return []
+    return [name for name in inspect.signature(Autoencoder.__init__).parameters if name not in taken]
 
 
 def _check_arguments(model: Autoencoder) -> None:

@@ -61,3 +61,18 @@ class Noise:
             (x.shape[0] * world, *x.shape[1:]), generator=self._generator, dtype=x.dtype, device=x.device
         )
         return whole[rank() :: world]
+
+
+def sum_over_ranks(*values: Tensor) -> tuple[Tensor, ...]:
+    """Each tensor summed over the ranks, in one exchange; gradients flow back to every rank's own part.
+
+    The backward pass sums over ranks too. Together with the mean over ranks that DistributedDataParallel takes, the
+    gradient of a function of the sums is that of a single process with the whole batch.
+    """
+    if world_size() == 1:
+        return values
+    from torch.distributed.nn.functional import all_reduce
+
+    packed = all_reduce(torch.cat([value.reshape(-1) for value in values]))
+    parts = packed.split([value.numel() for value in values])
+    return tuple(part.view_as(value) for part, value in zip(parts, values, strict=True))

@@ -1,0 +1,145 @@
+"""The linear autoencoder, which finds principal components."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_ae.architectures import MLP
+from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.distributed import sum_over_ranks
+from lightning_ae.errors import InputError
+from lightning_ae.likelihoods import Gaussian
+
+
+class LinearAutoencoder(Autoencoder):
+    r"""One linear layer each way: at its best, principal component analysis (Baldi & Hornik 1989).
+
+    With encoder :math:`z = W x + b` and decoder :math:`\hat x = V z + c` it minimises
+
+    .. math:: \tfrac12 \mathbb E \|x - V (W x + b) - c\|^2.
+
+    Every minimum spans the subspace of the first `latent_dim` principal components of the data, with :math:`V W` the
+    orthogonal projection on it about the mean; all other critical points are saddles. The factors themselves are
+    defined only up to an invertible map of the code, so the code's dimensions are not the components:
+    `principal_components` reads those off, from the decoder and the covariance of the codes in training.
+
+    The gradient route converges slowly where two eigenvalues lie close together: it takes a small final learning rate.
+    `initialization="pca"` starts from the solution, computed from the covariance of the training data; training then
+    confirms it, or goes on from it on other data.
+
+    Args:
+        input_shape: the shape of one sample: (channels, height, width) for images, (dimensions,) for vectors.
+        latent_dim: the number of components; at most the number of input dimensions.
+        initialization: "default" for random weights, "pca" for the principal components of the training data.
+        lr: the learning rate of AdamW.
+        weight_decay: AdamW's decoupled weight decay; with 0 it is Adam.
+    """
+
+    reference: ClassVar[str] = "Baldi & Hornik 1989, https://doi.org/10.1016/0893-6080(89)90014-2"
+
+    code_mean: Tensor
+    code_covariance: Tensor
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        latent_dim: int = 16,
+        initialization: Literal["default", "pca"] = "default",
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(input_shape, latent_dim, MLP(hidden=()), Gaussian(), lr, weight_decay)
+        if initialization not in ("default", "pca"):
+            raise InputError(f"initialization must be 'default' or 'pca', got {initialization!r}")
+        self.initialization = initialization
+        dimensions = self._linear(self.encoder).in_features
+        if latent_dim > dimensions:
+            raise InputError(f"latent_dim {latent_dim} exceeds the {dimensions} dimensions of the input")
+        self.register_buffer("code_mean", torch.zeros(latent_dim))
+        self.register_buffer("code_covariance", torch.zeros(latent_dim, latent_dim))
+
+    def loss(self, x: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """The negative log-likelihood "loss", and "reconstruction", the same without its constant: half the error."""
+        z = self.encode(x)
+        if self.training:
+            self._track(z.detach())
+        nll = self.reconstruction_loss(z, target)
+        return {"loss": nll, "reconstruction": nll}
+
+    def setup(self, stage: str) -> None:
+        """Starts from the principal components of the training data, where `initialization` says so.
+
+        Raises:
+            InputError: when the data module cannot pass over its training data.
+        """
+        super().setup(stage)
+        if stage != "fit" or self.initialization != "pca":
+            return
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if not hasattr(data, "batches"):
+            raise InputError(
+                f"initialization='pca' needs a data module with batches(split), got {type(data).__name__}",
+                "use HFDataModule, or call initialize_from(x) before the fit",
+            )
+        self.initialize_from(torch.cat([self.unpack(batch)[0] for batch in data.batches("train", 4096)]))
+
+    @torch.no_grad()
+    def initialize_from(self, x: Tensor) -> None:
+        """Sets the weights to the principal components of samples (N, *input_shape), N > latent_dim."""
+        flat = x.flatten(1).double()
+        if len(flat) <= self.latent_dim:
+            raise InputError(f"{len(flat)} samples do not determine {self.latent_dim} principal components")
+        mean = flat.mean(dim=0)
+        centred = flat - mean
+        values, vectors = torch.linalg.eigh(centred.T @ centred / len(flat))
+        components, spectrum = vectors.flip(1)[:, : self.latent_dim], values.flip(0)[: self.latent_dim]
+        encoder, decoder = self._linear(self.encoder), self._linear(self.decoder)
+        encoder.weight.copy_(components.T)
+        encoder.bias.copy_(-components.T @ mean)
+        decoder.weight.copy_(components)
+        decoder.bias.copy_(mean)
+        self.code_mean.zero_()
+        self.code_covariance.copy_(torch.diag(spectrum))
+
+    @torch.no_grad()
+    def principal_components(self, x: Tensor | None = None) -> Tensor:
+        """The principal components that the decoder spans, by falling variance.
+
+        Args:
+            x: samples (N, *input_shape) to take the codes' covariance from; by default it is the running one of
+                training (an average over the last few hundred steps).
+
+        Returns:
+            (latent_dim, dimensions), with orthonormal rows.
+
+        Raises:
+            InputError: when the model was not trained and no samples are given.
+        """
+        covariance = self.code_covariance if x is None else torch.cov(self.encode(x).T)
+        if not covariance.any():
+            raise InputError("the model has seen no data to order the components by", "train it, or give samples x")
+        weight = self._linear(self.decoder).weight.double()
+        values, vectors = torch.linalg.eigh(covariance.double().to(weight.device))
+        # V z has the covariance F F^T with F = V C^(1/2), whose left singular vectors are the components
+        factor = weight @ vectors @ torch.diag(values.clamp(min=0).sqrt())
+        left, _, _ = torch.linalg.svd(factor, full_matrices=False)
+        return left.T.to(self._linear(self.decoder).weight.dtype)
+
+    @torch.no_grad()
+    def _track(self, z: Tensor, rate: float = 0.01) -> None:
+        """Running mean and covariance of the codes, of the batches of all ranks together."""
+        z = z.float()
+        count, total, products = sum_over_ranks(z.new_tensor(float(len(z))), z.sum(dim=0), z.T @ z)
+        mean = total / count
+        covariance = products / count - torch.outer(mean, mean)
+        rate = rate if self.code_covariance.any() else 1.0
+        self.code_mean.lerp_(mean, rate)
+        self.code_covariance.lerp_(covariance, rate)
+
+    @staticmethod
+    def _linear(network: nn.Module) -> nn.Linear:
+        return next(module for module in network.modules() if isinstance(module, nn.Linear))
