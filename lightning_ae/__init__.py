@@ -6,13 +6,30 @@ from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.checkpoint import load_model
 from lightning_ae.data import HFDataModule
 from lightning_ae.errors import InputError
-from lightning_ae.models import VAE, DenoisingAutoencoder, get_model, list_models
+from lightning_ae.models import (
+    VAE,
+    ContractiveAutoencoder,
+    DenoisingAutoencoder,
+    KSparseAutoencoder,
+    LinearAutoencoder,
+    ScoreMatchingAutoencoder,
+    SparseAutoencoder,
+    StackedAutoencoder,
+    get_model,
+    list_models,
+)
 
 __all__ = [
     "Autoencoder",
+    "ContractiveAutoencoder",
     "DenoisingAutoencoder",
     "HFDataModule",
     "InputError",
+    "KSparseAutoencoder",
+    "LinearAutoencoder",
+    "ScoreMatchingAutoencoder",
+    "SparseAutoencoder",
+    "StackedAutoencoder",
     "VAE",
     "get_model",
     "list_models",

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import jacfwd, jacrev, jvp, vjp, vmap
 
 from lightning_ae.distributed import Noise
+from lightning_ae.errors import InputError
 
 CodeActivation = Literal["identity", "sigmoid", "tanh", "relu"]
 
@@ -56,6 +57,17 @@ def layer_jacobian(code: Tensor, weight: Tensor, activation: CodeActivation) -> 
         (B,).
     """
     return DERIVATIVES[activation](code).square() @ weight.square().sum(dim=1)
+
+
+def check_differentiable(encode: Callable[[Tensor], Tensor], x: Tensor) -> None:
+    """Raises InputError unless the code of `x` (B, ...) has a gradient with respect to it."""
+    with torch.enable_grad():
+        code = encode(x[:1].detach().requires_grad_())
+    if not code.is_floating_point() or not code.requires_grad:
+        raise InputError(
+            f"the encoder gives a code of type {code.dtype} without a gradient, so it has no Jacobian",
+            "a contraction or a Jacobian needs a differentiable encoder, with a continuous code",
+        )
 
 
 def exact_jacobian(encode: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

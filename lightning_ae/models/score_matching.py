@@ -1,0 +1,180 @@
+"""The autoencoder trained by score matching."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import jvp
+
+from lightning_ae.architectures import MLP, Architecture
+from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.distributed import Noise, sum_over_ranks
+from lightning_ae.errors import InputError
+from lightning_ae.likelihoods import Gaussian
+
+
+class ScoreMatchingAutoencoder(Autoencoder):
+    r"""Learns the gradient of the data's log-density, by the reconstruction's step (Vincent 2011).
+
+    A reconstruction r(x) gives the score, the gradient of the log-density,
+
+    .. math:: s_\sigma(x) = \frac{r(x) - x}{\sigma^2}.
+
+    It is the negative gradient of an energy, so this trains an energy model without its normalising constant. There
+    are two objectives:
+
+    - "denoising": with :math:`\tilde x = x + \sigma \epsilon` it minimises
+
+      .. math:: \frac{\sigma^2}{2}\, \mathbb E \Big\| s_\sigma(\tilde x) + \frac{\epsilon}{\sigma} \Big\|^2
+                = \frac{1}{2 \sigma^2}\, \mathbb E \|r(\tilde x) - x\|^2,
+
+      at whose minimum s is the score of the data's density smoothed by a Gaussian of standard deviation
+      :math:`\sigma` (Vincent 2011; Alain & Bengio 2014). With several noise levels, one is drawn for each sample, and
+      the code is scaled and shifted by functions of it (Song & Ermon 2019);
+    - "sliced": with random directions :math:`v \sim N(0, I)` it minimises
+
+      .. math:: \mathbb E \left[ v^\top \nabla_x (v^\top s(x)) + \tfrac12 \|s(x)\|^2 \right]
+
+      (Song et al. 2019, equation 8), at whose minimum s is the score of the data's own density. It takes one sigma,
+      which only scales the energy. Its value may be negative.
+
+    The code must not be a bottleneck: a score needs all directions, so `latent_dim` is at least the input's dimension
+    for good scores. `decode(encode(x))` reconstructs at the lowest noise level.
+
+    Args:
+        input_shape: the shape of one sample: (channels, height, width) for images, (dimensions,) for vectors.
+        latent_dim: the number of dimensions of the code.
+        sigma: the noise's standard deviation in data units, or several of them.
+        objective: "denoising" or "sliced".
+        architecture: builds the encoder and the decoder.
+        lr: the learning rate of AdamW.
+        weight_decay: AdamW's decoupled weight decay; with 0 it is Adam.
+    """
+
+    reference: ClassVar[str] = "Vincent 2011, https://doi.org/10.1162/NECO_a_00142"
+
+    data_mean: Tensor
+    data_variance: Tensor
+    sigmas: Tensor
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        latent_dim: int = 16,
+        sigma: float | Sequence[float] = 0.5,
+        objective: Literal["denoising", "sliced"] = "denoising",
+        architecture: Architecture = MLP(activation="softplus"),
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(input_shape, latent_dim, architecture, Gaussian(), lr, weight_decay)
+        levels = sorted([sigma] if isinstance(sigma, int | float) else sigma, reverse=True)
+        if not levels or not all(level > 0 for level in levels):
+            raise InputError(f"sigma must be positive, one number or several; got {sigma!r}")
+        if objective not in ("denoising", "sliced"):
+            raise InputError(f"objective must be 'denoising' or 'sliced', got {objective!r}")
+        if objective == "sliced" and len(levels) > 1:
+            raise InputError(f"objective='sliced' takes one sigma, got {len(levels)}", "give one, or use 'denoising'")
+        self.objective = objective
+        self.register_buffer("sigmas", torch.tensor(levels), persistent=False)
+        self.register_buffer("data_mean", torch.zeros(self.input_shape))
+        self.register_buffer("data_variance", torch.zeros(self.input_shape))
+        # the code's scale and shift for a noise level; with one level there is nothing to tell apart
+        self.level = (
+            nn.Sequential(nn.Linear(1, 64), nn.SiLU(), nn.Linear(64, 2 * latent_dim)) if len(levels) > 1 else None
+        )
+
+    def reconstruct(self, x: Tensor, sigma: Tensor | float | None = None) -> Tensor:
+        """r(x) at a noise level.
+
+        Args:
+            x: (B, *input_shape).
+            sigma: a number or (B,); by default the lowest.
+
+        Returns:
+            (B, *input_shape).
+        """
+        code = self.encode(x)
+        if self.level is not None:
+            sigma = self.sigmas[-1] if sigma is None else sigma
+            given = torch.as_tensor(sigma, dtype=code.dtype, device=code.device).expand(len(code)).unsqueeze(1)
+            scale, shift = self.level(given.log()).chunk(2, dim=1)
+            code = code * (1 + scale) + shift
+        return self.decode(code)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The reconstruction at the lowest noise level: (B, *input_shape) to the same shape."""
+        return self.reconstruct(x)
+
+    def score(self, x: Tensor, sigma: Tensor | float | None = None) -> Tensor:
+        """The gradient of the log-density with respect to x.
+
+        Args:
+            x: (B, *input_shape).
+            sigma: the noise level, a number or (B,), one of those trained; by default the lowest.
+
+        Returns:
+            (B, *input_shape), in inverse data units.
+        """
+        level = torch.as_tensor(self.sigmas[-1] if sigma is None else sigma, dtype=x.dtype, device=x.device)
+        per_sample = level.expand(len(x)).view(-1, *[1] * (x.ndim - 1))
+        return (self.reconstruct(x, level) - x) / per_sample.square()
+
+    def loss(self, x: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """The objective as "loss", and for "denoising" the squared "error" of the reconstruction."""
+        if self.training:
+            self._track(x)
+        return self._denoising(x, target) if self.objective == "denoising" else self._sliced(x)
+
+    def sample(self, n: int, steps: int = 100, step_size: float = 0.1) -> Tensor:
+        r"""`n` samples by annealed Langevin dynamics (Song & Ermon 2019, algorithm 1), (n, *input_shape).
+
+        From draws of a Gaussian with the data's mean and variance, for each noise level from the highest down,
+
+        .. math:: x \leftarrow x + \tfrac{\alpha}{2} s_\sigma(x) + \sqrt{\alpha}\, \epsilon,\quad \alpha = h \sigma^2.
+
+        Args:
+            n: how many.
+            steps: at each noise level.
+            step_size: h, relative to the variance of the noise.
+        """
+        noise = Noise()
+        start = self.data_mean.expand(n, *self.input_shape)
+        with torch.no_grad():
+            x = start + (self.data_variance + self.sigmas[0] ** 2).sqrt() * noise.randn_like(start)
+            for sigma in self.sigmas:
+                alpha = step_size * sigma**2
+                for _ in range(steps):
+                    x = x + alpha / 2 * self.score(x, sigma) + alpha.sqrt() * noise.randn_like(x)
+        return x
+
+    def _denoising(self, x: Tensor, target: Tensor) -> dict[str, Tensor]:
+        noise = self.noise("denoising")
+        which = (noise.rand_like(x.flatten(1)[:, 0].float()) * len(self.sigmas)).long()
+        sigma = self.sigmas[which].to(x.dtype)
+        per_sample = sigma.view(-1, *[1] * (x.ndim - 1))
+        noisy = x + per_sample * noise.randn_like(x)
+        residual = ((self.reconstruct(noisy, sigma) - target).float() / per_sample).flatten(1)
+        loss = 0.5 * residual.square().sum(dim=1).mean()
+        error = (residual * sigma.unsqueeze(1)).square().sum(dim=1).mean()
+        return {"loss": loss, "error": error.detach()}
+
+    def _sliced(self, x: Tensor) -> dict[str, Tensor]:
+        v = self.noise("sliced").randn_like(x)
+        score, change = jvp(self.score, (x,), (v,))[:2]
+        divergence = (v * change).flatten(1).sum(dim=1).mean()
+        energy = 0.5 * score.flatten(1).square().sum(dim=1).mean()
+        return {"loss": divergence + energy, "divergence": divergence, "squared_score": energy}
+
+    @torch.no_grad()
+    def _track(self, x: Tensor, rate: float = 0.01) -> None:
+        """Running mean and variance of the data, of the batches of all ranks together: where sampling starts."""
+        x = x.float()
+        count, total, squares = sum_over_ranks(x.new_tensor(float(len(x))), x.sum(dim=0), x.square().sum(dim=0))
+        mean = total / count
+        rate = rate if self.data_variance.any() else 1.0
+        self.data_mean.lerp_(mean, rate)
+        self.data_variance.lerp_((squares / count - mean.square()).clamp(min=0), rate)

@@ -1,0 +1,155 @@
+"""Sparse autoencoders: penalised activations, and the k largest of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from lightning_ae.architectures import MLP, Architecture
+from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.distributed import sum_over_ranks
+from lightning_ae.errors import InputError
+from lightning_ae.likelihoods import Gaussian, Likelihood
+from lightning_ae.penalties import kl_sparsity
+
+
+class SparseAutoencoder(Autoencoder):
+    r"""A code, often wider than the input, of which few units are active at a time.
+
+    It minimises :math:`\mathbb E[-\log p(x \mid \psi(z))] + \lambda\, \Omega`, with one of two penalties:
+
+    - "kl" (Ng 2011, CS294A lecture notes): sigmoid units, whose mean activation :math:`\hat\rho_j` over the batch is
+      drawn to a small target :math:`\rho`,
+
+      .. math:: \Omega = \sum_j \rho \log \frac{\rho}{\hat\rho_j} + (1 - \rho) \log \frac{1 - \rho}{1 - \hat\rho_j};
+
+    - "l1": rectified units, and :math:`\Omega = \mathbb E \sum_j |z_j|`.
+
+    The mean activation is that of the whole batch, over all ranks: the gradient on W ranks is that of one process
+    with the batch of all. With gradient accumulation each part is a batch of its own, since its mean is.
+
+    The L1 penalty alone can be cheated by small codes and large decoder weights; weight decay keeps those in bounds.
+
+    Args:
+        input_shape: the shape of one sample: (channels, height, width) for images, (dimensions,) for vectors.
+        latent_dim: the number of units of the code.
+        penalty: "kl" or "l1".
+        sparsity_weight: lambda, in nats per sample.
+        rho: the target of "kl", in (0, 1).
+        architecture: builds the encoder and the decoder.
+        likelihood: p(x | z), the distribution whose parameters the decoder gives.
+        lr: the learning rate of AdamW.
+        weight_decay: AdamW's decoupled weight decay; with 0 it is Adam.
+    """
+
+    reference: ClassVar[str] = "Ng 2011, https://web.stanford.edu/class/cs294a/sparseAutoencoder_2011new.pdf"
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        latent_dim: int = 16,
+        penalty: Literal["kl", "l1"] = "kl",
+        sparsity_weight: float = 0.1,
+        rho: float = 0.05,
+        architecture: Architecture = MLP(),
+        likelihood: Likelihood = Gaussian(),
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(input_shape, latent_dim, architecture, likelihood, lr, weight_decay)
+        if penalty not in ("kl", "l1"):
+            raise InputError(f"penalty must be 'kl' or 'l1', got {penalty!r}")
+        if not 0 < rho < 1:
+            raise InputError(f"rho, the target of the mean activation, must lie in (0, 1), got {rho}")
+        if not sparsity_weight >= 0:
+            raise InputError(f"sparsity_weight must not be negative, got {sparsity_weight}")
+        self.penalty, self.sparsity_weight, self.rho = penalty, sparsity_weight, rho
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The activations: (B, *input_shape) to (B, latent_dim), in (0, 1) for "kl", in [0, inf) for "l1"."""
+        code: Tensor = self.encoder(x)
+        return code.sigmoid() if self.penalty == "kl" else code.relu()
+
+    def loss(self, x: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """The terms "reconstruction" and "sparsity" (without its weight), and their sum "loss"."""
+        code = self.encode(x)
+        reconstruction = self.reconstruction_loss(code, target)
+        activations = code.float()
+        if self.penalty == "kl":
+            count, total = sum_over_ranks(activations.new_tensor(float(len(code))), activations.sum(dim=0))
+            sparsity = kl_sparsity(total / count, self.rho)
+        else:
+            sparsity = activations.abs().sum(dim=1).mean()
+        return {
+            "loss": reconstruction + self.sparsity_weight * sparsity,
+            "reconstruction": reconstruction,
+            "sparsity": sparsity,
+        }
+
+
+class KSparseAutoencoder(Autoencoder):
+    r"""A linear autoencoder with tied weights that keeps the k largest units of its code (Makhzani & Frey 2014).
+
+    .. math:: z = \mathrm{top}_k(W x + b), \qquad \hat x = W^\top z + b'
+
+    The gradient flows through the units that are kept. After training, :math:`\alpha k` units are kept instead, a
+    little more than in training, which makes better features. With a small k from the start, some units are never
+    chosen and die; so k can fall linearly from `k_start` over the first `k_epochs` epochs (section 3.2 of the paper).
+
+    It minimises the negative log-likelihood; with the default Gaussian, half the squared error.
+
+    Args:
+        input_shape: the shape of one sample: (channels, height, width) for images, (dimensions,) for vectors.
+        latent_dim: the number of units of the code.
+        k: how many of them are kept in training.
+        alpha: alpha * k, rounded, are kept afterwards.
+        k_start: how many are kept in the first epoch; by default k.
+        k_epochs: the number of epochs until k is reached.
+        likelihood: p(x | z), the distribution whose parameters the decoder gives.
+        lr: the learning rate of AdamW.
+        weight_decay: AdamW's decoupled weight decay; with 0 it is Adam.
+    """
+
+    reference: ClassVar[str] = "Makhzani & Frey 2014, https://arxiv.org/abs/1312.5663"
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        latent_dim: int = 16,
+        k: int = 4,
+        alpha: float = 1.0,
+        k_start: int | None = None,
+        k_epochs: int = 0,
+        likelihood: Likelihood = Gaussian(),
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(input_shape, latent_dim, MLP(hidden=(), tied=True), likelihood, lr, weight_decay)
+        for name, value in {"k": k, "k_start": k if k_start is None else k_start}.items():
+            if not 1 <= value <= latent_dim:
+                raise InputError(
+                    f"{name} must lie between 1 and the number of units, latent_dim = {latent_dim}; got {value}"
+                )
+        if not alpha > 0:
+            raise InputError(f"alpha must be positive, got {alpha}")
+        if k_epochs < 0:
+            raise InputError(f"k_epochs must not be negative, got {k_epochs}")
+        self.k, self.alpha, self.k_epochs = k, alpha, k_epochs
+        self.k_start = k if k_start is None else k_start
+
+    @property
+    def kept(self) -> int:
+        """How many units are kept at present: by the schedule in training, alpha * k otherwise."""
+        if not self.training:
+            return min(self.latent_dim, max(1, round(self.alpha * self.k)))
+        progress = min(1.0, self.current_epoch / self.k_epochs) if self.k_epochs else 1.0
+        return round(self.k_start + (self.k - self.k_start) * progress)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The code with all but its largest units zero: (B, *input_shape) to (B, latent_dim)."""
+        code: Tensor = self.encoder(x)
+        values, units = code.topk(self.kept, dim=1)
+        return torch.zeros_like(code).scatter(1, units, values)
