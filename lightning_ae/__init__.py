@@ -6,6 +6,7 @@ from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.checkpoint import load_model
 from lightning_ae.data import HFDataModule
 from lightning_ae.errors import InputError
+from lightning_ae.finetune import FineTuneClassifier
 from lightning_ae.models import (
     VAE,
     ContractiveAutoencoder,
@@ -23,6 +24,7 @@ __all__ = [
     "Autoencoder",
     "ContractiveAutoencoder",
     "DenoisingAutoencoder",
+    "FineTuneClassifier",
     "HFDataModule",
     "InputError",
     "KSparseAutoencoder",

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import inspect
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
 from lightning_ae.architectures import MLP, Architecture
-from lightning_ae.checkpoint import METADATA_KEY, check_class, metadata, read_checkpoint
+from lightning_ae.checkpoint import Checkpointed
 from lightning_ae.config import from_plain, to_plain
 from lightning_ae.distributed import Noise
 from lightning_ae.errors import InputError
 from lightning_ae.likelihoods import Gaussian, Likelihood, LikelihoodHead, output_shape
-from lightning_ae.preprocess import Preprocess, stack
-
-A = TypeVar("A", bound="Autoencoder")
+from lightning_ae.preprocess import stack
 
 
-class Autoencoder(pl.LightningModule):
+class Autoencoder(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Lightning's loader is no classmethod
     r"""An encoder and a decoder trained to reconstruct their input through a code.
 
     With encoder :math:`\phi` and decoder :math:`\psi`, it minimises the mean over samples of
@@ -78,9 +74,6 @@ class Autoencoder(pl.LightningModule):
         self.weight_decay = weight_decay
         _check_arguments(self)
 
-        self.preprocess: Preprocess | None = None
-        """From data in natural units to what the model takes; set by the data module at the first fit."""
-        self.data_config: dict[str, Any] | None = None
         self._position: tuple[Any, ...] = ()
         self._epoch_sums: Tensor | None = None
         self._epoch_samples = 0
@@ -254,40 +247,6 @@ class Autoencoder(pl.LightningModule):
         if stage == "fit" and data is not None:
             self.preprocess = getattr(data, "preprocess", None)
             self.data_config = getattr(data, "config", None)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Writes which class this is, and its preprocessing."""
-        checkpoint[METADATA_KEY] = metadata(type(self), self.preprocess, self.data_config)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses another class's checkpoint; reads the preprocessing.
-
-        Raises:
-            InputError: when the checkpoint is of another class.
-        """
-        check_class(checkpoint, type(self))
-        saved = checkpoint[METADATA_KEY]
-        if saved["preprocess"] is not None:
-            self.preprocess = from_plain(Preprocess, saved["preprocess"], "preprocess")
-        self.data_config = saved["data"]
-
-    @classmethod
-    def load_from_checkpoint(  # type: ignore[override]  # Lightning's own is a descriptor, not a classmethod
-        cls: type[A], checkpoint_path: str | os.PathLike[str], **kwargs: Any
-    ) -> A:
-        """The model saved in a checkpoint; nothing but the path is needed.
-
-        Args:
-            checkpoint_path: the file that Lightning wrote.
-            kwargs: `map_location`, `strict`, and hyper-parameters to change, as in Lightning.
-
-        Raises:
-            InputError: when the file is missing or damaged, or holds another class.
-        """
-        check_class(read_checkpoint(checkpoint_path), cls)
-        kwargs.setdefault("weights_only", True)
-        model: A = super().load_from_checkpoint(Path(checkpoint_path), **kwargs)
-        return model
 
     # ---- shared steps -------------------------------------------------------------------------------------------
 

@@ -4,21 +4,71 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import torch
 
-from lightning_ae.config import class_path, import_class, to_plain
+from lightning_ae.config import class_path, from_plain, import_class, to_plain
 from lightning_ae.errors import InputError
-
-if TYPE_CHECKING:
-    from lightning_ae.autoencoder import Autoencoder
-    from lightning_ae.preprocess import Preprocess
+from lightning_ae.preprocess import Preprocess
 
 METADATA_KEY = "lightning_ae"
+C = TypeVar("C", bound="Checkpointed")
 
 
-def load_model(path: str | os.PathLike[str], **kwargs: Any) -> Autoencoder:
+class Checkpointed:
+    """What a LightningModule needs so that its checkpoints say which class they hold, and reload from their path alone.
+
+    They also carry the preprocessing of the data that the model was trained on, and how to get those data again.
+    """
+
+    preprocess: Preprocess | None = None
+    """From data in natural units to what the model takes; set by the data module at the first fit."""
+    data_config: dict[str, Any] | None = None
+    """The data module's plain data, where it has some."""
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Writes which class this is, and its preprocessing."""
+        from lightning_ae import __version__
+
+        checkpoint[METADATA_KEY] = {
+            "class_path": class_path(type(self)),
+            "version": __version__,
+            "preprocess": None if self.preprocess is None else to_plain(self.preprocess, "preprocess"),
+            "data": self.data_config,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses another class's checkpoint; reads the preprocessing.
+
+        Raises:
+            InputError: when the checkpoint is of another class.
+        """
+        check_class(checkpoint, type(self))
+        saved = checkpoint[METADATA_KEY]
+        if saved["preprocess"] is not None:
+            self.preprocess = from_plain(Preprocess, saved["preprocess"], "preprocess")
+        self.data_config = saved["data"]
+
+    @classmethod
+    def load_from_checkpoint(cls: type[C], checkpoint_path: str | os.PathLike[str], **kwargs: Any) -> C:
+        """The model saved in a checkpoint; nothing but the path is needed.
+
+        Args:
+            checkpoint_path: the file that Lightning wrote.
+            kwargs: `map_location`, `strict`, and hyper-parameters to change, as in Lightning.
+
+        Raises:
+            InputError: when the file is missing or damaged, or holds another class.
+        """
+        check_class(read_checkpoint(checkpoint_path), cls)
+        kwargs.setdefault("weights_only", True)
+        parent: Any = super()
+        model: C = parent.load_from_checkpoint(Path(checkpoint_path), **kwargs)
+        return model
+
+
+def load_model(path: str | os.PathLike[str], **kwargs: Any) -> Any:
     """The model in a checkpoint, as the class it was trained as, in evaluation mode.
 
     Args:
@@ -28,12 +78,9 @@ def load_model(path: str | os.PathLike[str], **kwargs: Any) -> Autoencoder:
     Raises:
         InputError: when the file is missing or damaged, or its class is not imported.
     """
-    from lightning_ae.autoencoder import Autoencoder
-
     saved = _metadata_of(read_checkpoint(path))
-    cls = import_class(saved["class_path"], Autoencoder, "the checkpoint")
-    model: Autoencoder = cls.load_from_checkpoint(path, **kwargs).eval()  # type: ignore[attr-defined]
-    return model
+    cls: Any = import_class(saved["class_path"], Checkpointed, "the checkpoint")
+    return cls.load_from_checkpoint(path, **kwargs).eval()
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -56,18 +103,6 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(f"{os.fspath(path)!r} holds a {type(checkpoint).__name__}, not a Lightning checkpoint")
     _metadata_of(checkpoint)
     return checkpoint
-
-
-def metadata(cls: type, preprocess: Preprocess | None, data: dict[str, Any] | None) -> dict[str, Any]:
-    """What a model writes into its checkpoints beside Lightning's own keys: plain data."""
-    from lightning_ae import __version__
-
-    return {
-        "class_path": class_path(cls),
-        "version": __version__,
-        "preprocess": None if preprocess is None else to_plain(preprocess, "preprocess"),
-        "data": data,
-    }
 
 
 def check_class(checkpoint: dict[str, Any], cls: type) -> None:

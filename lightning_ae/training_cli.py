@@ -17,8 +17,8 @@ from rich.console import Console
 
 import lightning_ae.callbacks
 import lightning_ae.data
+import lightning_ae.finetune
 import lightning_ae.models  # noqa: F401  imported, all these are known by their bare names
-from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.checkpoint import check_class, read_checkpoint
 from lightning_ae.errors import InputError
 from lightning_ae.parsing import TrainingParser
@@ -35,7 +35,7 @@ class TrainingCLI(LightningCLI):
     def __init__(self, command: str, args: list[str]) -> None:
         self.command = command
         super().__init__(
-            model_class=Autoencoder,
+            model_class=pl.LightningModule,
             datamodule_class=pl.LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,

@@ -26,7 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     before = Path.cwd()
     os.chdir(folder)
     try:
-        main(["fit", "-c", RECIPE, "--trainer.max_epochs", "10", *SHORT[2:]])
+        main(["fit", "-c", RECIPE, "--trainer.max_epochs", "25", *SHORT[2:]])
     finally:
         os.chdir(before)
     return folder / "runs" / "digits-vae" / "fit-1"
@@ -187,8 +187,8 @@ def test_checkpoints_that_cannot_be_used(
 def test_resume(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run.parents[2])
     args = ["fit", "-c", RECIPE, "--ckpt_path", str(run / "checkpoints" / "last.ckpt"), "--run_dir", "runs/resumed"]
-    main([*args, "--trainer.max_epochs", "11", *SHORT[2:]])
-    assert torch.load("runs/resumed/checkpoints/last.ckpt", weights_only=True)["epoch"] == 10
+    main([*args, "--trainer.max_epochs", "26", *SHORT[2:]])
+    assert torch.load("runs/resumed/checkpoints/last.ckpt", weights_only=True)["epoch"] == 25
 
 
 def test_optimizer_and_scheduler_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,9 @@ from lightning_ae.training_cli import training_parser
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 DATA_SETS = ["digits", "mnist", "fashion_mnist"]
-FULL = sorted(p for name in DATA_SETS for p in (RECIPES / name).glob("*.yaml"))
-OVERLAYS = sorted(p for p in RECIPES.glob("*/*.yaml") if p not in FULL)
+FULL = sorted(p for name in DATA_SETS for p in (RECIPES / name).glob("*.yaml") if p.stem != "finetune")
+FINETUNE = [RECIPES / name / "finetune.yaml" for name in DATA_SETS]
+OVERLAYS = sorted(p for p in RECIPES.glob("*/*.yaml") if p not in FULL + FINETUNE)
 
 
 def name(path: Path) -> str:
@@ -47,7 +48,7 @@ def test_overlays_parse(overlay: Path) -> None:
             assert config.trainer[key] == value
 
 
-@pytest.mark.parametrize("recipe", sorted((RECIPES / "digits").glob("*.yaml")), ids=name)
+@pytest.mark.parametrize("recipe", [p for p in FULL if p.parent.name == "digits"], ids=name)
 def test_digits_recipes_run(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     loggers = ["-c", str(RECIPES / "loggers" / "tensorboard.yaml")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from abc import abstractmethod
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,10 +14,68 @@ from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMe
 
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.errors import InputError
-from lightning_ae.metrics import ActiveUnits, SquaredErrorPerSample, knn_error, linear_probe_error
+from lightning_ae.metrics import (
+    ActiveUnits,
+    ExplainedVariance,
+    Sparsity,
+    SquaredErrorPerSample,
+    knn_error,
+    linear_probe_error,
+)
 
 
-class ReconstructionMetrics(pl.Callback):
+class _Accumulated(pl.Callback):
+    """Base of the callbacks that add up metrics over the batches of validation and test."""
+
+    _metrics: dict[str, Metric]
+
+    @abstractmethod
+    def metrics(self, model: Autoencoder) -> dict[str, Metric]:
+        """New metrics, by name."""
+
+    @abstractmethod
+    def add(self, model: Autoencoder, metrics: dict[str, Metric], x: Tensor, target: Tensor) -> None:
+        """Adds a batch; `model.corrupt` draws what it draws in the step."""
+
+    def _start(self, module: pl.LightningModule) -> None:
+        model = as_autoencoder(self, module)
+        self._metrics = {name: metric.to(model.device) for name, metric in self.metrics(model).items()}
+
+    def _add(self, model: Autoencoder, batch: Any, batch_idx: int, stage: str) -> None:
+        with torch.no_grad(), model.at_step(stage, batch_idx):
+            self.add(model, self._metrics, *model.unpack(batch))
+
+    def _finish(self, model: Autoencoder, stage: str) -> None:
+        values: dict[str, Tensor] = {}
+        for name, metric in self._metrics.items():
+            value = metric.compute()
+            values |= value if isinstance(value, dict) else {name: value}
+        model.log_dict({f"{stage}/{name}": value.to(model.device) for name, value in values.items()}, sync_dist=True)
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._start(pl_module)
+
+    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._start(pl_module)
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._add(pl_module, batch, batch_idx, "val")
+
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._add(pl_module, batch, batch_idx, "test")
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._finish(pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._finish(pl_module, "test")
+
+
+class ReconstructionMetrics(_Accumulated):
     """Logs, under val/ and test/, how well inputs are reconstructed and how many code dimensions are in use.
 
     - `mse`: the squared error summed over the dimensions of a sample, in the model's units;
@@ -26,10 +86,8 @@ class ReconstructionMetrics(pl.Callback):
     A denoising model reconstructs from the corrupted input, and is compared with the clean one.
     """
 
-    def __init__(self) -> None:
-        self._metrics: dict[str, Metric] = {}
-
-    def _start(self, trainer: pl.Trainer, model: Autoencoder) -> None:
+    def metrics(self, model: Autoencoder) -> dict[str, Metric]:
+        """The metrics that the model's input has."""
         metrics: dict[str, Metric] = {"mse": SquaredErrorPerSample(), "active_units": ActiveUnits(model.latent_dim)}
         if len(model.input_shape) == 3:
             metrics["psnr"] = PeakSignalNoiseRatio(data_range=1.0)
@@ -41,44 +99,47 @@ class ReconstructionMetrics(pl.Callback):
                 metrics["ssim"] = StructuralSimilarityIndexMeasure(
                     gaussian_kernel=False, kernel_size=window, data_range=1.0
                 )
-        self._metrics = {name: metric.to(model.device) for name, metric in metrics.items()}
+        return metrics
 
-    def _add(self, model: Autoencoder, batch: Any, batch_idx: int, stage: str) -> None:
-        x, target = model.unpack(batch)
-        with torch.no_grad(), model.at_step(stage, batch_idx):
-            reconstruction = model(model.corrupt(x)).float()
-            self._metrics["active_units"].update(model.encode(x).flatten(1))
-        target = target.float()
-        self._metrics["mse"].update(reconstruction, target)
-        if "psnr" in self._metrics:
+    def add(self, model: Autoencoder, metrics: dict[str, Metric], x: Tensor, target: Tensor) -> None:
+        """Adds a batch."""
+        reconstruction, target = model(model.corrupt(x)).float(), target.float()
+        metrics["active_units"].update(model.encode(x).flatten(1))
+        metrics["mse"].update(reconstruction, target)
+        if "psnr" in metrics:
             images = [to_unit_interval(model, part) for part in (reconstruction, target)]
-            for name in self._metrics.keys() & {"psnr", "ssim"}:
-                self._metrics[name].update(*images)
+            for name in metrics.keys() & {"psnr", "ssim"}:
+                metrics[name].update(*images)
 
-    def _finish(self, model: Autoencoder, stage: str) -> None:
-        model.log_dict({f"{stage}/{name}": metric.compute() for name, metric in self._metrics.items()}, sync_dist=True)
 
-    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
-        self._start(trainer, as_autoencoder(self, pl_module))
+class SparsityMetrics(_Accumulated):
+    """Logs, under val/ and test/, how sparse the codes are and how much they explain.
 
-    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
-        self._start(trainer, as_autoencoder(self, pl_module))
+    - `l0`: the mean number of units active in a sample;
+    - `mean_activation`: over units and samples;
+    - `dead_units`: units active in no sample;
+    - `explained_variance`: 1 minus the squared error as a share of the data's variance.
 
-    def on_validation_batch_end(  # noqa: D102
-        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        self._add(pl_module, batch, batch_idx, "val")
+    Args:
+        threshold: a unit is active where the size of its activation exceeds this; sigmoid units are never quite zero.
+    """
 
-    def on_test_batch_end(  # noqa: D102
-        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        self._add(pl_module, batch, batch_idx, "test")
+    def __init__(self, threshold: float = 0.1) -> None:
+        if not threshold >= 0:
+            raise InputError(f"threshold of SparsityMetrics must not be negative, got {threshold}")
+        self.threshold = threshold
 
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: D102
-        self._finish(pl_module, "val")
+    def metrics(self, model: Autoencoder) -> dict[str, Metric]:
+        """Both metrics."""
+        return {
+            "sparsity": Sparsity(model.latent_dim, self.threshold),
+            "explained_variance": ExplainedVariance(math.prod(model.input_shape)),
+        }
 
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: D102
-        self._finish(pl_module, "test")
+    def add(self, model: Autoencoder, metrics: dict[str, Metric], x: Tensor, target: Tensor) -> None:
+        """Adds a batch."""
+        metrics["sparsity"].update(model.encode(x).flatten(1))
+        metrics["explained_variance"].update(model(x), x)
 
 
 class LatentProbe(pl.Callback):

@@ -15,6 +15,7 @@ from torch import Tensor
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.callbacks.measures import as_autoencoder, to_unit_interval
 from lightning_ae.errors import InputError
+from lightning_ae.models.contractive import jacobian_spectrum
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -219,6 +220,44 @@ class LatentTraversal(Picture):
             rows.append(model.decode(moved))
         names = [f"z{dim}  (std {scale:.2f})" for dim, scale in zip(order.tolist(), std.tolist(), strict=True)]
         return image_figure(model, rows, names, f"{title}: from -{self.span:g} to +{self.span:g} std")
+
+
+class JacobianSpectrum(Picture):
+    """Draws the singular values of the encoder's Jacobian, averaged over samples (Rifai et al. 2011, section 5.3).
+
+    A contractive encoder reacts to few directions: the values fall off fast. It also logs the mean Frobenius norm of
+    the Jacobian, val/jacobian_norm or test/jacobian_norm.
+
+    Args:
+        samples: how many samples to average over.
+        every_n_epochs: how often to draw.
+    """
+
+    name = "jacobian"
+    needs_images = False
+
+    def __init__(self, samples: int = 128, every_n_epochs: int = 1) -> None:
+        super().__init__(samples, every_n_epochs)
+
+    def draw(self, trainer: pl.Trainer, model: Autoencoder, x: Tensor, labels: Tensor | None, title: str) -> Figure:
+        """A line that falls."""
+        from matplotlib.figure import Figure
+
+        values = jacobian_spectrum(model, x).cpu()
+        norm = values.square().sum(dim=1).sqrt().mean()
+        stage = "test" if trainer.testing else "val"
+        model.log(f"{stage}/jacobian_norm", norm, on_epoch=True, rank_zero_only=True)
+        figure = Figure((6.4, 4.0), dpi=150, layout="constrained")
+        axes = figure.add_subplot()
+        mean = values.mean(dim=0).numpy()
+        axes.plot(range(1, len(mean) + 1), mean, linewidth=1.5)
+        axes.set_xlabel("singular value", fontsize=9)
+        axes.set_ylabel(f"mean over {len(values)} samples", fontsize=9)
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=max(mean.max() * 1e-5, 1e-12))
+        axes.tick_params(labelsize=8)
+        axes.set_title(f"{title}: mean norm of the Jacobian {norm:.3g}", fontsize=10)
+        return figure
 
 
 def reconstruction_figure(model: Autoencoder, x: Tensor, title: str = "") -> Figure:

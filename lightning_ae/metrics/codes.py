@@ -53,6 +53,45 @@ class ActiveUnits(Metric):
         return (variance > self.threshold).sum().float()
 
 
+class Sparsity(Metric):
+    """How few code dimensions are in use at a time.
+
+    A unit is active in a sample when the size of its activation exceeds the threshold.
+
+    Args:
+        latent_dim: the number of code dimensions.
+        threshold: on the size of an activation.
+    """
+
+    is_differentiable = False
+    higher_is_better = None
+    full_state_update = False
+    active: Tensor
+    total: Tensor
+    samples: Tensor
+
+    def __init__(self, latent_dim: int, threshold: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.threshold = threshold
+        self.add_state("active", torch.zeros(latent_dim, dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("samples", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, codes: Tensor) -> None:
+        """Adds a batch of codes, (B, latent_dim)."""
+        self.active += (codes.abs() > self.threshold).sum(dim=0)
+        self.total += codes.double().sum()
+        self.samples += len(codes)
+
+    def compute(self) -> dict[str, Tensor]:
+        """The mean number of active units "l0", the "mean_activation", the number of never active "dead_units"."""
+        return {
+            "l0": (self.active.sum() / self.samples).float(),
+            "mean_activation": (self.total / (self.samples * len(self.active))).float(),
+            "dead_units": (self.active == 0).sum().float(),
+        }
+
+
 def knn_error(
     train_codes: Tensor, train_labels: Tensor, codes: Tensor, labels: Tensor, k: int = 5, block: int = 1024
 ) -> float:

@@ -18,18 +18,21 @@ from lightning_ae.likelihoods import Gaussian
 class LinearAutoencoder(Autoencoder):
     r"""One linear layer each way: at its best, principal component analysis (Baldi & Hornik 1989).
 
-    With encoder :math:`z = W x + b` and decoder :math:`\hat x = V z + c` it minimises
+    With encoder :math:`z = W (x - m) + b` and decoder :math:`\hat x = m + V z + c` it minimises
 
-    .. math:: \tfrac12 \mathbb E \|x - V (W x + b) - c\|^2.
+    .. math:: \tfrac12 \mathbb E \|x - \hat x\|^2,
+
+    where m is the mean of the training data, taken from the data module before the fit (without one that can pass over
+    its data, m is zero: centre the data yourself).
 
     Every minimum spans the subspace of the first `latent_dim` principal components of the data, with :math:`V W` the
     orthogonal projection on it about the mean; all other critical points are saddles. The factors themselves are
     defined only up to an invertible map of the code, so the code's dimensions are not the components:
     `principal_components` reads those off, from the decoder and the covariance of the codes in training.
 
-    The gradient route converges slowly where two eigenvalues lie close together: it takes a small final learning rate.
-    `initialization="pca"` starts from the solution, computed from the covariance of the training data; training then
-    confirms it, or goes on from it on other data.
+    The gradient route converges at the rate of the gap between the eigenvalues on either side of the cut. On centred
+    data, plain gradient descent with momentum and a large, falling learning rate closes it (the recipes do that);
+    Adam takes far longer. `initialization="pca"` starts from the solution, computed from the training data.
 
     Args:
         input_shape: the shape of one sample: (channels, height, width) for images, (dimensions,) for vectors.
@@ -41,6 +44,7 @@ class LinearAutoencoder(Autoencoder):
 
     reference: ClassVar[str] = "Baldi & Hornik 1989, https://doi.org/10.1016/0893-6080(89)90014-2"
 
+    mean: Tensor
     code_mean: Tensor
     code_covariance: Tensor
 
@@ -59,8 +63,18 @@ class LinearAutoencoder(Autoencoder):
         dimensions = self._linear(self.encoder).in_features
         if latent_dim > dimensions:
             raise InputError(f"latent_dim {latent_dim} exceeds the {dimensions} dimensions of the input")
+        self.register_buffer("mean", torch.zeros(self.input_shape))
         self.register_buffer("code_mean", torch.zeros(latent_dim))
         self.register_buffer("code_covariance", torch.zeros(latent_dim, latent_dim))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The code of the centred sample: (B, *input_shape) to (B, latent_dim)."""
+        code: Tensor = self.encoder(x - self.mean)
+        return code
+
+    def decoder_parameters(self, z: Tensor) -> Tensor:
+        """The reconstruction: (B, latent_dim) to (B, 1, *input_shape)."""
+        return super().decoder_parameters(z) + self.mean
 
     def loss(self, x: Tensor, target: Tensor) -> dict[str, Tensor]:
         """The negative log-likelihood "loss", and "reconstruction", the same without its constant: half the error."""
@@ -71,21 +85,26 @@ class LinearAutoencoder(Autoencoder):
         return {"loss": nll, "reconstruction": nll}
 
     def setup(self, stage: str) -> None:
-        """Starts from the principal components of the training data, where `initialization` says so.
+        """Takes the mean of the training data, and their principal components where `initialization` says so.
 
         Raises:
             InputError: when the data module cannot pass over its training data.
         """
         super().setup(stage)
-        if stage != "fit" or self.initialization != "pca":
+        if stage != "fit":
             return
         data: Any = getattr(self.trainer, "datamodule", None)
-        if not hasattr(data, "batches"):
+        if hasattr(data, "batches"):
+            x = torch.cat([self.unpack(batch)[0] for batch in data.batches("train", 4096)])
+            if self.initialization == "pca":
+                self.initialize_from(x)
+            else:
+                self.mean.copy_(x.mean(dim=0))
+        elif self.initialization == "pca":
             raise InputError(
                 f"initialization='pca' needs a data module with batches(split), got {type(data).__name__}",
                 "use HFDataModule, or call initialize_from(x) before the fit",
             )
-        self.initialize_from(torch.cat([self.unpack(batch)[0] for batch in data.batches("train", 4096)]))
 
     @torch.no_grad()
     def initialize_from(self, x: Tensor) -> None:
@@ -98,10 +117,11 @@ class LinearAutoencoder(Autoencoder):
         values, vectors = torch.linalg.eigh(centred.T @ centred / len(flat))
         components, spectrum = vectors.flip(1)[:, : self.latent_dim], values.flip(0)[: self.latent_dim]
         encoder, decoder = self._linear(self.encoder), self._linear(self.decoder)
+        self.mean.copy_(mean.view(self.input_shape))
         encoder.weight.copy_(components.T)
-        encoder.bias.copy_(-components.T @ mean)
         decoder.weight.copy_(components)
-        decoder.bias.copy_(mean)
+        encoder.bias.zero_()
+        decoder.bias.zero_()
         self.code_mean.zero_()
         self.code_covariance.copy_(torch.diag(spectrum))
 

@@ -145,7 +145,7 @@ class StackedAutoencoder(Autoencoder):
         epochs = [epochs_per_layer] * depth if isinstance(epochs_per_layer, int) else list(epochs_per_layer)
         if len(epochs) != depth:
             raise InputError(
-                f"epochs_per_layer has {len(epochs)} numbers, but hidden {self.hidden} and latent_dim make {depth} layers",
+                f"epochs_per_layer has {len(epochs)} numbers for {depth} layers (hidden {self.hidden} and the code)",
                 f"give one number, or {depth} of them",
             )
         if any(not isinstance(n, int) or n < 0 for n in epochs):
@@ -209,8 +209,10 @@ class StackedAutoencoder(Autoencoder):
                 parameter.grad = None
 
     def _parameters_of(self, layer: int) -> list[nn.Parameter]:
-        modules = [self.encoder.stages[layer], self.decoder.stages[-1 - layer]]  # type: ignore[index]
-        return [p for module in [*modules, *([self.head] if layer == 0 else [])] for p in module.parameters()]
+        encoder: Any = self.encoder
+        decoder: Any = self.decoder
+        modules = [encoder.stages[layer], decoder.stages[-1 - layer], *([self.head] if layer == 0 else [])]
+        return [parameter for module in modules for parameter in module.parameters()]
 
 
 class StackEncoder(nn.Module):

@@ -1,0 +1,174 @@
+"""The supervised stage: a classifier on a pretrained encoder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics.classification import MulticlassAccuracy
+
+from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.checkpoint import Checkpointed, load_model
+from lightning_ae.config import class_path, import_class, to_plain
+from lightning_ae.errors import InputError
+
+
+class FineTuneClassifier(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # as in Autoencoder
+    r"""A linear softmax layer on the codes of a pretrained autoencoder, trained with its labels.
+
+    The last step of Hinton & Salakhutdinov (2006), Bengio et al. (2007) and Vincent et al. (2010): with pretrained
+    encoder :math:`\phi` it minimises
+
+    .. math:: \mathbb E\left[-\log \mathrm{softmax}(A\, \phi(x) + a)_y\right]
+
+    over A and a and, unless it is frozen, over :math:`\phi`. Batches hold labels as the data module's label column, or
+    as the second entry of a tuple.
+
+    Args:
+        pretrained: the path of an autoencoder's checkpoint, or an autoencoder; any variant.
+        num_classes: the number of classes; labels are 0 to num_classes - 1.
+        freeze: train the softmax layer alone, on codes without randomness.
+        lr: the learning rate of AdamW.
+        layer_decay: each layer of the encoder learns this much slower than the one above it, in (0, 1].
+        weight_decay: AdamW's decoupled weight decay.
+
+    Raises:
+        InputError: when an argument cannot work, naming it.
+    """
+
+    reference: ClassVar[str] = "Vincent et al. 2010, https://jmlr.org/papers/v11/vincent10a.html"
+
+    def __init__(
+        self,
+        pretrained: str | Autoencoder | Mapping[str, Any],
+        num_classes: int = 10,
+        freeze: bool = False,
+        lr: float = 1e-3,
+        layer_decay: float = 1.0,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__()
+        model = _autoencoder(pretrained)
+        # a checkpoint must be able to rebuild the encoder without the file that it came from
+        plain = {"class_path": class_path(type(model)), "init_args": to_plain(dict(model.hparams), "pretrained")}
+        self.save_hyperparameters(ignore=["pretrained"])
+        self.save_hyperparameters({"pretrained": plain})
+        if not isinstance(num_classes, int) or num_classes < 2:
+            raise InputError(f"num_classes must be an integer of at least 2, got {num_classes!r}")
+        if not lr > 0 or not weight_decay >= 0:
+            raise InputError(f"lr must be positive and weight_decay not negative, got {lr} and {weight_decay}")
+        if not 0 < layer_decay <= 1:
+            raise InputError(f"layer_decay must lie in (0, 1], got {layer_decay}")
+        self.model = model
+        self.num_classes, self.freeze_encoder = num_classes, freeze
+        self.lr, self.layer_decay, self.weight_decay = lr, layer_decay, weight_decay
+        self.preprocess = model.preprocess
+        self.data_config = model.data_config
+        self.model.requires_grad_(False)
+        if not freeze:
+            self.model.encoder.requires_grad_(True)
+        with torch.no_grad():
+            features = self.model.eval().encode(torch.zeros(2, *model.input_shape)).flatten(1).shape[1]
+        self.classifier = nn.Linear(features, num_classes)
+        stages = ("train", "val", "test")  # "train" alone would shadow nn.Module.train
+        self.accuracy = nn.ModuleDict(
+            {f"{s}_accuracy": MulticlassAccuracy(num_classes, average="micro") for s in stages}
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The classes' logits: (B, *input_shape) to (B, num_classes)."""
+        logits: Tensor = self.classifier(self.model.encode(x).flatten(1))
+        return logits
+
+    def train(self, mode: bool = True) -> FineTuneClassifier:
+        """A frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if self.freeze_encoder:
+            self.model.eval()
+        return self
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: D102
+        return self._step(batch, "train")
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:  # noqa: D102
+        self._step(batch, "val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:  # noqa: D102
+        self._step(batch, "test")
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """The classes' probabilities "probability" (B, num_classes) and the likeliest class "label" (B,)."""
+        x, _ = self.model.unpack(batch)
+        probability = self(x).softmax(dim=1)
+        return {"probability": probability, "label": probability.argmax(dim=1)}
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with a group for each layer, the encoder's lower ones slower by `layer_decay` each."""
+        groups: list[dict[str, Any]] = [{"params": list(self.classifier.parameters()), "lr": self.lr}]
+        for depth, layer in enumerate(reversed(_layers(self.model.encoder)), start=1):
+            parameters = [p for p in layer if p.requires_grad]
+            if parameters:
+                groups.append({"params": parameters, "lr": self.lr * self.layer_decay**depth})
+        return torch.optim.AdamW(groups, lr=self.lr, weight_decay=self.weight_decay)
+
+    def setup(self, stage: str) -> None:
+        """Refuses data without labels.
+
+        Raises:
+            InputError: when the data module knows of no label column.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None and getattr(data, "label", "") is None:
+            raise InputError("fine-tuning needs labels, but the data set has no label column", "give the data's label")
+
+    def _step(self, batch: Any, stage: str) -> Tensor:
+        x, _ = self.model.unpack(batch)
+        labels = self._labels(batch)
+        logits = self(x)
+        loss = F.cross_entropy(logits.float(), labels)
+        accuracy: Any = self.accuracy[f"{stage}_accuracy"]
+        accuracy(logits, labels)
+        self.log(f"{stage}/loss", loss, on_step=stage == "train", on_epoch=True, prog_bar=True, batch_size=len(x))
+        self.log(f"{stage}/accuracy", accuracy, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(x))
+        return loss
+
+    def _labels(self, batch: Any) -> Tensor:
+        labels = None
+        if isinstance(batch, Mapping):
+            column = getattr(getattr(self.trainer, "datamodule", None), "label", None) or "label"
+            labels = batch.get(column)
+        elif isinstance(batch, tuple | list) and len(batch) > 1:
+            labels = batch[1]
+        if not isinstance(labels, Tensor) or labels.is_floating_point():
+            found = list(batch) if isinstance(batch, Mapping) else type(batch).__name__
+            raise InputError(
+                f"fine-tuning needs whole-number labels in each batch, which holds {found}",
+                "give a data module with labels, or batches (x, labels)",
+            )
+        return labels
+
+
+def _autoencoder(pretrained: str | Autoencoder | Mapping[str, Any]) -> Autoencoder:
+    if isinstance(pretrained, Autoencoder):
+        return pretrained
+    if isinstance(pretrained, str | os.PathLike):
+        model = load_model(pretrained)
+        if not isinstance(model, Autoencoder):
+            raise InputError(f"pretrained {os.fspath(pretrained)!r} holds a {type(model).__name__}, not an Autoencoder")
+        return model
+    if isinstance(pretrained, Mapping) and set(pretrained) == {"class_path", "init_args"}:
+        found = import_class(pretrained["class_path"], Autoencoder, "pretrained")
+        rebuilt: Autoencoder = found(**pretrained["init_args"])
+        return rebuilt
+    raise InputError(f"pretrained must be a checkpoint's path or an Autoencoder, got {type(pretrained).__name__}")
+
+
+def _layers(network: nn.Module) -> list[list[nn.Parameter]]:
+    """A network's parameters, those of one layer with weights after another, from input to output."""
+    layers = [list(m.parameters(recurse=False)) for m in network.modules()]
+    return [layer for layer in layers if layer]
