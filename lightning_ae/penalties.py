@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -57,6 +58,16 @@ def layer_jacobian(code: Tensor, weight: Tensor, activation: CodeActivation) -> 
         (B,).
     """
     return DERIVATIVES[activation](code).square() @ weight.square().sum(dim=1)
+
+
+@contextmanager
+def differentiable(x: Tensor) -> Iterator[Tensor]:
+    """`x` where it can be differentiated by: Lightning evaluates in inference mode, which forbids that."""
+    if not torch.is_inference_mode_enabled():
+        yield x
+        return
+    with torch.inference_mode(False), torch.no_grad():
+        yield x.clone()
 
 
 def check_differentiable(encode: Callable[[Tensor], Tensor], x: Tensor) -> None:

@@ -155,6 +155,23 @@ def test_batch_forms_agree(variant: type[Autoencoder], digits: Tensor, fit: Any)
     torch.testing.assert_close(weights[0], weights[2], rtol=0, atol=0)
 
 
+def test_validation_and_test_log_every_term(variant: type[Autoencoder], digits: Tensor, tmp_path: Path) -> None:
+    model = build(variant)
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False,
+        enable_model_summary=False, max_steps=3,
+    )  # fmt: skip
+    loader = DataLoader(digits[:100], batch_size=32)
+    with torch.no_grad():
+        terms = set(model.eval().loss(digits[:4], digits[:4]))
+    trainer.fit(model.train(), loader, loader)
+    for stage, run in (("val", trainer.validate), ("test", trainer.test)):
+        (logged,) = run(model, loader, verbose=False)
+        assert set(logged) == {f"{stage}/{term}" for term in terms}
+        (again,) = run(model, loader, verbose=False)
+        assert logged == again
+
+
 def test_bf16_mixed_is_finite(variant: type[Autoencoder], digits: Tensor, fit: Any) -> None:
     model = build(variant)
     trainer = fit(model, digits, precision="bf16-mixed", max_steps=10, max_epochs=-1)

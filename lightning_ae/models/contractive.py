@@ -18,6 +18,7 @@ from lightning_ae.penalties import (
     DERIVATIVES,
     CodeActivation,
     check_differentiable,
+    differentiable,
     exact_jacobian,
     hutchinson_jacobian,
     layer_jacobian,
@@ -135,10 +136,11 @@ class ContractiveAutoencoder(Autoencoder):
     def _norm(self, code: Tensor, x: Tensor) -> Tensor:
         if self.jacobian_method == "closed_form":
             return layer_jacobian(code, self._layer.weight, self.code_activation)
-        check_differentiable(self.encode, x)
-        if self.jacobian_method == "exact":
-            return exact_jacobian(self.encode, x).square().sum(dim=(1, 2))
-        return hutchinson_jacobian(self.encode, x, self.noise("jacobian"), self.draws)
+        with differentiable(x) as x:
+            check_differentiable(self.encode, x)
+            if self.jacobian_method == "exact":
+                return exact_jacobian(self.encode, x).square().sum(dim=(1, 2))
+            return hutchinson_jacobian(self.encode, x, self.noise("jacobian"), self.draws)
 
     def _change(self, code: Tensor, x: Tensor) -> Tensor:
         """The squared norm of the change of the Jacobian over a small random step, (B,)."""
@@ -147,13 +149,14 @@ class ContractiveAutoencoder(Autoencoder):
             slope = DERIVATIVES[self.code_activation]
             change = slope(code) - slope(self.encode(moved))
             return change.square() @ self._layer.weight.square().sum(dim=1)
-        if self.jacobian_method == "exact":
-            return (exact_jacobian(self.encode, x) - exact_jacobian(self.encode, moved)).square().sum(dim=(1, 2))
-        step = moved - x
-        # the Jacobian of the difference of the two codes with respect to a common shift
-        return hutchinson_jacobian(
-            lambda y: self.encode(y) - self.encode(y + step), x, self.noise("jacobian of the change"), self.draws
-        )
+        with differentiable(x) as x, differentiable(moved) as moved:
+            if self.jacobian_method == "exact":
+                return (exact_jacobian(self.encode, x) - exact_jacobian(self.encode, moved)).square().sum(dim=(1, 2))
+            step = moved - x
+            # the Jacobian of the difference of the two codes with respect to a common shift
+            return hutchinson_jacobian(
+                lambda y: self.encode(y) - self.encode(y + step), x, self.noise("jacobian of the change"), self.draws
+            )
 
     @property
     def _layer(self) -> nn.Linear:
@@ -170,5 +173,6 @@ def jacobian_spectrum(model: Autoencoder, x: Tensor) -> Tensor:
     Returns:
         (B, min(latent_dim, dimensions)).
     """
-    check_differentiable(model.encode, x)
-    return torch.linalg.svdvals(exact_jacobian(model.encode, x).float())
+    with differentiable(x) as x:
+        check_differentiable(model.encode, x)
+        return torch.linalg.svdvals(exact_jacobian(model.encode, x).detach().float())

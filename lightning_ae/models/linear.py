@@ -152,7 +152,7 @@ class LinearAutoencoder(Autoencoder):
     @torch.no_grad()
     def _track(self, z: Tensor, rate: float = 0.01) -> None:
         """Running mean and covariance of the codes, of the batches of all ranks together."""
-        z = z.float()
+        z = z.to(self.code_mean.dtype)
         count, total, products = sum_over_ranks(z.new_tensor(float(len(z))), z.sum(dim=0), z.T @ z)
         mean = total / count
         covariance = products / count - torch.outer(mean, mean)

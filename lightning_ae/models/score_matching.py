@@ -14,6 +14,7 @@ from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.distributed import Noise, sum_over_ranks
 from lightning_ae.errors import InputError
 from lightning_ae.likelihoods import Gaussian
+from lightning_ae.penalties import differentiable
 
 
 class ScoreMatchingAutoencoder(Autoencoder):
@@ -163,8 +164,8 @@ class ScoreMatchingAutoencoder(Autoencoder):
         return {"loss": loss, "error": error.detach()}
 
     def _sliced(self, x: Tensor) -> dict[str, Tensor]:
-        v = self.noise("sliced").randn_like(x)
-        score, change = jvp(self.score, (x,), (v,))[:2]
+        with differentiable(x) as x, differentiable(self.noise("sliced").randn_like(x)) as v:
+            score, change = jvp(self.score, (x,), (v,))[:2]
         divergence = (v * change).flatten(1).sum(dim=1).mean()
         energy = 0.5 * score.flatten(1).square().sum(dim=1).mean()
         return {"loss": divergence + energy, "divergence": divergence, "squared_score": energy}
@@ -172,7 +173,7 @@ class ScoreMatchingAutoencoder(Autoencoder):
     @torch.no_grad()
     def _track(self, x: Tensor, rate: float = 0.01) -> None:
         """Running mean and variance of the data, of the batches of all ranks together: where sampling starts."""
-        x = x.float()
+        x = x.to(self.data_mean.dtype)
         count, total, squares = sum_over_ranks(x.new_tensor(float(len(x))), x.sum(dim=0), x.square().sum(dim=0))
         mean = total / count
         rate = rate if self.data_variance.any() else 1.0

@@ -1,0 +1,417 @@
+"""Published numbers beside ours.
+
+    python benchmarks/reproduce.py --list
+    python benchmarks/reproduce.py pca --data FOLDER        one row; without --data from the hub
+    python benchmarks/reproduce.py all --data FOLDER        every row
+    python benchmarks/reproduce.py --table                  rewrite benchmarks/RESULTS.md from the results on file
+
+Each row trains by the package's own classes, on the CPU or on a GPU where there is one, and writes its figures with
+setting, seeds, versions and time to benchmarks/results/<row>.json. Where the setting is smaller than the paper's, the
+row says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from datasets import DatasetDict
+from rich.console import Console
+from torch.utils.data import DataLoader
+
+import lightning_ae as ae
+from lightning_ae.architectures import MLP
+from lightning_ae.data.source import load_splits
+from lightning_ae.likelihoods import Bernoulli
+from lightning_ae.metrics import SquaredErrorPerSample
+from lightning_ae.models.stacked import Denoising, Plain
+
+HERE = Path(__file__).parent
+ROWS: dict[str, Callable[[str], Row]] = {}
+
+
+@dataclass
+class Figure:
+    """One number beside the one that was published."""
+
+    what: str
+    ours: float
+    published: str
+    spread: float | None = None
+
+
+@dataclass
+class Row:
+    """What a row found, and how."""
+
+    title: str
+    source: str
+    setting: str
+    seeds: list[int]
+    figures: list[Figure]
+    differs: str = ""
+    seconds: float = 0.0
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+def row(function: Callable[[str], Row]) -> Callable[[str], Row]:
+    ROWS[function.__name__] = function
+    return function
+
+
+# ---- training and measuring ---------------------------------------------------------------------------------------
+
+
+def fit(model: pl.LightningModule, data: Any, epochs: int, **options: Any) -> pl.Trainer:
+    """A quiet fit with a progress bar, and nothing kept on disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = pl.Trainer(
+            max_epochs=epochs,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            default_root_dir=folder,
+            num_sanity_val_steps=0,
+            limit_val_batches=0,
+            **options,
+        )
+        trainer.fit(model, data)
+    return trainer
+
+
+def mnist(path: str, batch_size: int, train: int | None = None) -> ae.HFDataModule:
+    """MNIST without a validation part; of the training images the first `train`, or all."""
+    splits = load_splits(path)
+    if train is not None:
+        splits = DatasetDict({"train": splits["train"].select(range(train)), "test": splits["test"]})
+    return ae.HFDataModule(splits, val_fraction=0.0, batch_size=batch_size)
+
+
+@torch.no_grad()
+def codes(model: ae.Autoencoder, data: ae.HFDataModule, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+    model.eval()
+    parts = [
+        (model.encode(batch["image"].to(model.device)).cpu(), batch["label"]) for batch in data.batches(split, 1000)
+    ]
+    return torch.cat([c for c, _ in parts]), torch.cat([y for _, y in parts])
+
+
+@torch.no_grad()
+def squared_error(model: ae.Autoencoder, data: ae.HFDataModule) -> float:
+    metric = SquaredErrorPerSample()
+    model.eval()
+    for batch in data.batches("test", 1000):
+        metric.update(model(batch["image"].to(model.device)).cpu(), batch["image"])
+    return float(metric.compute())
+
+
+def classification_error(model: ae.Autoencoder, data: ae.HFDataModule, epochs: int, lr: float = 1e-3) -> float:
+    """The test error in percent of the whole encoder, fine-tuned with a softmax layer on top."""
+    classifier = ae.FineTuneClassifier(model, num_classes=10, lr=lr)
+    trainer = fit(classifier, data, epochs)
+    accuracy = trainer.test(classifier, data, verbose=False)[0]["test/accuracy"]
+    return 100 * (1 - accuracy)
+
+
+def cosine(model: pl.LightningModule, epochs: int, **options: Any) -> None:
+    """Gives a model an optimizer whose learning rate falls to zero along a cosine, step by step."""
+    name = options.pop("optimizer", "Adam")
+
+    def configure() -> Any:
+        optimizer = getattr(torch.optim, name)(model.parameters(), **options)
+        steps = int(model.trainer.estimated_stepping_batches)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    model.configure_optimizers = configure  # type: ignore[method-assign]
+
+
+# ---- the rows -----------------------------------------------------------------------------------------------------
+
+
+@row
+def pca(path: str) -> Row:
+    """Linear autoencoder against principal component analysis."""
+    from scipy.linalg import subspace_angles
+    from sklearn.decomposition import PCA
+
+    data = mnist(path, batch_size=256)
+    images = torch.cat([batch["image"].flatten(1) for batch in data.batches("train", 1000)]).numpy()
+    test = torch.cat([batch["image"].flatten(1) for batch in data.batches("test", 1000)]).numpy()
+    reference = PCA(30, svd_solver="full").fit(images.astype(np.float64))
+    exact = ((test - reference.inverse_transform(reference.transform(test))) ** 2).sum(axis=1).mean()
+    errors, angles, alignments = [], [], []
+    seeds = [0, 1, 2]
+    for seed in seeds:
+        pl.seed_everything(seed, verbose=False)
+        model = ae.LinearAutoencoder((1, 28, 28), latent_dim=30)
+        cosine(model, 20, optimizer="SGD", lr=0.08, momentum=0.9, nesterov=True)
+        fit(model, data, 20, gradient_clip_val=3.0)
+        errors.append(squared_error(model, data))
+        components = model.principal_components().numpy().astype(np.float64)
+        angles.append(float(np.degrees(subspace_angles(components.T, reference.components_.T).max())))
+        alignments.append(float(np.abs((components[:10] * reference.components_[:10]).sum(axis=1)).min()))
+    return Row(
+        "Linear autoencoder, k = 30, MNIST",
+        "Baldi & Hornik 1989; Hinton & Salakhutdinov 2006 (PCA: 13.87)",
+        "[0, 1], centred, SGD with Nesterov momentum 0.9, lr 0.08 falling to 0, batch 256, 20 epochs, 60 000 images",
+        seeds,
+        [
+            Figure("squared error per test image", mean(errors), f"PCA of scikit-learn: {exact:.3f}", std(errors)),
+            Figure("largest principal angle to PCA's subspace, degrees", max(angles), "0"),
+            Figure("worst |cosine| of the first ten components with PCA's own", min(alignments), "1"),
+        ],
+    )
+
+
+@row
+def deep(path: str) -> Row:
+    """The deep autoencoder of 2006."""
+    data = mnist(path, batch_size=256)
+    epochs = 30 if torch.cuda.is_available() else 12
+    pl.seed_everything(0, verbose=False)
+    model = ae.Autoencoder(
+        (1, 28, 28), latent_dim=30, architecture=MLP(hidden=(1000, 500, 250)), likelihood=Bernoulli()
+    )
+    cosine(model, epochs, lr=1e-3)
+    fit(model, data, epochs)
+    return Row(
+        "Deep autoencoder 784-1000-500-250-30, MNIST",
+        "Hinton & Salakhutdinov 2006, https://doi.org/10.1126/science.1127647",
+        f"ReLU units, cross-entropy, Adam 1e-3 falling to 0, batch 256, {epochs} epochs, 60 000 images",
+        [0],
+        [Figure("squared error per test image", squared_error(model, data), "3.00; logistic PCA 8.01")],
+        differs="the paper pretrains logistic units as Boltzmann machines and trains far longer",
+    )
+
+
+@row
+def k_sparse(path: str) -> Row:
+    """k-sparse features with logistic regression."""
+    from scipy.sparse import csr_matrix
+    from sklearn.linear_model import LogisticRegression
+
+    data = mnist(path, batch_size=128)
+    pl.seed_everything(0, verbose=False)
+    model = ae.KSparseAutoencoder((1, 28, 28), latent_dim=1000, k=25, alpha=3.0, k_start=100, k_epochs=6)
+    fit(model, data, 12)
+    (train, labels), (test, truth) = codes(model, data, "train"), codes(model, data, "test")
+    # the paper's "+ LR": the features as they are, in a softmax layer
+    scale = float(train[train != 0].abs().mean())
+    regression = LogisticRegression(C=1.0, max_iter=300, tol=1e-3)
+    regression.fit(csr_matrix((train / scale).numpy()), labels.numpy())
+    error = 100 * (1 - regression.score(csr_matrix((test / scale).numpy()), truth.numpy()))
+    return Row(
+        "k-sparse features and logistic regression, MNIST",
+        "Makhzani & Frey 2014, https://arxiv.org/abs/1312.5663",
+        "1000 units, k = 25 falling from 100 over 6 epochs, alpha = 3, Adam 1e-3, batch 128, 12 epochs; scikit-learn's "
+        "LogisticRegression, C = 1, on codes divided by their mean size",
+        [0],
+        [Figure("test error, %", error, "1.35")],
+        differs="12 epochs; the paper trains for some thousand",
+    )
+
+
+@row
+def stacked_denoising(path: str) -> Row:
+    """Stacked denoising against stacked plain autoencoders on 10 000 training images."""
+    data = mnist(path, batch_size=100, train=10_000)
+    seeds = [0, 1, 2]
+    errors: dict[str, list[float]] = {"plain": [], "denoising": []}
+    for seed in seeds:
+        for name, objective in (("plain", Plain()), ("denoising", Denoising())):
+            pl.seed_everything(seed, verbose=False)
+            model = ae.StackedAutoencoder(
+                (1, 28, 28), latent_dim=500, hidden=(500, 500), objective=objective, epochs_per_layer=15,
+                likelihood=Bernoulli(), lr=1e-3,
+            )  # fmt: skip
+            fit(model, data, 45)
+            errors[name].append(classification_error(model, data, epochs=25))
+    difference = [p - d for p, d in zip(errors["plain"], errors["denoising"], strict=True)]
+    return Row(
+        "Stacked denoising against stacked plain, MNIST 'basic' (10 000 training images)",
+        "Vincent et al. 2010, https://jmlr.org/papers/v11/vincent10a.html",
+        "three layers of 500 sigmoid units, tied, cross-entropy, masking 25 %, Adam 1e-3, 15 epochs for each layer, "
+        "then 25 epochs of fine-tuning; the first 10 000 images, tested on the usual 10 000",
+        seeds,
+        [
+            Figure("test error of stacked plain, %", mean(errors["plain"]), "3.46", std(errors["plain"])),
+            Figure("test error of stacked denoising, %", mean(errors["denoising"]), "2.84", std(errors["denoising"])),
+            Figure("plain minus denoising, % points", mean(difference), "0.62", std(difference)),
+        ],
+        differs="a smaller tier: the paper has 1000 or more units and chooses all settings by validation",
+    )
+
+
+@row
+def contractive(path: str) -> Row:
+    """Contractive against plain: the Jacobian, and the error of a network that starts from it."""
+    data = mnist(path, batch_size=128, train=20_000)
+    seeds = [0, 1]
+    norms: dict[str, list[float]] = {"plain": [], "contractive": []}
+    errors: dict[str, list[float]] = {"plain": [], "contractive": []}
+    x = next(data.batches("test", 512))["image"]
+    for seed in seeds:
+        for name, weight in (("plain", 0.0), ("contractive", 1.0)):
+            pl.seed_everything(seed, verbose=False)
+            model = ae.ContractiveAutoencoder(
+                (1, 28, 28), latent_dim=1000, contraction=weight, architecture=MLP(hidden=(), tied=True),
+                likelihood=Bernoulli(), lr=1e-3,
+            )  # fmt: skip
+            fit(model, data, 20)
+            with torch.no_grad():
+                norms[name].append(float(model.eval().cpu().jacobian_norm(x).sqrt().mean()))
+            errors[name].append(classification_error(model, data, epochs=15))
+    ratio = [p / c for p, c in zip(norms["plain"], norms["contractive"], strict=True)]
+    return Row(
+        "Contractive against plain, MNIST",
+        "Rifai et al. 2011, https://icml.cc/2011/papers/455_icmlpaper.pdf",
+        "1000 sigmoid units, tied, cross-entropy, contraction 1.0, Adam 1e-3, batch 128, 20 epochs, then 15 epochs of "
+        "fine-tuning with a softmax layer",
+        seeds,
+        [
+            Figure("mean Jacobian norm, plain over contractive", mean(ratio), "24 (from memory)", std(ratio)),
+            Figure("test error of plain, %", mean(errors["plain"]), "1.78", std(errors["plain"])),
+            Figure("test error of contractive, %", mean(errors["contractive"]), "1.14", std(errors["contractive"])),
+        ],
+        differs="a smaller tier: the first 20 000 training images; no choice of settings by validation",
+    )
+
+
+@row
+def score(path: str) -> Row:
+    """The score of a smoothed mixture of Gaussians."""
+    pl.seed_everything(0, verbose=False)
+    centres = torch.tensor([[-2.0, 0.0], [2.0, 0.0], [0.0, 2.5]])
+    spread, sigma = 0.4, 0.5
+    data = centres[torch.randint(3, (20_000,))] + spread * torch.randn(20_000, 2)
+    model = ae.ScoreMatchingAutoencoder(
+        (2,), latent_dim=128, sigma=sigma, architecture=MLP(hidden=(128, 128), activation="silu")
+    )
+    cosine(model, 60, lr=2e-3)
+    fit(model, DataLoader(data, batch_size=256, shuffle=True), 60)
+    x = centres[torch.randint(3, (5000,))] + math.hypot(spread, sigma) * torch.randn(5000, 2)
+    x.requires_grad_()
+    variance = spread**2 + sigma**2
+    log_density = torch.logsumexp(-(x[:, None] - centres).square().sum(-1) / (2 * variance), dim=1)
+    (exact,) = torch.autograd.grad(log_density.sum(), x)
+    with torch.no_grad():
+        ours = model.eval().cpu().score(x)
+    relative = float((ours - exact).norm() / exact.norm())
+    similarity = float(torch.nn.functional.cosine_similarity(ours.flatten(), exact.flatten(), dim=0))
+    return Row(
+        "Denoising score of a 2-D mixture of three Gaussians, smoothed by sigma = 0.5",
+        "Vincent 2011, https://doi.org/10.1162/NECO_a_00142; the analytic score",
+        "20 000 samples, MLP 2-128-128-128-128-128-2, Adam 2e-3 falling to 0, batch 256, 60 epochs",
+        [0],
+        [
+            Figure("relative L2 error of the score", relative, "at most 0.10"),
+            Figure("cosine with the analytic score", similarity, "at least 0.995"),
+        ],
+    )
+
+
+@row
+def vae(path: str) -> Row:
+    """The VAE of pytorch/examples."""
+    data = mnist(path, batch_size=128)
+    pl.seed_everything(0, verbose=False)
+    model = ae.VAE((1, 28, 28), latent_dim=20, architecture=MLP(hidden=(400,)), likelihood=Bernoulli())
+    trainer = fit(model, data, 10)
+    loss = trainer.test(model, data, verbose=False)[0]["test/loss"]
+    return Row(
+        "VAE 784-400-20, grey MNIST",
+        "pytorch/examples, computed: 105.80",
+        "ReLU, Bernoulli on grey values, Adam 1e-3, batch 128, 10 epochs, 60 000 images",
+        [0],
+        [Figure("test negative ELBO, nats", loss, "105.80")],
+    )
+
+
+# ---- results ------------------------------------------------------------------------------------------------------
+
+
+def mean(values: list[float]) -> float:
+    return float(np.mean(values))
+
+
+def std(values: list[float]) -> float:
+    return float(np.std(values, ddof=1))
+
+
+def shown(figure: dict[str, Any]) -> str:
+    spread = "" if figure["spread"] is None else f" ± {figure['spread']:.2g}"
+    return f"{figure['ours']:.4g}{spread}"
+
+
+def write_table() -> None:
+    """RESULTS.md from the results on file."""
+    lines = [
+        "# Published numbers beside ours",
+        "",
+        "Made by `python benchmarks/reproduce.py --table` from `benchmarks/results/`; each row by",
+        "`python benchmarks/reproduce.py ROW`. ± is the standard deviation over seeds.",
+    ]
+    for name in ROWS:
+        file = HERE / "results" / f"{name}.json"
+        if not file.is_file():
+            lines += ["", f"## `{name}`", "", "Not measured."]
+            continue
+        result = json.loads(file.read_text())
+        lines += ["", f"## `{name}`: {result['title']}", "", "| | ours | published |", "|---|---|---|"]
+        lines += [f"| {figure['what']} | {shown(figure)} | {figure['published']} |" for figure in result["figures"]]
+        lines += ["", f"Setting: {result['setting']}. Seeds {result['seeds']}. Source: {result['source']}."]
+        if result["differs"]:
+            lines += ["", f"Differs: {result['differs']}."]
+        versions = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
+        lines += ["", f"{result['seconds'] / 60:.1f} minutes; {versions}."]
+    (HERE / "RESULTS.md").write_text("\n".join(lines) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("row", nargs="?", choices=[*ROWS, "all"])
+    parser.add_argument("--data", default="ylecun/mnist", help="MNIST: a hub id or a local folder")
+    parser.add_argument("--list", action="store_true", help="list the rows")
+    parser.add_argument("--table", action="store_true", help="rewrite RESULTS.md")
+    args = parser.parse_args()
+    console = Console(highlight=False, soft_wrap=True)
+    if args.list:
+        for name, function in ROWS.items():
+            console.print(f"  {name:<18} {function.__doc__}")
+    for name in ROWS if args.row == "all" else [args.row] if args.row else []:
+        warnings.filterwarnings("ignore", module="pytorch_lightning")
+        start = time.perf_counter()
+        result = ROWS[name](args.data)
+        result.seconds = time.perf_counter() - start
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
+        result.versions = {
+            "lightning_ae": ae.__version__, "torch": torch.__version__, "pytorch-lightning": pl.__version__,
+            "Python": platform.python_version(), "device": device,
+        }  # fmt: skip
+        console.print(f"\n[bold]{result.title}[/]\n  {result.setting}; seeds {result.seeds}")
+        for figure in result.figures:
+            console.print(f"  {figure.what}: [bold]{shown(asdict(figure))}[/]   published: {figure.published}")
+        file = HERE / "results" / f"{name}.json"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(asdict(result), indent=2) + "\n")
+        write_table()
+        console.print(f"  written to {file.relative_to(HERE.parent)} and benchmarks/RESULTS.md")
+    if args.table:
+        write_table()
+
+
+if __name__ == "__main__":
+    main()

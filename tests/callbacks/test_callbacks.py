@@ -1,0 +1,229 @@
+"""Callbacks: what they log and draw, into which loggers, and that they leave the run as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_ae import VAE, Autoencoder, DenoisingAutoencoder, HFDataModule, InputError, SparseAutoencoder
+from lightning_ae.callbacks import (
+    JacobianSpectrum,
+    LatentProbe,
+    LatentProjection,
+    LatentTraversal,
+    ReconstructionGrid,
+    ReconstructionMetrics,
+    SampleGrid,
+    SparsityMetrics,
+)
+
+PICTURES = [ReconstructionGrid, SampleGrid, LatentProjection, LatentTraversal, JacobianSpectrum]
+
+
+def trainer(folder: Path, callbacks: list[pl.Callback], **options: Any) -> pl.Trainer:
+    options = {"logger": CSVLogger(folder, name="", version="run"), "max_epochs": 1} | options
+    return pl.Trainer(
+        accelerator="cpu", enable_progress_bar=False, enable_model_summary=False, callbacks=callbacks,
+        default_root_dir=folder, **options,
+    )  # fmt: skip
+
+
+def check_picture(file: Path) -> None:
+    with Image.open(file) as picture:
+        pixels = np.asarray(picture.convert("L"))
+    assert min(pixels.shape) > 150
+    assert len(np.unique(pixels)) > 15
+
+
+def test_metrics_equal_those_of_all_the_data(tmp_path: Path) -> None:
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+    class Faint(Autoencoder):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 0.7 * x - 0.05
+
+    torch.manual_seed(0)
+    model = Faint((1, 16, 12), 4)
+    data = torch.rand(70, 1, 16, 12)
+    loader = DataLoader(data, batch_size=32)
+    logged = trainer(tmp_path, [ReconstructionMetrics(), SparsityMetrics(0.5)]).validate(model, loader, verbose=False)[
+        0
+    ]
+    with torch.no_grad():
+        output, codes = model(data), model.encode(data)
+    assert logged["val/mse"] == pytest.approx(float((output - data).square().sum() / 70), rel=1e-5)
+    # skimage on the mean of squared errors over all images together; the model's output clipped to [0, 1]
+    clipped = output.clamp(0, 1).numpy()
+    assert logged["val/psnr"] == pytest.approx(peak_signal_noise_ratio(data.numpy(), clipped, data_range=1.0), rel=1e-4)
+    options = {"data_range": 1.0, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    ssim = [
+        # the mean over the whole map, borders included; they are mirrored a little differently
+        structural_similarity(a[0], b[0], full=True, **options)[1].mean()
+        for a, b in zip(data.numpy(), clipped, strict=True)
+    ]
+    assert logged["val/ssim"] == pytest.approx(np.mean(ssim), abs=2e-3)
+    assert 0.5 < logged["val/ssim"] < 0.95
+    assert logged["val/active_units"] == int((codes.var(dim=0, correction=0) > 0.01).sum())
+    assert logged["val/l0"] == pytest.approx(float((codes.abs() > 0.5).sum() / 70), rel=1e-6)
+    error = (output - data).square().sum() / (data - data.mean(dim=0)).square().sum()
+    assert logged["val/explained_variance"] == pytest.approx(float(1 - error), rel=1e-4)
+
+
+def test_denoising_is_measured_from_the_corrupted_input_of_the_step(tmp_path: Path) -> None:
+    class Identity(DenoisingAutoencoder):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    data = 0.5 + torch.rand(40, 1, 8, 8) / 2
+    seen = []
+
+    class Seen(Identity):
+        def loss(self, x: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+            seen.append((x - target).square().sum())
+            return super().loss(x, target)
+
+    logged = trainer(tmp_path, [ReconstructionMetrics()]).validate(
+        Seen((1, 8, 8)), DataLoader(data, batch_size=16), verbose=False
+    )[0]
+    assert logged["val/mse"] == pytest.approx(float(sum(seen)) / 40, rel=1e-5)
+    assert logged["val/mse"] > 1
+
+
+def test_probe_is_that_of_scikit_learn(tmp_path: Path) -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.preprocessing import StandardScaler
+
+    torch.manual_seed(0)
+    model, data = Autoencoder((1, 8, 8), 6), HFDataModule("digits")
+    logged = trainer(tmp_path, [LatentProbe(k=3)]).test(model, data, verbose=False)[0]
+    model.eval()
+
+    def codes(split: str) -> tuple[np.ndarray, np.ndarray]:
+        with torch.no_grad():
+            encoded = torch.cat([model.encode(batch["image"]) for batch in data.batches(split)]).numpy()
+        return encoded, np.array(data.dataset(split)["label"][:])
+
+    (x, y), (xt, yt) = codes("train"), codes("test")
+    assert logged["test/knn_error"] == pytest.approx(1 - KNeighborsClassifier(3).fit(x, y).score(xt, yt), abs=1e-6)
+    scaler = StandardScaler().fit(x)
+    regression = LogisticRegression(max_iter=1000).fit(scaler.transform(x), y)
+    assert logged["test/probe_error"] == pytest.approx(1 - regression.score(scaler.transform(xt), yt), abs=0.006)
+
+
+def test_pictures_in_the_run_folder(tmp_path: Path) -> None:
+    run = trainer(tmp_path, [make(every_n_epochs=2) for make in PICTURES], max_epochs=4)
+    data = HFDataModule("digits")
+    model = VAE((1, 8, 8), latent_dim=4)
+    run.fit(model, data)
+    run.test(model, data, verbose=False)
+    for make in PICTURES:
+        folder = tmp_path / "run" / "pictures" / make.name
+        assert sorted(p.name for p in folder.iterdir()) == ["epoch=0001.png", "epoch=0003.png", "test.png"]
+        for file in folder.iterdir():
+            check_picture(file)
+    assert "test/jacobian_norm" in run.callback_metrics
+
+
+def test_corrupted_inputs_get_a_row(tmp_path: Path) -> None:
+    sizes = {}
+    for cls in (Autoencoder, DenoisingAutoencoder):
+        folder = tmp_path / cls.__name__
+        trainer(folder, [ReconstructionGrid(4)]).fit(cls((1, 8, 8), 4), HFDataModule("digits"))
+        with Image.open(folder / "run" / "pictures" / "reconstructions" / "epoch=0000.png") as picture:
+            sizes[cls] = picture.size
+    assert sizes[DenoisingAutoencoder][1] > 1.3 * sizes[Autoencoder][1]
+
+
+def test_tensorboard_gets_the_pictures(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logger = TensorBoardLogger(tmp_path, name="", version="tb")
+    trainer(tmp_path, [ReconstructionGrid(4), SampleGrid(9)], logger=logger).fit(
+        VAE((1, 8, 8), 4), HFDataModule("digits")
+    )
+    events = EventAccumulator(str(tmp_path / "tb"), size_guidance={"images": 0}).Reload()
+    assert sorted(events.Tags()["images"]) == ["pictures/reconstructions", "pictures/samples"]
+    (image,) = events.Images("pictures/samples")
+    assert image.width > 150
+    assert (tmp_path / "tb" / "pictures" / "samples" / "epoch=0000.png").is_file()
+
+
+def test_wandb_gets_the_pictures_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    logger = WandbLogger(project="test", save_dir=tmp_path)
+    run = trainer(tmp_path, [ReconstructionGrid(4)], logger=[CSVLogger(tmp_path, name="", version="run"), logger])
+    run.fit(VAE((1, 8, 8), 4), HFDataModule("digits"))
+    wandb.finish()
+    (picture,) = tmp_path.glob("wandb/offline-run-*/files/media/images/pictures/*.png")
+    assert picture.read_bytes() == (tmp_path / "run" / "pictures" / "reconstructions" / "epoch=0000.png").read_bytes()
+
+
+def test_callbacks_leave_the_run_as_it_is(tmp_path: Path) -> None:
+    def weights(callbacks: list[pl.Callback]) -> torch.Tensor:
+        pl.seed_everything(5, verbose=False)
+        model = VAE((1, 8, 8), latent_dim=4)
+        trainer(tmp_path / str(len(callbacks)), callbacks, max_epochs=2).fit(model, HFDataModule("digits"))
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    alone = weights([])
+    accompanied = weights([make() for make in PICTURES] + [ReconstructionMetrics(), SparsityMetrics(), LatentProbe()])
+    assert torch.equal(alone, accompanied)
+
+
+@pytest.mark.parametrize(
+    ("callback", "model", "named"),
+    [
+        (ReconstructionGrid(), Autoencoder((4,), 2), "ReconstructionGrid draws images"),
+        (SampleGrid(), Autoencoder((1, 4, 4), 2), "cannot sample"),
+        (LatentProbe(), SparseAutoencoder((4,), 2), "batches"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_training(
+    callback: pl.Callback, model: Autoencoder, named: str, tmp_path: Path
+) -> None:
+    loader = DataLoader(TensorDataset(torch.rand(8, *model.input_shape)))
+    with pytest.raises(InputError, match=named):
+        trainer(tmp_path, [callback]).fit(model, loader, loader)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ReconstructionGrid(n=0),
+        lambda: SampleGrid(every_n_epochs=0),
+        lambda: LatentTraversal(steps=1),
+        lambda: LatentProbe(k=0),
+        lambda: SparsityMetrics(threshold=-1.0),
+    ],
+)
+def test_bad_options_are_refused(make: Any) -> None:
+    with pytest.raises(InputError):
+        make()
+
+
+def test_probe_without_labels_is_refused(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    data = HFDataModule(Dataset.from_dict({"v": [[0.1, 0.2]] * 40}), test_split="train")
+    with pytest.raises(InputError, match="label"):
+        trainer(tmp_path, [LatentProbe()]).fit(Autoencoder((2,), 1), data)
+
+
+def test_vectors_have_metrics_too(tmp_path: Path) -> None:
+    loader = DataLoader(TensorDataset(torch.rand(40, 5), torch.arange(40) % 3), batch_size=8)
+    run = trainer(tmp_path, [ReconstructionMetrics(), LatentProjection()])
+    logged = run.validate(Autoencoder((5,), 1), loader, verbose=False)[0]
+    assert set(logged) == {"val/loss", "val/reconstruction", "val/mse", "val/active_units"}
+    check_picture(tmp_path / "run" / "pictures" / "projection" / "validate.png")
