@@ -18,6 +18,7 @@ COMMANDS = {
     "features": "write the codes of a data set to parquet files",
     "reconstruct": "write a picture of inputs and their reconstructions",
     "sample": "write a picture of samples from a generative model",
+    "rate-distortion": "write rate and distortion of a model's codes",
     "completion": "print a completion script for your shell",
 }
 
@@ -39,7 +40,7 @@ help:
   lightning-ae COMMAND --help            the options of a command
   lightning-ae fit --model.help VAE      the options of a model (likewise --data.help HFDataModule)
   eval "$(lightning-ae completion {shell})"    completion in this shell
-""".format(commands="\n".join(f"  {name:<12} {text}" for name, text in COMMANDS.items()), shell="bash")
+""".format(commands="\n".join(f"  {name:<16} {text}" for name, text in COMMANDS.items()), shell="bash")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -86,7 +87,7 @@ def _run(command: str, args: list[str]) -> None:
         from lightning_ae import tools
 
         parser = _tool_parser(command)
-        getattr(tools, command)(**parser.parse_args(args).as_dict())
+        getattr(tools, command.replace("-", "_"))(**parser.parse_args(args).as_dict())
 
 
 def _tool_parser(command: str) -> ToolParser:
@@ -94,7 +95,7 @@ def _tool_parser(command: str) -> ToolParser:
     from lightning_ae.parsing import ToolParser
 
     parser = ToolParser(prog=f"lightning-ae {command}")
-    parser.add_function_arguments(getattr(tools, command), as_group=False, as_positional=True)
+    parser.add_function_arguments(getattr(tools, command.replace("-", "_")), as_group=False, as_positional=True)
     return parser
 
 

@@ -164,6 +164,49 @@ def sample(
     return _save_figure(sample_figure(model, n, seed), file)
 
 
+def rate_distortion(
+    checkpoint: str,
+    path: str | None = None,
+    samples: int = 2000,
+    output: str | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+) -> list[Path]:
+    """Write the rate-distortion curve of a model's codes on training and test data, as CSV and PNG.
+
+    Args:
+        checkpoint: the model's checkpoint.
+        path: the data set: a hub id, a local folder or "digits" (default: what the model was trained on).
+        samples: how many samples of each split, the first ones.
+        output: the folder to write to (default: beside the folder of the checkpoint).
+        device: cpu, cuda, mps, or auto for the fastest there is.
+        overwrite: replace files that exist.
+
+    Returns:
+        The table's and the picture's file.
+
+    Raises:
+        InputError: when a file exists, or the data cannot be read.
+    """
+    from lightning_ae import rate_distortion as curve
+
+    model = load_model(checkpoint).to(_device(device))
+    folder = Path(output) if output else _beside(checkpoint)
+    _check_free([folder / "rate_distortion.csv", folder / "rate_distortion.png"], overwrite)
+    data = _data(model, checkpoint, path)
+    data.prepare_data()
+    x = {split: model.unpack(next(data.batches(split, samples)))[0].to(model.device) for split in ("train", "test")}
+    points = [point for split in x for point in curve.rate_distortion(model, x[split], split, x["train"])]
+    files = list(curve.write_rate_distortion(points, folder))
+    console = Console(highlight=False, soft_wrap=True)
+    for point in points:
+        console.print(f"  {point.split:<6} {point.rate:10.1f} bits  {point.distortion:10.3f}")
+    console.print("[bold]Written[/]")
+    for file in files:
+        console.print(f"  {file}")
+    return files
+
+
 def _device(name: str) -> torch.device:
     if name != "auto":
         return torch.device(name)

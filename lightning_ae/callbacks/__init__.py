@@ -1,6 +1,6 @@
 """Callbacks that measure and picture a model while it trains."""
 
-from lightning_ae.callbacks.measures import LatentProbe, ReconstructionMetrics, SparsityMetrics
+from lightning_ae.callbacks.measures import DenoisingMetrics, LatentProbe, ReconstructionMetrics, SparsityMetrics
 from lightning_ae.callbacks.pictures import (
     JacobianSpectrum,
     LatentProjection,
@@ -10,6 +10,7 @@ from lightning_ae.callbacks.pictures import (
 )
 
 __all__ = [
+    "DenoisingMetrics",
     "JacobianSpectrum",
     "LatentProbe",
     "LatentProjection",

@@ -142,6 +142,39 @@ class SparsityMetrics(_Accumulated):
         metrics["explained_variance"].update(model(x), x)
 
 
+class DenoisingMetrics(_Accumulated):
+    """Logs, under val/ and test/, what a denoising model is to be compared with, in dB.
+
+    - `psnr_corrupted`: of the corrupted images as they are;
+    - `psnr_median`: of the corrupted images after a 3x3 median filter.
+
+    `psnr` of `ReconstructionMetrics` is the model's own, on the same corrupted images.
+    """
+
+    def metrics(self, model: Autoencoder) -> dict[str, Metric]:
+        """Both metrics.
+
+        Raises:
+            InputError: when the model takes no images, or corrupts nothing.
+        """
+        if len(model.input_shape) != 3 or type(model).corrupt is Autoencoder.corrupt:
+            raise InputError(
+                f"DenoisingMetrics compares denoised images, but {type(model).__name__} with input_shape "
+                f"{model.input_shape} denoises none",
+                "leave DenoisingMetrics out, or train a DenoisingAutoencoder on images",
+            )
+        return {name: PeakSignalNoiseRatio(data_range=1.0) for name in ("psnr_corrupted", "psnr_median")}
+
+    def add(self, model: Autoencoder, metrics: dict[str, Metric], x: Tensor, target: Tensor) -> None:
+        """Adds a batch."""
+        from scipy.ndimage import median_filter
+
+        corrupted, clean = (to_unit_interval(model, part.float()) for part in (model.corrupt(x), target))
+        filtered = torch.from_numpy(median_filter(corrupted.cpu().numpy(), size=(1, 1, 3, 3)))
+        metrics["psnr_corrupted"].update(corrupted, clean)
+        metrics["psnr_median"].update(filtered.to(clean.device), clean)
+
+
 class LatentProbe(pl.Callback):
     """Logs, under val/ and test/, how well labels can be read off the codes.
 

@@ -166,24 +166,28 @@ class SampleGrid(Picture):
 
 
 class LatentProjection(Picture):
-    """Draws codes on their first two principal components, coloured by label.
+    """Draws codes on their first two principal components (two-dimensional codes as they are), coloured by label.
 
     Args:
         samples: how many codes at most.
+        beside_pca: draw the first two principal components of the inputs themselves beside them, and above either the
+            error of a 5-nearest-neighbour classifier among the points shown (each classified by the others).
         every_n_epochs: how often to draw.
     """
 
     name = "projection"
     needs_images = False
 
-    def __init__(self, samples: int = 2000, every_n_epochs: int = 1) -> None:
+    def __init__(self, samples: int = 2000, beside_pca: bool = False, every_n_epochs: int = 1) -> None:
         super().__init__(samples, every_n_epochs)
+        self.beside_pca = beside_pca
 
     def draw(self, trainer: pl.Trainer, model: Autoencoder, x: Tensor, labels: Tensor | None, title: str) -> Figure:
-        """A scatter plot."""
+        """A scatter plot, or two."""
         codes = torch.cat([model.encode(part).flatten(1).float() for part in x.split(256)]).cpu()
         names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
-        return projection_figure(codes, labels, names, title)
+        panels = {"codes": codes} | ({"inputs, PCA": x.flatten(1).float().cpu()} if self.beside_pca else {})
+        return projection_figure(panels, labels, names, title)
 
 
 class LatentTraversal(Picture):
@@ -304,37 +308,60 @@ def image_figure(model: Autoencoder, rows: list[Tensor], names: list[str], title
     return figure
 
 
-def projection_figure(codes: Tensor, labels: Tensor | None, class_names: list[str] | None, title: str = "") -> Figure:
-    """Codes (B, latent_dim) on their first two principal components, coloured by label (B,)."""
+def projection_figure(
+    panels: dict[str, Tensor], labels: Tensor | None, class_names: list[str] | None, title: str = ""
+) -> Figure:
+    """Points (B, dimensions) of each panel in the plane, coloured by label (B,); more dimensions by their PCA."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    centred = codes - codes.mean(dim=0)
+    figure = Figure((1.2 + 5.2 * len(panels), 5.2), dpi=150, layout="constrained")
+    values = None if labels is None else labels.cpu().numpy()
+    classes = [] if values is None else sorted(set(values.tolist()))
+    colours = colormaps["tab10" if len(classes) <= 10 else "turbo"]
+    for column, (name, points) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(1, len(panels), column)
+        plane, axis_names = _plane(points)
+        x, y = plane.T.numpy()
+        if values is None:
+            axes.scatter(x, y, s=6, alpha=0.7, linewidths=0)
+        for i, value in enumerate(classes):
+            colour = colours(i) if len(classes) <= 10 else colours(i / (len(classes) - 1))
+            known = class_names is not None and int(value) < len(class_names)
+            text = class_names[int(value)] if known and class_names else f"{value:g}"
+            of_class = values == value
+            axes.scatter(x[of_class], y[of_class], s=8, alpha=0.75, linewidths=0, color=colour, label=text)
+        axes.set_xlabel(axis_names[0], fontsize=9)
+        axes.set_ylabel(axis_names[1], fontsize=9)
+        axes.tick_params(labelsize=8)
+        if len(panels) > 1:
+            error = "" if values is None else f": 5-NN error {100 * _leave_one_out(plane, labels):.1f} %"
+            axes.set_title(f"{name}{error}", fontsize=10)
+    if classes and len(classes) <= 20:
+        handles, texts = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, texts, loc="outside right center", fontsize=8, frameon=False, markerscale=2)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def _plane(points: Tensor) -> tuple[Tensor, tuple[str, str]]:
+    """Points as they are in two dimensions, else on their first two principal components; and the axes' names."""
+    if points.shape[1] == 2:
+        return points, ("z0", "z1")
+    centred = points - points.mean(dim=0)
     if centred.shape[1] == 1:
         centred = torch.cat([centred, torch.zeros_like(centred)], dim=1)
     _, spectrum, directions = torch.linalg.svd(centred, full_matrices=False)
-    share = spectrum.square() / spectrum.square().sum()
-    x, y = (centred @ directions[:2].T).T.numpy()
-    figure = Figure((6.4, 5.2), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    if labels is None:
-        axes.scatter(x, y, s=6, alpha=0.7, linewidths=0)
-    else:
-        values = labels.cpu().numpy()
-        classes = sorted(set(values.tolist()))
-        colours = colormaps["tab10" if len(classes) <= 10 else "turbo"]
-        for i, value in enumerate(classes):
-            colour = colours(i) if len(classes) <= 10 else colours(i / (len(classes) - 1))
-            name = class_names[int(value)] if class_names and int(value) < len(class_names) else f"{value:g}"
-            of_class = values == value
-            axes.scatter(x[of_class], y[of_class], s=8, alpha=0.75, linewidths=0, color=colour, label=name)
-        if len(classes) <= 20:
-            figure.legend(loc="outside right center", fontsize=8, frameon=False, markerscale=2)
-    axes.set_xlabel(f"first principal component ({100 * share[0]:.0f} % of the variance)", fontsize=9)
-    axes.set_ylabel(f"second ({100 * share[1]:.0f} %)", fontsize=9)
-    axes.tick_params(labelsize=8)
-    axes.set_title(title, fontsize=10)
-    return figure
+    share = 100 * spectrum.square() / spectrum.square().sum()
+    names = (f"first principal component ({share[0]:.0f} % of the variance)", f"second ({share[1]:.0f} %)")
+    return centred @ directions[:2].T, names
+
+
+def _leave_one_out(points: Tensor, labels: Any, k: int = 5) -> float:
+    """The error of a k-nearest-neighbour classifier of each point by the others."""
+    distances = torch.cdist(points, points).fill_diagonal_(float("inf"))
+    nearest = labels.cpu()[distances.topk(min(k, len(points) - 1), largest=False).indices]
+    return float((nearest.mode(dim=1).values != labels.cpu()).float().mean())
 
 
 def _labels(trainer: pl.Trainer, batch: Any) -> Tensor | None:

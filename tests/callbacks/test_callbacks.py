@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_ae import VAE, Autoencoder, DenoisingAutoencoder, HFDataModule, InputError, SparseAutoencoder
 from lightning_ae.callbacks import (
+    DenoisingMetrics,
     JacobianSpectrum,
     LatentProbe,
     LatentProjection,
@@ -182,9 +183,35 @@ def test_callbacks_leave_the_run_as_it_is(tmp_path: Path) -> None:
     assert torch.equal(alone, accompanied)
 
 
+def test_denoising_baselines_are_those_of_scikit_image(tmp_path: Path) -> None:
+    from skimage.filters import median
+    from skimage.metrics import peak_signal_noise_ratio
+
+    from lightning_ae.corruptions import GaussianNoise
+
+    data = HFDataModule("digits", batch_size=1000)
+    model = DenoisingAutoencoder((1, 8, 8), 4, corruption=GaussianNoise(0.3))
+    logged = trainer(tmp_path, [DenoisingMetrics()]).test(model, data, verbose=False)[0]
+    clean = next(data.batches("test", 1000))["image"]
+    with model.at_step("test", 0):
+        noisy = model.corrupt(clean).clamp(0, 1)
+    filtered = np.stack([median(image[0], np.ones((3, 3)), mode="reflect") for image in noisy.numpy()])[:, None]
+    for name, images in (("psnr_corrupted", noisy.numpy()), ("psnr_median", filtered)):
+        expected = peak_signal_noise_ratio(clean.numpy(), images, data_range=1.0)
+        assert logged[f"test/{name}"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_projection_beside_pca(tmp_path: Path) -> None:
+    run = trainer(tmp_path, [LatentProjection(beside_pca=True)])
+    run.fit(Autoencoder((1, 8, 8), 2), HFDataModule("digits"))
+    with Image.open(tmp_path / "run" / "pictures" / "projection" / "epoch=0000.png") as picture:
+        assert picture.size[0] > 1.8 * picture.size[1]
+
+
 @pytest.mark.parametrize(
     ("callback", "model", "named"),
     [
+        (DenoisingMetrics(), Autoencoder((1, 4, 4), 2), "denoises none"),
         (ReconstructionGrid(), Autoencoder((4,), 2), "ReconstructionGrid draws images"),
         (SampleGrid(), Autoencoder((1, 4, 4), 2), "cannot sample"),
         (LatentProbe(), SparseAutoencoder((4,), 2), "batches"),
