@@ -219,17 +219,19 @@ class LatentProbe(pl.Callback):
         self._probe(trainer, pl_module, "test")
 
     def _probe(self, trainer: pl.Trainer, model: Autoencoder, stage: str) -> None:
-        if not trainer.is_global_zero:
-            return
+        errors = self._errors(trainer, model, stage) if trainer.is_global_zero else {}
+        # every rank logs what the first one found
+        model.log_dict(trainer.strategy.broadcast(errors), sync_dist=True)
+
+    def _errors(self, trainer: pl.Trainer, model: Autoencoder, stage: str) -> dict[str, float]:
         train_codes, train_labels = _codes(model, trainer, "train")
         codes, labels = _codes(model, trainer, stage)
         kept = torch.randperm(len(train_codes), generator=torch.Generator().manual_seed(0))[: self.max_train]
         learned = train_codes[kept], train_labels[kept]
-        errors = {
+        return {
             f"{stage}/knn_error": knn_error(*learned, codes, labels, k=min(self.k, len(kept))),
             f"{stage}/probe_error": linear_probe_error(*learned, codes, labels),
         }
-        model.log_dict(errors, rank_zero_only=True)
 
 
 def as_autoencoder(callback: pl.Callback, module: pl.LightningModule) -> Autoencoder:

@@ -43,6 +43,8 @@ class Picture(pl.Callback):
         self.every_n_epochs = every_n_epochs
         self._inputs: list[Tensor] = []
         self._labels: list[Tensor] = []
+        self.measured: dict[str, float] = {}
+        """What `draw` measured on the first rank, to be logged on all."""
 
     @abstractmethod
     def draw(self, trainer: pl.Trainer, model: Autoencoder, x: Tensor, labels: Tensor | None, title: str) -> Figure:
@@ -97,8 +99,12 @@ class Picture(pl.Callback):
 
     def _publish(self, trainer: pl.Trainer, model: Autoencoder, name: str) -> None:
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all ranks, so before any of them returns
-        if not self._inputs:
-            return
+        if self._inputs:
+            self._draw(trainer, model, folder, name)
+        model.log_dict(trainer.strategy.broadcast(self.measured), sync_dist=True)
+        self._inputs, self._labels, self.measured = [], [], {}
+
+    def _draw(self, trainer: pl.Trainer, model: Autoencoder, folder: Path, name: str) -> None:
         labels = torch.cat(self._labels) if self._labels else None
         # a picture's draws must not change the run
         with torch.no_grad(), torch.random.fork_rng():
@@ -115,7 +121,6 @@ class Picture(pl.Callback):
                 )
             elif isinstance(logger, WandbLogger):
                 logger.log_image(f"pictures/{self.name}", [str(file)])
-        self._inputs, self._labels = [], []
 
 
 class ReconstructionGrid(Picture):
@@ -250,7 +255,7 @@ class JacobianSpectrum(Picture):
         values = jacobian_spectrum(model, x).cpu()
         norm = values.square().sum(dim=1).sqrt().mean()
         stage = "test" if trainer.testing else "val"
-        model.log(f"{stage}/jacobian_norm", norm, on_epoch=True, rank_zero_only=True)
+        self.measured = {f"{stage}/jacobian_norm": float(norm)}
         figure = Figure((6.4, 4.0), dpi=150, layout="constrained")
         axes = figure.add_subplot()
         mean = values.mean(dim=0).numpy()
