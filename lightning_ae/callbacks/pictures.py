@@ -263,7 +263,7 @@ class JacobianSpectrum(Picture):
         axes.set_xlabel("singular value", fontsize=9)
         axes.set_ylabel(f"mean over {len(values)} samples", fontsize=9)
         axes.set_yscale("log")
-        axes.set_ylim(bottom=max(mean.max() * 1e-5, 1e-12))
+        axes.set_ylim(bottom=max(mean.min() / 2, mean.max() * 1e-5, 1e-12))
         axes.tick_params(labelsize=8)
         axes.set_title(f"{title}: mean norm of the Jacobian {norm:.3g}", fontsize=10)
         return figure
