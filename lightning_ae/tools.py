@@ -52,7 +52,7 @@ def features(
     Raises:
         InputError: when a file exists, or the data cannot be read.
     """
-    model = load_model(checkpoint).to(_device(device))
+    model = _load(checkpoint, device)
     data = _data(model, checkpoint, path)
     folder = Path(output) if output else _beside(checkpoint) / "features"
     files = {split: folder / f"{split}.parquet" for split in splits}
@@ -111,7 +111,7 @@ def reconstruct(
     """
     from lightning_ae.callbacks.pictures import reconstruction_figure
 
-    model = load_model(checkpoint).to(_device(device))
+    model = _load(checkpoint, device)
     file = Path(output) if output else _beside(checkpoint) / "reconstructions.png"
     _check_images(model)
     _check_free([file], overwrite)
@@ -153,7 +153,7 @@ def sample(
     """
     from lightning_ae.callbacks.pictures import sample_figure
 
-    model = load_model(checkpoint).to(_device(device))
+    model = _load(checkpoint, device)
     file = Path(output) if output else _beside(checkpoint) / "samples.png"
     _check_images(model)
     _check_free([file], overwrite)
@@ -190,7 +190,7 @@ def rate_distortion(
     """
     from lightning_ae import rate_distortion as curve
 
-    model = load_model(checkpoint).to(_device(device))
+    model = _load(checkpoint, device)
     folder = Path(output) if output else _beside(checkpoint)
     _check_free([folder / "rate_distortion.csv", folder / "rate_distortion.png"], overwrite)
     data = _data(model, checkpoint, path)
@@ -205,6 +205,18 @@ def rate_distortion(
     for file in files:
         console.print(f"  {file}")
     return files
+
+
+def _load(checkpoint: str, device: str) -> Autoencoder:
+    from lightning_ae.autoencoder import Autoencoder
+
+    model = load_model(checkpoint)
+    if not isinstance(model, Autoencoder):
+        raise InputError(
+            f"{checkpoint!r} holds a {type(model).__name__}, not an autoencoder",
+            "give the checkpoint of the autoencoder that it was made from",
+        )
+    return model.to(_device(device))
 
 
 def _device(name: str) -> torch.device:

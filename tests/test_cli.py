@@ -184,6 +184,19 @@ def test_checkpoints_that_cannot_be_used(
     assert "truncated" in fails(capsys, "test", "-c", RECIPE, "--ckpt_path", "cut.ckpt", *SHORT[2:])
 
 
+def test_the_supervised_stage(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = str(ROOT / "recipes" / "digits" / "finetune.yaml")
+    assert "pretrained" in fails(capsys, "fit", "-c", recipe, *SHORT)
+    pretrained = str(run / "checkpoints" / "best.ckpt")
+    main(["fit", "-c", recipe, "--model.pretrained", pretrained, "--run_dir", "r", *SHORT])
+    classifier = load_model("r/checkpoints/best.ckpt")
+    assert classifier.model.latent_dim == 8
+    assert "FineTuneClassifier, not an autoencoder" in fails(capsys, "features", "r/checkpoints/best.ckpt")
+
+
 def test_resume(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run.parents[2])
     args = ["fit", "-c", RECIPE, "--ckpt_path", str(run / "checkpoints" / "last.ckpt"), "--run_dir", "runs/resumed"]
