@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import warnings
@@ -94,8 +95,10 @@ def _tool_parser(command: str) -> ToolParser:
     from lightning_ae import tools
     from lightning_ae.parsing import ToolParser
 
-    parser = ToolParser(prog=f"lightning-ae {command}")
-    parser.add_function_arguments(getattr(tools, command.replace("-", "_")), as_group=False, as_positional=True)
+    function = getattr(tools, command.replace("-", "_"))
+    description = (inspect.getdoc(function) or "").split("\n\nArgs:")[0]
+    parser = ToolParser(prog=f"lightning-ae {command}", description=description)
+    parser.add_function_arguments(function, as_group=False, as_positional=True)
     return parser
 
 

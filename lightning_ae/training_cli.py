@@ -20,6 +20,7 @@ import lightning_ae.data
 import lightning_ae.finetune
 import lightning_ae.models  # noqa: F401  imported, all these are known by their bare names
 from lightning_ae.checkpoint import check_class, read_checkpoint
+from lightning_ae.cli import COMMANDS
 from lightning_ae.errors import InputError
 from lightning_ae.parsing import TrainingParser
 
@@ -42,7 +43,12 @@ class TrainingCLI(LightningCLI):
             save_config_kwargs={"overwrite": False},
             seed_everything_default=0,
             parser_class=TrainingParser,
-            parser_kwargs={"prog": f"lightning-ae {command}", "description": None},
+            parser_kwargs={
+                "prog": f"lightning-ae {command}",
+                "usage": f"lightning-ae {command} [-c RECIPE ...] [options]",
+                "description": f"{COMMANDS[command].capitalize()}. Recipes and options compose; the last one wins. "
+                "--model.help CLASS and --data.help CLASS list the options of a class.",
+            },
             args=args,
             run=False,
             load_from_checkpoint_support=False,  # models keep their own hyper-parameters as plain data
