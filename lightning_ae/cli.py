@@ -81,7 +81,7 @@ def _run(command: str, args: list[str]) -> None:
     if command in ("fit", "validate", "test", "predict"):
         from lightning_ae.training_cli import TrainingCLI
 
-        TrainingCLI(command, args).run()
+        TrainingCLI(command, args, COMMANDS[command]).run()
     elif command == "completion":
         print(_completion(args), end="")
     else:

@@ -20,7 +20,6 @@ import lightning_ae.data
 import lightning_ae.finetune
 import lightning_ae.models  # noqa: F401  imported, all these are known by their bare names
 from lightning_ae.checkpoint import check_class, read_checkpoint
-from lightning_ae.cli import COMMANDS
 from lightning_ae.errors import InputError
 from lightning_ae.parsing import TrainingParser
 
@@ -31,9 +30,10 @@ class TrainingCLI(LightningCLI):
     Args:
         command: "fit", "validate", "test" or "predict".
         args: the words after the command.
+        summary: what the command does, for --help.
     """
 
-    def __init__(self, command: str, args: list[str]) -> None:
+    def __init__(self, command: str, args: list[str], summary: str = "") -> None:
         self.command = command
         super().__init__(
             model_class=pl.LightningModule,
@@ -46,7 +46,7 @@ class TrainingCLI(LightningCLI):
             parser_kwargs={
                 "prog": f"lightning-ae {command}",
                 "usage": f"lightning-ae {command} [-c RECIPE ...] [options]",
-                "description": f"{COMMANDS[command].capitalize()}. Recipes and options compose; the last one wins. "
+                "description": f"{summary.capitalize()}. Recipes and options compose; the last one wins. "
                 "--model.help CLASS and --data.help CLASS list the options of a class.",
             },
             args=args,
