@@ -75,6 +75,7 @@ class TrainingCLI(LightningCLI):
         if trainer.logger is False or trainer.fast_dev_run:
             return
         self.run_dir = _claim(self.config.run_dir, _recipe_name(self.config), self.command)
+        self.config.run_dir = None  # the saved configuration starts a run of its own
         given = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
         loggers = [logger for logger in given if isinstance(logger, Namespace)]
         loggers = [logger for logger in loggers if not logger.class_path.endswith(".CSVLogger")]

@@ -75,6 +75,9 @@ def test_runs_are_numbered_and_never_overwritten(
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
     main(["fit", "-c", str(run / "config.yaml"), *SHORT])  # a run's own configuration runs again
     assert (run.parent / "fit-2" / "metrics.csv").is_file()
+    main(["fit", "-c", RECIPE, "--run_dir", "runs/named/here", *SHORT])
+    main(["fit", "-c", "runs/named/here/config.yaml", *SHORT])
+    assert Path("runs/named/fit-1/metrics.csv").is_file()
     assert "runs never overwrite" in fails(capsys, "fit", "-c", RECIPE, "--run_dir", str(run))
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
 
