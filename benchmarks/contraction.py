@@ -37,7 +37,7 @@ def step(model: ae.Autoencoder, optimizer: torch.optim.Optimizer, x: torch.Tenso
 def main() -> None:
     torch.set_num_threads(1)
     x = torch.rand(64, 784)
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     lines = [
         "# The cost of contraction",
         "",

@@ -89,7 +89,7 @@ def main() -> None:
     lines += [f"| {n} | {d} | {a:.2f} | {b:.2f} | {c:.3f} |" for n, d, a, b, c in rows]
     file = ROOT / "benchmarks" / f"features_{args.data_set}.md"
     file.write_text("\n".join(lines) + "\n")
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     console.print("\n".join(lines[2:]))
     console.print(f"\nWritten\n  {file}")
 

@@ -86,7 +86,7 @@ def main() -> None:
         "|---|---|---|---|---|",
         f"| (raw pixels) | 0 | 0 | {100 * knn_error(*pixels):.2f} | {100 * linear_probe_error(*pixels):.2f} |",
     ]
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     for name in cases():
         pl.seed_everything(0, verbose=False)
         found = measure(cases()[name], data, epochs)
