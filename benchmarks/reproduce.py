@@ -351,7 +351,7 @@ def std(values: list[float]) -> float:
 
 def shown(figure: dict[str, Any]) -> str:
     spread = "" if figure["spread"] is None else f" ± {figure['spread']:.2g}"
-    return f"{figure['ours']:.4g}{spread}"
+    return f"{figure['ours']:.5g}{spread}"
 
 
 def write_table() -> None:
