@@ -1,6 +1,11 @@
 """Autoencoders in PyTorch Lightning."""
 
+import warnings
+
 __version__ = "0.1.0"
+
+# inside Lightning 2.6, with every batch that it moves; nothing that a user could change
+warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
 
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.checkpoint import load_model

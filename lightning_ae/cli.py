@@ -132,7 +132,6 @@ def _quiet() -> None:
 
     # deprecations inside the libraries that only their authors can act on, and advertisements
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"jsonargparse|pytorch_lightning")
-    warnings.filterwarnings("ignore", message=r".*LeafSpec.*is deprecated")
     # what this command line does on purpose: a new folder for a resumed run, an optimizer from the options
     warnings.filterwarnings("ignore", message=r"The dirpath has changed")
     warnings.filterwarnings("ignore", message=r".*configure_optimizers` will be overridden by")
