@@ -2,11 +2,6 @@
 
 import warnings
 
-__version__ = "0.1.0"
-
-# inside Lightning 2.6, with every batch that it moves; nothing that a user could change
-warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
-
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.checkpoint import load_model
 from lightning_ae.data import HFDataModule
@@ -25,6 +20,8 @@ from lightning_ae.models import (
     list_models,
 )
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Autoencoder",
     "ContractiveAutoencoder",
@@ -42,3 +39,6 @@ __all__ = [
     "list_models",
     "load_model",
 ]
+
+# inside Lightning 2.6, with every batch that it moves; nothing that a user could change
+warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")

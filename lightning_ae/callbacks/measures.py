@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
@@ -212,7 +214,7 @@ class LatentProbe(pl.Callback):
             raise InputError("LatentProbe needs labels, but the data set has no label column", "leave LatentProbe out")
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: D102
-        if not trainer.sanity_checking and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+        if is_due(trainer, self.every_n_epochs):
             self._probe(trainer, pl_module, "val")
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: D102
@@ -224,8 +226,9 @@ class LatentProbe(pl.Callback):
         model.log_dict(trainer.strategy.broadcast(errors), sync_dist=True)
 
     def _errors(self, trainer: pl.Trainer, model: Autoencoder, stage: str) -> dict[str, float]:
-        train_codes, train_labels = _codes(model, trainer, "train")
-        codes, labels = _codes(model, trainer, stage)
+        with undisturbed(model):
+            train_codes, train_labels = _codes(model, trainer, "train")
+            codes, labels = _codes(model, trainer, stage)
         kept = torch.randperm(len(train_codes), generator=torch.Generator().manual_seed(0))[: self.max_train]
         learned = train_codes[kept], train_labels[kept]
         return {
@@ -251,12 +254,27 @@ def to_unit_interval(model: Autoencoder, images: Tensor) -> Tensor:
     return natural.clamp(0, 1)
 
 
-@torch.no_grad()
+def is_due(trainer: pl.Trainer, every_n_epochs: int) -> bool:
+    """Whether to measure in this validation: in every n-th epoch of `fit`, and in each bare `validate`."""
+    if trainer.sanity_checking:
+        return False
+    return trainer.state.fn != "fit" or (trainer.current_epoch + 1) % every_n_epochs == 0
+
+
+@contextmanager
+def undisturbed(model: Autoencoder) -> Iterator[None]:
+    """Inside, draws leave the run's random state as it is, and no gradients are kept."""
+    # its own device alone: forking another GPU's generator would take memory there
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(devices):
+        yield
+
+
 def _codes(model: Autoencoder, trainer: pl.Trainer, split: str) -> tuple[Tensor, Tensor]:
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     codes, labels = [], []
     for batch in data.batches(split, 1024):
         x, _ = model.unpack(batch)
-        codes.append(model.encode(x.to(model.device)).flatten(1).float().cpu())
+        codes.append(model.encode(x.to(model.device, model.dtype)).flatten(1).float().cpu())
         labels.append(batch[data.label])
     return torch.cat(codes), torch.cat(labels)

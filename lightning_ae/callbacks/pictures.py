@@ -11,9 +11,10 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
+from torch.nn import functional as F
 
 from lightning_ae.autoencoder import Autoencoder
-from lightning_ae.callbacks.measures import as_autoencoder, to_unit_interval
+from lightning_ae.callbacks.measures import as_autoencoder, is_due, to_unit_interval, undisturbed
 from lightning_ae.errors import InputError
 from lightning_ae.models.contractive import jacobian_spectrum
 
@@ -72,7 +73,7 @@ class Picture(pl.Callback):
     def on_validation_batch_end(  # noqa: D102
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        if not trainer.sanity_checking and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+        if is_due(trainer, self.every_n_epochs):
             self._collect(trainer, pl_module, batch)
 
     def on_test_batch_end(  # noqa: D102
@@ -106,8 +107,7 @@ class Picture(pl.Callback):
 
     def _draw(self, trainer: pl.Trainer, model: Autoencoder, folder: Path, name: str) -> None:
         labels = torch.cat(self._labels) if self._labels else None
-        # a picture's draws must not change the run
-        with torch.no_grad(), torch.random.fork_rng():
+        with undisturbed(model):
             figure = self.draw(
                 trainer, model, torch.cat(self._inputs), labels, f"{self.name}, {name.replace('=', ' ')}"
             )
@@ -120,7 +120,7 @@ class Picture(pl.Callback):
                     f"pictures/{self.name}", _pixels(figure), trainer.global_step, dataformats="HWC"
                 )
             elif isinstance(logger, WandbLogger):
-                logger.log_image(f"pictures/{self.name}", [str(file)])
+                logger.log_image(f"pictures/{self.name}", [str(file)], step=trainer.global_step)
 
 
 class ReconstructionGrid(Picture):
@@ -153,6 +153,8 @@ class SampleGrid(Picture):
 
     def __init__(self, n: int = 64, every_n_epochs: int = 1) -> None:
         super().__init__(1, every_n_epochs)
+        if n < 1:
+            raise InputError(f"n of SampleGrid must be positive, got {n}")
         self.n = n
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -219,7 +221,7 @@ class LatentTraversal(Picture):
     def draw(self, trainer: pl.Trainer, model: Autoencoder, x: Tensor, labels: Tensor | None, title: str) -> Figure:
         """A row of images for each dimension."""
         codes = torch.cat([model.encode(part) for part in x.split(256)])
-        std, order = codes.std(dim=0).sort(descending=True)
+        std, order = codes.std(dim=0, correction=0).sort(descending=True)
         order, std = order[: self.dims], std[: self.dims]
         offsets = torch.linspace(-self.span, self.span, self.steps, device=codes.device)
         rows = []
@@ -264,7 +266,7 @@ class JacobianSpectrum(Picture):
         axes.set_ylabel(f"mean over {len(values)} samples", fontsize=9)
         axes.set_yscale("log")
         axes.set_ylim(bottom=max(mean.min() / 2, mean.max() * 1e-5, 1e-12))
-        axes.tick_params(labelsize=8)
+        axes.tick_params(which="both", labelsize=8)
         axes.set_title(f"{title}: mean norm of the Jacobian {norm:.3g}", fontsize=10)
         return figure
 
@@ -280,7 +282,7 @@ def reconstruction_figure(model: Autoencoder, x: Tensor, title: str = "") -> Fig
 
 def sample_figure(model: Autoencoder, n: int, seed: int, title: str = "") -> Figure:
     """`n` samples in rows of equal length."""
-    with torch.no_grad(), torch.random.fork_rng():
+    with undisturbed(model):
         torch.manual_seed(seed)
         samples = model.sample(n)
     return image_figure(model, list(samples.split(max(1, round(n**0.5)))), [], title)
@@ -332,7 +334,7 @@ def projection_figure(
             axes.scatter(x, y, s=6, alpha=0.7, linewidths=0)
         for i, value in enumerate(classes):
             colour = colours(i) if len(classes) <= 10 else colours(i / (len(classes) - 1))
-            known = class_names is not None and int(value) < len(class_names)
+            known = class_names is not None and 0 <= int(value) < len(class_names)  # -1 often means unlabeled
             text = class_names[int(value)] if known and class_names else f"{value:g}"
             of_class = values == value
             axes.scatter(x[of_class], y[of_class], s=8, alpha=0.75, linewidths=0, color=colour, label=text)
@@ -340,7 +342,9 @@ def projection_figure(
         axes.set_ylabel(axis_names[1], fontsize=9)
         axes.tick_params(labelsize=8)
         if len(panels) > 1:
-            error = "" if values is None else f": 5-NN error {100 * _leave_one_out(plane, labels):.1f} %"
+            error = (
+                "" if values is None or len(plane) < 2 else f": 5-NN error {100 * _leave_one_out(plane, labels):.1f} %"
+            )
             axes.set_title(f"{name}{error}", fontsize=10)
     if classes and len(classes) <= 20:
         handles, texts = figure.axes[0].get_legend_handles_labels()
@@ -354,16 +358,17 @@ def _plane(points: Tensor) -> tuple[Tensor, tuple[str, str]]:
     if points.shape[1] == 2:
         return points, ("z0", "z1")
     centred = points - points.mean(dim=0)
-    if centred.shape[1] == 1:
-        centred = torch.cat([centred, torch.zeros_like(centred)], dim=1)
-    _, spectrum, directions = torch.linalg.svd(centred, full_matrices=False)
-    share = 100 * spectrum.square() / spectrum.square().sum()
+    samples, dimensions = centred.shape
+    centred = F.pad(centred, (0, max(0, 2 - dimensions)))
+    _, spectrum, directions = torch.linalg.svd(F.pad(centred, (0, 0, 0, max(0, 2 - samples))), full_matrices=False)
+    share = 100 * spectrum.square() / spectrum.square().sum().clamp_min(1e-30)  # equal points have no variance
     names = (f"first principal component ({share[0]:.0f} % of the variance)", f"second ({share[1]:.0f} %)")
     return centred @ directions[:2].T, names
 
 
 def _leave_one_out(points: Tensor, labels: Any, k: int = 5) -> float:
     """The error of a k-nearest-neighbour classifier of each point by the others."""
+    points = points.double()
     distances = torch.cdist(points, points).fill_diagonal_(float("inf"))
     nearest = labels.cpu()[distances.topk(min(k, len(points) - 1), largest=False).indices]
     return float((nearest.mode(dim=1).values != labels.cpu()).float().mean())

@@ -118,7 +118,8 @@ def knn_error(
     classes, train_classes = torch.unique(train_labels, return_inverse=True)
     wrong = 0
     for part, truth in zip(codes.split(block), labels.split(block), strict=True):
-        nearest = torch.cdist(part, train_codes).topk(k, dim=1, largest=False).indices
+        # cdist multiplies matrices: in float32 that cancels where codes lie far from the origin
+        nearest = torch.cdist(part.double(), train_codes.double()).topk(k, dim=1, largest=False).indices
         votes = torch.zeros(len(part), len(classes), device=part.device)
         votes.scatter_add_(1, train_classes[nearest], torch.ones_like(nearest, dtype=votes.dtype))
         wrong += int((classes[votes.argmax(dim=1)] != truth).sum())
