@@ -275,6 +275,6 @@ def _codes(model: Autoencoder, trainer: pl.Trainer, split: str) -> tuple[Tensor,
     codes, labels = [], []
     for batch in data.batches(split, 1024):
         x, _ = model.unpack(batch)
-        codes.append(model.encode(x.to(model.device, model.dtype)).flatten(1).float().cpu())
+        codes.append(model.encode(x.to(model.device, next(model.parameters()).dtype)).flatten(1).float().cpu())
         labels.append(batch[data.label])
     return torch.cat(codes), torch.cat(labels)

@@ -116,10 +116,11 @@ def knn_error(
     if k < 1 or k > len(train_codes):
         raise InputError(f"k must lie between 1 and the number of training codes, {len(train_codes)}; got {k}")
     classes, train_classes = torch.unique(train_labels, return_inverse=True)
+    # cdist multiplies matrices: in float32 that cancels where codes lie far from the origin
+    train_codes = train_codes.double()
     wrong = 0
     for part, truth in zip(codes.split(block), labels.split(block), strict=True):
-        # cdist multiplies matrices: in float32 that cancels where codes lie far from the origin
-        nearest = torch.cdist(part.double(), train_codes.double()).topk(k, dim=1, largest=False).indices
+        nearest = torch.cdist(part.double(), train_codes).topk(k, dim=1, largest=False).indices
         votes = torch.zeros(len(part), len(classes), device=part.device)
         votes.scatter_add_(1, train_classes[nearest], torch.ones_like(nearest, dtype=votes.dtype))
         wrong += int((classes[votes.argmax(dim=1)] != truth).sum())

@@ -25,6 +25,7 @@ from lightning_ae.callbacks import (
     SampleGrid,
     SparsityMetrics,
 )
+from lightning_ae.callbacks.pictures import projection_figure
 
 PICTURES = [ReconstructionGrid, SampleGrid, LatentProjection, LatentTraversal, JacobianSpectrum]
 
@@ -44,16 +45,32 @@ def check_picture(file: Path) -> None:
     assert len(np.unique(pixels)) > 15
 
 
-def test_metrics_equal_those_of_all_the_data(tmp_path: Path) -> None:
-    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+def ssim(a: np.ndarray, b: np.ndarray) -> float:
+    """Equation 13 of Wang et al. 2004 on images in [0, 1], averaged over all pixels."""
+    from scipy.ndimage import gaussian_filter, uniform_filter
+
+    def mean(x: np.ndarray) -> np.ndarray:
+        if min(x.shape) > 10:
+            return gaussian_filter(x, 1.5, truncate=3.5, mode="mirror")  # 11 pixels
+        return uniform_filter(x, 7, mode="mirror")
+
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    product = (2 * mean(a) * mean(b) + 1e-4) * (2 * (mean(a * b) - mean(a) * mean(b)) + 9e-4)
+    squares = mean(a) ** 2 + mean(b) ** 2
+    return float((product / ((squares + 1e-4) * (mean(a * a) + mean(b * b) - squares + 9e-4))).mean())
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 12), (1, 8, 8)])
+def test_metrics_equal_those_of_all_the_data(shape: tuple[int, int, int], tmp_path: Path) -> None:
+    from skimage.metrics import peak_signal_noise_ratio
 
     class Faint(Autoencoder):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return 0.7 * x - 0.05
 
     torch.manual_seed(0)
-    model = Faint((1, 16, 12), 4)
-    data = torch.rand(70, 1, 16, 12)
+    model = Faint(shape, 4)
+    data = torch.rand(70, *shape)
     loader = DataLoader(data, batch_size=32)
     logged = trainer(tmp_path, [ReconstructionMetrics(), SparsityMetrics(0.5)]).validate(model, loader, verbose=False)[
         0
@@ -64,13 +81,8 @@ def test_metrics_equal_those_of_all_the_data(tmp_path: Path) -> None:
     # skimage on the mean of squared errors over all images together; the model's output clipped to [0, 1]
     clipped = output.clamp(0, 1).numpy()
     assert logged["val/psnr"] == pytest.approx(peak_signal_noise_ratio(data.numpy(), clipped, data_range=1.0), rel=1e-4)
-    options = {"data_range": 1.0, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    ssim = [
-        # the mean over the whole map, borders included; they are mirrored a little differently
-        structural_similarity(a[0], b[0], full=True, **options)[1].mean()
-        for a, b in zip(data.numpy(), clipped, strict=True)
-    ]
-    assert logged["val/ssim"] == pytest.approx(np.mean(ssim), abs=2e-3)
+    expected = np.mean([ssim(a[0], b[0]) for a, b in zip(data.numpy(), clipped, strict=True)])
+    assert logged["val/ssim"] == pytest.approx(expected, abs=1e-5)
     assert 0.5 < logged["val/ssim"] < 0.95
     assert logged["val/active_units"] == int((codes.var(dim=0, correction=0) > 0.01).sum())
     assert logged["val/l0"] == pytest.approx(float((codes.abs() > 0.5).sum() / 70), rel=1e-6)
@@ -134,6 +146,36 @@ def test_pictures_in_the_run_folder(tmp_path: Path) -> None:
     assert "test/jacobian_norm" in run.callback_metrics
 
 
+def test_a_bare_validation_measures_whatever_the_epochs(tmp_path: Path) -> None:
+    run = trainer(tmp_path, [ReconstructionGrid(every_n_epochs=5), LatentProbe(every_n_epochs=5)])
+    logged = run.validate(VAE((1, 8, 8), 4), HFDataModule("digits"), verbose=False)[0]
+    assert logged.keys() >= {"val/knn_error", "val/probe_error"}
+    check_picture(tmp_path / "run" / "pictures" / "reconstructions" / "validate.png")
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_models_of_another_precision_are_measured(precision: Any, tmp_path: Path) -> None:
+    measures = [ReconstructionMetrics(), SparsityMetrics(), LatentProbe()]
+    run = trainer(tmp_path, [*measures, *[make() for make in PICTURES]], precision=precision)
+    logged = run.validate(VAE((1, 8, 8), 4), HFDataModule("digits"), verbose=False)[0]
+    assert all(np.isfinite(value) for value in logged.values())
+    assert len(list(tmp_path.rglob("validate.png"))) == len(PICTURES)
+
+
+def test_a_single_sample_is_drawn(tmp_path: Path) -> None:
+    data = DataLoader(TensorDataset(torch.rand(1, 1, 8, 8), torch.zeros(1, dtype=torch.long)))
+    callbacks = [LatentProjection(beside_pca=True), LatentTraversal()]
+    trainer(tmp_path, [*callbacks]).validate(VAE((1, 8, 8), 4), data, verbose=False)
+    for callback in callbacks:
+        check_picture(tmp_path / "run" / "pictures" / callback.name / "validate.png")
+
+
+def test_legend_names_the_classes() -> None:
+    labels = torch.tensor([-1, 0, 1, 2] * 5)  # unlabeled, cat, dog, unnamed
+    figure = projection_figure({"codes": torch.rand(20, 3)}, labels, ["cat", "dog"])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["-1", "cat", "dog", "2"]
+
+
 def test_corrupted_inputs_get_a_row(tmp_path: Path) -> None:
     sizes = {}
     for cls in (Autoencoder, DenoisingAutoencoder):
@@ -163,24 +205,43 @@ def test_wandb_gets_the_pictures_offline(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    logger = WandbLogger(project="test", save_dir=tmp_path)
+    steps: list[Any] = []
+
+    class Watched(WandbLogger):
+        def log_metrics(self, metrics: Any, step: Any = None) -> None:
+            super().log_metrics(metrics, step)
+            if "pictures/reconstructions" in metrics:
+                steps.append(step)
+
+    logger = Watched(project="test", save_dir=tmp_path)
     run = trainer(tmp_path, [ReconstructionGrid(4)], logger=[CSVLogger(tmp_path, name="", version="run"), logger])
     run.fit(VAE((1, 8, 8), 4), HFDataModule("digits"))
     wandb.finish()
     (picture,) = tmp_path.glob("wandb/offline-run-*/files/media/images/pictures/*.png")
+    assert steps == [run.global_step]  # or the picture has no place on the axis of the metrics
     assert picture.read_bytes() == (tmp_path / "run" / "pictures" / "reconstructions" / "epoch=0000.png").read_bytes()
 
 
 def test_callbacks_leave_the_run_as_it_is(tmp_path: Path) -> None:
-    def weights(callbacks: list[pl.Callback]) -> torch.Tensor:
+    class Dropping(VAE):
+        # draws from the global generator, which this package's own noise does not
+        def posterior(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return super().posterior(torch.nn.functional.dropout(x, 0.2, self.training))
+
+    def weights(*callbacks: pl.Callback) -> torch.Tensor:
         pl.seed_everything(5, verbose=False)
-        model = VAE((1, 8, 8), latent_dim=4)
-        trainer(tmp_path / str(len(callbacks)), callbacks, max_epochs=2).fit(model, HFDataModule("digits"))
+        model = Dropping((1, 8, 8), latent_dim=4)
+        trainer(tmp_path / str(len(callbacks)), [*callbacks], max_epochs=2).fit(model, HFDataModule("digits"))
         return torch.cat([p.detach().flatten() for p in model.parameters()])
 
-    alone = weights([])
-    accompanied = weights([make() for make in PICTURES] + [ReconstructionMetrics(), SparsityMetrics(), LatentProbe()])
-    assert torch.equal(alone, accompanied)
+    class Drawing(pl.Callback):
+        def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            torch.rand(1)
+
+    alone = weights()
+    others = ReconstructionMetrics(), SparsityMetrics(), LatentProbe()
+    assert torch.equal(alone, weights(*[make() for make in PICTURES], *others))
+    assert not torch.equal(alone, weights(Drawing()))  # a disturbance would show
 
 
 def test_denoising_baselines_are_those_of_scikit_image(tmp_path: Path) -> None:
@@ -230,6 +291,7 @@ def test_what_cannot_work_is_refused_before_training(
     [
         lambda: ReconstructionGrid(n=0),
         lambda: SampleGrid(every_n_epochs=0),
+        lambda: SampleGrid(n=0),
         lambda: LatentTraversal(steps=1),
         lambda: LatentProbe(k=0),
         lambda: SparsityMetrics(threshold=-1.0),

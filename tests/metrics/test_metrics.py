@@ -82,6 +82,16 @@ def test_knn_error_is_that_of_scikit_learn(k: int) -> None:
         knn_error(torch.zeros(3, 2), torch.zeros(3), torch.zeros(1, 2), torch.zeros(1), k=4)
 
 
+def test_knn_error_far_from_the_origin() -> None:
+    rng = np.random.default_rng(0)
+    codes = (1000 + 0.1 * rng.normal(size=(800, 6))).astype(np.float32)
+    labels = (codes[:, 0] > 1000) + 2 * (codes[:, 1] > 1000)
+    expected = 1 - KNeighborsClassifier(5).fit(codes[:500], labels[:500]).score(codes[500:], labels[500:])
+    parts = codes[:500], labels[:500], codes[500:], labels[500:]
+    assert knn_error(*map(torch.from_numpy, parts)) == pytest.approx(expected, abs=1e-12)
+    assert expected < 0.3
+
+
 def test_linear_probe() -> None:
     torch.manual_seed(0)
     x = torch.randn(600, 5)
