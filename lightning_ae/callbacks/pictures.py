@@ -237,7 +237,7 @@ class JacobianSpectrum(Picture):
     """Draws the singular values of the encoder's Jacobian, averaged over samples (Rifai et al. 2011, section 5.3).
 
     A contractive encoder reacts to few directions: the values fall off fast. It also logs the mean Frobenius norm of
-    the Jacobian, val/jacobian_norm or test/jacobian_norm.
+    the Jacobian, val/jacobian_norm or test/jacobian_norm. Both are of samples of the first rank only.
 
     Args:
         samples: how many samples to average over.

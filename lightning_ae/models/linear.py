@@ -45,7 +45,6 @@ class LinearAutoencoder(Autoencoder):
     reference: ClassVar[str] = "Baldi & Hornik 1989, https://doi.org/10.1016/0893-6080(89)90014-2"
 
     mean: Tensor
-    code_mean: Tensor
     code_covariance: Tensor
 
     def __init__(
@@ -64,7 +63,6 @@ class LinearAutoencoder(Autoencoder):
         if latent_dim > dimensions:
             raise InputError(f"latent_dim {latent_dim} exceeds the {dimensions} dimensions of the input")
         self.register_buffer("mean", torch.zeros(self.input_shape))
-        self.register_buffer("code_mean", torch.zeros(latent_dim))
         self.register_buffer("code_covariance", torch.zeros(latent_dim, latent_dim))
 
     def encode(self, x: Tensor) -> Tensor:
@@ -122,7 +120,6 @@ class LinearAutoencoder(Autoencoder):
         decoder.weight.copy_(components)
         encoder.bias.zero_()
         decoder.bias.zero_()
-        self.code_mean.zero_()
         self.code_covariance.copy_(torch.diag(spectrum))
 
     @torch.no_grad()
@@ -151,13 +148,12 @@ class LinearAutoencoder(Autoencoder):
 
     @torch.no_grad()
     def _track(self, z: Tensor, rate: float = 0.01) -> None:
-        """Running mean and covariance of the codes, of the batches of all ranks together."""
-        z = z.to(self.code_mean.dtype)
+        """Running covariance of the codes, of the batches of all ranks together."""
+        z = z.to(self.code_covariance.dtype)
         count, total, products = sum_over_ranks(z.new_tensor(float(len(z))), z.sum(dim=0), z.T @ z)
         mean = total / count
         covariance = products / count - torch.outer(mean, mean)
         rate = rate if self.code_covariance.any() else 1.0
-        self.code_mean.lerp_(mean, rate)
         self.code_covariance.lerp_(covariance, rate)
 
     @staticmethod
