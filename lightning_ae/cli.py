@@ -20,6 +20,7 @@ COMMANDS = {
     "reconstruct": "write a picture of inputs and their reconstructions",
     "sample": "write a picture of samples from a generative model",
     "rate-distortion": "write rate and distortion of a model's codes",
+    "cache": "show or clear the cache of decoded samples",
     "completion": "print a completion script for your shell",
 }
 

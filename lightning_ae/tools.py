@@ -1,4 +1,4 @@
-"""features, reconstruct and sample: what the command line does with a trained model.
+"""features, reconstruct, sample and the like: what the command line does with a trained model.
 
 Each is a plain function; the command line takes its arguments and docstring as they stand.
 """
@@ -205,6 +205,35 @@ def rate_distortion(
     for file in files:
         console.print(f"  {file}")
     return files
+
+
+def cache(clear: bool = False) -> None:
+    """Show the cache of decoded samples, or clear it; what is needed again is decoded again.
+
+    Args:
+        clear: remove all of it.
+    """
+    from rich.table import Table
+
+    from lightning_ae.data import cache as decoded
+
+    console = Console(highlight=False, soft_wrap=True)
+    folder = decoded.cache_folder()
+    if clear:
+        console.print(f"freed {decoded.clear() / 2**20:.1f} MiB in {folder}")
+        return
+    entries = decoded.entries()
+    if not entries:
+        console.print(f"nothing in {folder}")
+        return
+    table = Table("data set, split", "shape", "type", "size", "made", "folder")
+    for entry in entries:
+        about = entry.about
+        size = f"{entry.size / 2**20:.1f} MiB"
+        shape = " x ".join(map(str, about["shape"]))
+        table.add_row(about["name"], shape, about["dtype"].lstrip("|<"), size, about["made"], entry.folder.name[:8])
+    console.print(table)
+    console.print(f"{sum(entry.size for entry in entries) / 2**20:.1f} MiB in {folder}")
 
 
 def _load(checkpoint: str, device: str) -> Autoencoder:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import io
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from lightning_ae.config import Configurable
+from lightning_ae.config import Configurable, class_path
 from lightning_ae.distributed import Noise
 from lightning_ae.errors import InputError
 from lightning_ae.preprocess import ImagePreprocess, Preprocess, TabularPreprocess, image_array
 
 if TYPE_CHECKING:
-    from datasets import Dataset, Features
+    from datasets import Features
+
+COMPACT = {np.dtype(name) for name in ("uint8", "int8", "float16", "float32")}
 
 
 class Kind(Configurable):
@@ -34,16 +37,38 @@ class Kind(Configurable):
     def input_columns(self, features: Features, label: str | None) -> list[str]:
         """The columns that make the model's input."""
 
-    @abstractmethod
-    def decode(self, rows: Dataset, columns: list[str], split: str) -> Tensor:
-        """The samples of a split as one tensor (N, ...), in the source's own type where that is compact."""
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """The options that tell one decoding of the same rows from another."""
+        return {"class_path": class_path(type(self))}
 
     @abstractmethod
-    def preprocess(self, samples: Tensor) -> Preprocess:
-        """From decoded samples to the model's input, given a split's samples: the training one's where `fitted`."""
+    def decode(self, rows: pa.Table, columns: list[str], split: str, first: int) -> np.ndarray:
+        """The samples of some rows as one array (N, ...), in the source's own type where that is compact.
 
-    def freeze(self, samples: Tensor, seed: int) -> Tensor:
-        """The samples as evaluation sees them: any random choice is made once, from `seed`."""
+        Args:
+            rows: as the data set has them.
+            columns: those that make the input.
+            split: its name, for errors.
+            first: the number of the first row in it, for errors.
+        """
+
+    @abstractmethod
+    def preprocess(self, chunks: Callable[[], Iterable[Tensor]]) -> Preprocess:
+        """From decoded samples to the model's input; `chunks()` passes over a split, the training one where `fitted`"""
+
+    @property
+    def frozen(self) -> str | None:
+        """The name of what `freeze` does, or None where it does nothing."""
+        return None
+
+    @property
+    def trains_frozen(self) -> bool:
+        """Whether training, too, takes the samples as `freeze` gives them."""
+        return True
+
+    def freeze(self, samples: Tensor, generator: torch.Generator) -> Tensor:
+        """The samples as evaluation sees them: any random choice is made once, from `generator`."""
         return samples
 
     def augment(self, x: Tensor, noise: Noise) -> Tensor:
@@ -98,41 +123,50 @@ class Image(Kind):
             )
         return images
 
-    def decode(self, rows: Dataset, columns: list[str], split: str) -> Tensor:
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """Size and channels; the rest happens later."""
+        return super().decoding | {"size": self.size, "channels": self.channels}
+
+    def decode(self, rows: pa.Table, columns: list[str], split: str, first: int) -> np.ndarray:
         """uint8 (N, C, H, W)."""
         fit = ImagePreprocess(self.size, self.channels).resize
-        encoded = rows.with_format("arrow")[:][columns[0]].to_pylist()
-        samples: np.ndarray | None = None
-        # a bar appears where this takes more than two seconds
-        for i, item in enumerate(tqdm(encoded, desc=f"decoding {split}", delay=2, leave=False)):
-            image = _pixels(item, split, i)
+        images: list[np.ndarray] = []
+        for row, item in enumerate(rows[columns[0]].to_pylist(), start=first):
+            image = _pixels(item, split, row)
             if self.size is not None or self.channels is not None:
                 image = fit(torch.from_numpy(image).unsqueeze(0))[0].numpy()
-            if samples is None:
-                samples = np.empty((len(encoded), *image.shape), np.uint8)
-            if image.shape != samples.shape[1:]:
+            if images and image.shape != images[0].shape:
                 raise InputError(
-                    f"images differ: the first of split {split!r} has (channels, height, width) {samples.shape[1:]}, "
-                    f"row {i} has {image.shape}",
+                    f"images of split {split!r} differ: row {first} has (channels, height, width) {images[0].shape}, "
+                    f"row {row} has {image.shape}",
                     "give kind=Image(size=(height, width), channels=1 or 3)",
                 )
-            samples[i] = image
-        assert samples is not None  # empty splits are refused before
-        return torch.from_numpy(samples)
+            images.append(image)
+        return np.stack(images)
 
-    def preprocess(self, samples: Tensor) -> ImagePreprocess:
+    def preprocess(self, chunks: Callable[[], Iterable[Tensor]]) -> ImagePreprocess:
         """Scaling to [0, 1] and normalisation; encoders use it on images of any size."""
-        return ImagePreprocess((samples.shape[2], samples.shape[3]), samples.shape[1], self.mean, self.std)
+        shape = next(iter(chunks())).shape
+        return ImagePreprocess((shape[2], shape[3]), shape[1], self.mean, self.std)
 
-    def freeze(self, samples: Tensor, seed: int) -> Tensor:
+    @property
+    def frozen(self) -> str | None:
+        """How images are binarised for evaluation."""
+        return "static" if self.binarize == "dynamic" else self.binarize
+
+    @property
+    def trains_frozen(self) -> bool:
+        """Whether training takes the same zeros and ones in every epoch."""
+        return self.binarize != "dynamic"
+
+    def freeze(self, samples: Tensor, generator: torch.Generator) -> Tensor:
         """Binarised images, where `binarize` says so."""
         if self.binarize is None:
             return samples
         if self.binarize == "threshold":
             return (samples >= 128).to(torch.uint8) * 255
-        generator = torch.Generator().manual_seed(seed)
-        drawn = [torch.rand(part.shape, generator=generator) * 255 < part for part in samples.split(4096)]
-        return torch.cat(drawn).to(torch.uint8) * 255
+        return (torch.rand(samples.shape, generator=generator) * 255 < samples).to(torch.uint8) * 255
 
     def augment(self, x: Tensor, noise: Noise) -> Tensor:
         """A fresh draw of zeros and ones, where `binarize` is "dynamic"."""
@@ -177,37 +211,39 @@ class Tabular(Kind):
             )
         return scalars
 
-    def decode(self, rows: Dataset, columns: list[str], split: str) -> Tensor:
-        """Float32 (N, dimensions)."""
-        table = rows.with_format("numpy")[:]
+    def decode(self, rows: pa.Table, columns: list[str], split: str, first: int) -> np.ndarray:
+        """(N, dimensions), in the columns' own type where they share one that is compact, else float32."""
         arrays = []
         for column in columns:
-            values = np.asarray(table[column])
-            if values.dtype == object or values.ndim > 2:
+            values = _numbers(rows[column])
+            if values is None:
                 raise InputError(f"the vectors in column {column!r} of split {split!r} differ in length")
-            values = values.astype(np.float32, copy=False)
-            bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+            bad = ~np.isfinite(values).all(axis=1)
             if bad.any():
                 raise InputError(
-                    f"column {column!r} of split {split!r} holds NaN or infinite values: {int(bad.sum())} rows, the "
-                    f"first is row {int(bad.argmax())}",
+                    f"column {column!r} of split {split!r} holds NaN or infinite values, first in row "
+                    f"{first + int(bad.argmax())}",
                     "drop or fill them first",
                 )
-            arrays.append(values if values.ndim == 2 else values[:, None])
-        return torch.from_numpy(np.ascontiguousarray(np.concatenate(arrays, axis=1)))
+            arrays.append(values)
+        own = {values.dtype for values in arrays}
+        dtype = own.pop() if len(own) == 1 and own <= COMPACT else np.dtype(np.float32)
+        return np.concatenate(arrays, axis=1, dtype=dtype, casting="unsafe")
 
     @property
     def fitted(self) -> bool:
         """Whether the samples are standardised."""
         return self.standardize
 
-    def preprocess(self, samples: Tensor) -> TabularPreprocess:
+    def preprocess(self, chunks: Callable[[], Iterable[Tensor]]) -> TabularPreprocess:
         """Standardisation by the training split, where asked for."""
         if not self.standardize:
             return TabularPreprocess()
         # sums of float32 are exact in float64, so that the standard deviation of a constant is exactly zero
-        samples = samples.double()
-        mean, std = samples.mean(dim=0), samples.std(dim=0, correction=0)
+        n = sum(len(chunk) for chunk in chunks())
+        mean = torch.stack([chunk.double().sum(dim=0) for chunk in chunks()]).sum(dim=0) / n
+        squares = torch.stack([(chunk.double() - mean).square().sum(dim=0) for chunk in chunks()]).sum(dim=0)
+        std = (squares / n).sqrt()
         return TabularPreprocess(tuple(mean.tolist()), tuple(torch.where(std > 0, std, 1.0).tolist()))
 
 
@@ -239,6 +275,23 @@ def check_columns(names: Iterable[str], features: Features) -> None:
     for name in names:
         if name not in features:
             raise InputError(f"the data set has no column {name!r}", f"it has {list(features)}")
+
+
+def _numbers(column: pa.ChunkedArray) -> np.ndarray | None:
+    """A column of numbers (N, 1), or of vectors (N, dimensions); None where vectors differ in length.
+
+    Missing values become NaN.
+    """
+    array = column.combine_chunks()
+    if not (
+        pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_fixed_size_list(array.type)
+    ):
+        return np.asarray(array.to_numpy(zero_copy_only=False))[:, None]
+    if array.null_count:
+        return None
+    values = np.asarray(array.flatten().to_numpy(zero_copy_only=False))
+    lengths = pc.list_value_length(array).to_numpy(zero_copy_only=False)
+    return values.reshape(len(array), -1) if (lengths == lengths[0]).all() else None
 
 
 def _is_number(feature: Any) -> bool:

@@ -2,41 +2,44 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler
-from torch.utils.data import Dataset as TorchDataset
 
 from lightning_ae.config import class_path, from_plain, to_plain
+from lightning_ae.data.cache import cached, in_memory
+from lightning_ae.data.decoding import OnTheFly, decode_chunks
 from lightning_ae.data.kinds import Kind, check_columns, kind_of, scalar_columns
+from lightning_ae.data.loader import Batch, BatchLoader, Columns, Order
 from lightning_ae.data.source import load_splits
+from lightning_ae.data.streaming import Stream, StreamLoader
 from lightning_ae.distributed import Noise
 from lightning_ae.errors import InputError
 from lightning_ae.preprocess import Preprocess
 
-if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
-
 LABELS = ("label", "labels", "target", "class", "y")
-Batch = dict[str, Tensor]
 
 
 class HFDataModule(pl.LightningDataModule):
     """Batches from a Hugging Face data set of images or tables.
 
-    A split is decoded once into one array of its own type, from which whole batches are gathered; scaling,
-    normalisation and binarisation happen on the device. A batch is a dict: the input under its column's name ("x" where
-    several columns make it), and every other column of numbers or classes under its own.
+    A split is decoded once, into one array of its own type from which whole batches are gathered. By default the array
+    lies in a file that later runs, and all processes of a machine, map into memory. Scaling, normalisation and
+    binarisation happen on the device. A batch is a dict: the input under its column's name ("x" where several columns
+    make it), and every other column of numbers or classes under its own.
 
-    Training order is shuffled by torch's seed and the epoch, and sharded so that the ranks' batches together are the
-    batch of a single process.
+    A batch is that of all ranks together, of which each takes its share: the batches, their order (shuffled by torch's
+    seed and the epoch) and what is drawn for them are the same on any number of ranks, and each sample comes once in an
+    epoch. Where the last batch would be less than half full, the last two share their samples. A run that stopped in
+    the middle of an epoch goes on there.
 
     Args:
         path: a data set's id on the hub, a local folder (parquet files, or written by `save_to_disk`), "digits" (the
@@ -51,10 +54,21 @@ class HFDataModule(pl.LightningDataModule):
         test_split: the split to test on.
         val_fraction: the part of the training split that validates, where val_split is not given; in [0, 1).
         split_seed: of the permutation that chooses that part. It does not depend on the run's seed.
-        batch_size: samples in a batch, on each device.
+        batch_size: samples in a batch, over all ranks together.
+        drop_last: leave out the last batch of a training epoch where it is not full.
+        cache: where decoded samples are kept: "disk", in the user's cache folder or `$LIGHTNING_AE_CACHE`; "memory", of
+            each process; or "none", which decodes a batch each time it is used.
+        on_device: keep the whole split on the GPU, where it fits into half of the free memory; else there is a
+            warning, and batches are copied there.
+        streaming: read samples as they come, for data sets that fit no disk; with cache, val_fraction and the other
+            options that need the whole set left alone.
+        shuffle_buffer: how many samples are held to draw from when training from a stream.
+        num_workers: processes that decode, where batches are decoded each time (cache "none", or streaming).
+        prefetch: how many batches are prepared ahead, by a thread or by each worker.
 
     Raises:
-        InputError: when the data set, a split or a column is missing, a split is empty, or values cannot be used.
+        InputError: when the data set, a split or a column is missing, a split is empty, options exclude each other, or
+            values cannot be used.
     """
 
     def __init__(
@@ -70,21 +84,27 @@ class HFDataModule(pl.LightningDataModule):
         val_fraction: float = 0.1,
         split_seed: int = 0,
         batch_size: int = 128,
+        drop_last: bool = False,
+        cache: Literal["disk", "memory", "none"] = "disk",
+        on_device: bool = False,
+        streaming: bool = False,
+        shuffle_buffer: int = 10_000,
+        num_workers: int = 0,
+        prefetch: int = 0,
     ) -> None:
         super().__init__()
-        if not 0 <= val_fraction < 1:
-            raise InputError(f"val_fraction must lie in [0, 1), got {val_fraction}")
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise InputError(f"batch_size must be a positive integer, got {batch_size!r}")
         self.path, self.name, self.revision = path, name, revision
         self.kind = None if kind is None else from_plain(Kind, kind, "kind")
         self._given_label = label
         self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
         self.val_fraction, self.split_seed = val_fraction, split_seed
-        self.batch_size = batch_size
-        self._splits: DatasetDict | None = None
-        self._samples: dict[str, Tensor] = {}
-        self._frozen: dict[str, Tensor] = {}
+        self.batch_size, self.drop_last = batch_size, drop_last
+        self.cache, self.on_device = cache, on_device
+        self.streaming, self.shuffle_buffer = streaming, shuffle_buffer
+        self.num_workers, self.prefetch = num_workers, prefetch
+        _check_arguments(self)
+        self._splits: Any = None
+        self._arrays: dict[tuple[str, bool], Tensor] = {}
         self._preprocess: Preprocess | None = None
 
     # ---- what the data are --------------------------------------------------------------------------------------
@@ -94,15 +114,15 @@ class HFDataModule(pl.LightningDataModule):
         """The plain data that make this data module again, or None where the data set lives in memory only."""
         if not isinstance(self.path, str) or type(self) is not HFDataModule:
             return None
-        names = ("path", "name", "revision", "kind", "train_split", "val_split", "test_split", "val_fraction")
-        init_args = {name: to_plain(getattr(self, name), name) for name in (*names, "split_seed", "batch_size")}
+        names = set(inspect.signature(HFDataModule.__init__).parameters) - {"self", "label"}
+        init_args = {name: to_plain(getattr(self, name), name) for name in sorted(names)}
         return {"class_path": class_path(type(self)), "init_args": init_args | {"label": self._given_label}}
 
     @property
-    def splits(self) -> DatasetDict:
-        """The data set's own splits, by name."""
+    def splits(self) -> Any:
+        """The data set's own splits, by name: a `DatasetDict`, or an `IterableDatasetDict` where it streams."""
         if self._splits is None:
-            self._splits = load_splits(self.path, self.name, self.revision)
+            self._splits = load_splits(self.path, self.name, self.revision, self.streaming)
         return self._splits
 
     @cached_property  # every batch asks for it
@@ -138,7 +158,7 @@ class HFDataModule(pl.LightningDataModule):
     def preprocess(self) -> Preprocess:
         """From natural units to the model's input."""
         if self._preprocess is None:
-            self._preprocess = self._kind().preprocess(self._some_samples())
+            self._preprocess = self._kind().preprocess(self._chunks)
         return self._preprocess
 
     @preprocess.setter
@@ -148,75 +168,65 @@ class HFDataModule(pl.LightningDataModule):
     @property
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one sample as the model sees it."""
-        return tuple(self.preprocess(self._some_samples()[:1]).shape[1:])
+        return tuple(self.preprocess(next(iter(self._chunks()))[:1]).shape[1:])
 
-    def dataset(self, split: str) -> Dataset:
+    def dataset(self, split: str) -> Any:
         """The rows of "train", "val" or "test", in the order in which evaluation passes over them.
 
         Raises:
             InputError: when there is no such split, or it is empty.
         """
-        if split == "test":
-            return self._rows_of(self.test_split, "test_split")
-        if split == "val" and self.val_split is not None:
-            return self._rows_of(self.val_split, "val_split")
-        if split not in ("train", "val"):
-            raise InputError(f"split must be 'train', 'val' or 'test', got {split!r}")
-        rows = self._rows_of(self.train_split, "train_split")
-        if self.val_split is not None:
-            return rows
-        order = np.random.default_rng(self.split_seed).permutation(len(rows))
-        held_out = round(self.val_fraction * len(rows))
-        if split == "val" and held_out == 0:
-            raise InputError(f"val_fraction {self.val_fraction} of {len(rows)} rows leaves no validation data")
-        if held_out == len(rows):
-            raise InputError(f"val_fraction {self.val_fraction} of {len(rows)} rows leaves no training data")
-        return rows.select(np.sort(order[:held_out] if split == "val" else order[held_out:]))
+        name, rows = self._part(split)
+        return self._rows_of(name) if rows is None else self._rows_of(name).select(rows)
 
     def batches(self, split: str, batch_size: int | None = None) -> Iterator[Batch]:
         """A pass over a split in order, as evaluation sees it, ready for a model, on the CPU."""
-        samples = self._samples_of(split, training=False)
-        for batch in DataLoader(samples, batch_size or self.batch_size, collate_fn=_as_is):
+        for batch in self._loader(split, batch_size=batch_size or self.batch_size):
             yield self._ready(batch)
 
     # ---- what Lightning calls -----------------------------------------------------------------------------------
 
     def prepare_data(self) -> None:
-        """Downloads into the cache of `datasets`; Lightning calls it in one process of each node."""
-        load_splits(self.path, self.name, self.revision)
+        """Downloads and decodes into the caches; Lightning calls it in one process of each node."""
+        _ = self.splits
+        if self.cache == "disk":
+            self._prepare(self.trainer.state.fn if self.trainer is not None else None)
 
     def setup(self, stage: str) -> None:
-        """Decodes what the stage needs."""
-        # this loader gathers whole batches from memory: workers would only copy them about
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        needed = {"fit": ["train", "val"], "validate": ["val"], "test": ["test"], "predict": ["test"]}
-        for split in needed[stage]:
-            if split != "val" or self._validates:
-                self._decoded(split)
+        """Opens what the stage needs."""
+        self._prepare(stage)
         _ = self.preprocess
 
-    def train_dataloader(self) -> DataLoader[Any]:  # noqa: D102
-        samples = self._samples_of("train", training=True)
-        world, rank, seed = 1, 0, torch.initial_seed()
-        if self.trainer is not None:
-            world, rank = self.trainer.world_size, self.trainer.global_rank
-            # without seed_everything each process has a seed of its own, and shards of different orders overlap
-            seed = self.trainer.strategy.broadcast(seed)
-        # the same order on any number of ranks, of which rank r takes positions r, r + W, ...
-        sampler: DistributedSampler[Any] = DistributedSampler(samples, world, rank, shuffle=True, seed=seed % 2**31)
-        return self._loader(samples, sampler=sampler)
+    def train_dataloader(self) -> BatchLoader | StreamLoader:
+        """Batches of the training split, shuffled.
+
+        Raises:
+            InputError: when the batch size cannot be shared among the ranks.
+        """
+        if self.trainer is None:
+            return self._loader("train", training=True)
+        world = self.trainer.world_size
+        if self.batch_size % world:
+            raise InputError(
+                f"batch_size counts the samples of all ranks together: {self.batch_size} cannot be shared evenly by "
+                f"{world}",
+                f"use {self.batch_size // world * world or world} or {(self.batch_size // world + 1) * world}",
+            )
+        # without seed_everything each process has a seed of its own, and shards of different orders overlap
+        seed = self.trainer.strategy.broadcast(torch.initial_seed())
+        return self._loader("train", training=True, seed=seed % 2**31, world=world, rank=self.trainer.global_rank)
 
     def val_dataloader(self) -> Any:  # noqa: D102
         if not self._validates:
             warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
             return []
-        return self._loader(self._samples_of("val", training=False))
+        return self._evaluation_loader("val")
 
-    def test_dataloader(self) -> DataLoader[Any]:  # noqa: D102
-        return self._loader(self._samples_of("test", training=False))
+    def test_dataloader(self) -> BatchLoader | StreamLoader:  # noqa: D102
+        return self._evaluation_loader("test")
 
-    def predict_dataloader(self) -> DataLoader[Any]:  # noqa: D102
-        return self.test_dataloader()
+    def predict_dataloader(self) -> BatchLoader | StreamLoader:  # noqa: D102
+        return self._evaluation_loader("test")
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Makes the batch what the model takes, on the device."""
@@ -236,90 +246,238 @@ class HFDataModule(pl.LightningDataModule):
     def _validates(self) -> bool:
         return self.val_split is not None or self.val_fraction > 0
 
-    @property
+    @cached_property  # every batch asks for it
     def _key(self) -> str:
         columns = self.input_columns
         return columns[0] if len(columns) == 1 else "x"
 
     def _kind(self) -> Kind:
         if self.kind is None:
-            self.kind = kind_of(self._rows_of(self.train_split, "train_split").features)
+            self.kind = kind_of(self._rows_of(self.train_split).features)
         return self.kind
 
-    def _rows_of(self, name: str, argument: str = "train_split") -> Dataset:
+    def _rows_of(self, name: str) -> Any:
         if name not in self.splits:
+            argument = next(a for a in ("train_split", "val_split", "test_split") if getattr(self, a) == name)
             raise InputError(f"the data set has no split {name!r} ({argument})", f"it has {list(self.splits)}")
         rows = self.splits[name]
-        if len(rows) == 0:
+        if not self.streaming and len(rows) == 0:
             raise InputError(f"split {name!r} of the data set is empty")
+        if rows.features is None:
+            raise InputError(
+                f"the stream of {self.path!r} does not say what its columns hold",
+                "give data with declared features (parquet files have them), or streaming=False",
+            )
         return rows
 
-    def _decoded(self, split: str) -> Tensor:
-        if split not in self._samples:
-            rows = self.dataset(split)
+    def _part(self, split: str) -> tuple[str, np.ndarray | None]:
+        """The data set's own split of which "train", "val" or "test" is made, and the rows taken of it (None: all)."""
+        if split not in ("train", "val", "test"):
+            raise InputError(f"split must be 'train', 'val' or 'test', got {split!r}")
+        if split == "test":
+            return self.test_split, None
+        if self.val_split is not None or self.streaming or self.val_fraction == 0:
+            if split == "val" and self.val_split is None:
+                raise InputError("val_fraction 0 leaves no validation data", "set val_fraction or val_split")
+            return (self.val_split or "" if split == "val" else self.train_split), None
+        rows = len(self._rows_of(self.train_split))
+        order = np.random.default_rng(self.split_seed).permutation(rows)
+        held_out = round(self.val_fraction * rows)
+        if split == "val" and held_out == 0:
+            raise InputError(f"val_fraction {self.val_fraction} of {rows} rows leaves no validation data")
+        if held_out == rows:
+            raise InputError(f"val_fraction {self.val_fraction} of {rows} rows leaves no training data")
+        return self.train_split, np.sort(order[:held_out] if split == "val" else order[held_out:])
+
+    def _prepare(self, stage: str | None) -> None:
+        if self.streaming or self.cache == "none":
+            return
+        needed = {"fit": ["train", "val"], "validate": ["val"], "test": ["test"], "predict": ["test"]}
+        for split in needed.get(str(stage), []):
+            if split != "val" or self._validates:
+                name, _ = self._part(split)
+                self._array(name, frozen=split != "train" or self._kind().trains_frozen)
+
+    def _array(self, name: str, frozen: bool) -> Tensor:
+        """The decoded samples of one of the data set's own splits, as evaluation sees them where `frozen`."""
+        kind, rows = self._kind(), self._rows_of(name)
+        frozen = frozen and kind.frozen is not None
+        if (name, frozen) in self._arrays:
+            return self._arrays[name, frozen]
+        about: dict[str, Any] = {"fingerprint": rows._fingerprint, "columns": self.input_columns, **kind.decoding}
+        if frozen:
+            about |= {"frozen": kind.frozen, "seed": self.split_seed}
+            chunks = self._frozen(name)
+        else:
             check_columns(self.input_columns, rows.features)
-            samples = self._kind().decode(rows, self.input_columns, split)
-            for other, known in self._samples.items():
-                if known.shape[1:] != samples.shape[1:]:
-                    raise InputError(
-                        f"samples of split {split!r} have the shape {tuple(samples.shape[1:])}, those of split "
-                        f"{other!r} {tuple(known.shape[1:])}",
-                        "images can be brought to one: kind=Image(size=(height, width), channels=1 or 3)",
-                    )
-            self._samples[split] = samples
-        return self._samples[split]
+            chunks = decode_chunks(kind, rows, self.input_columns, name)
+        if self.cache == "disk":
+            title = f"{self.path if isinstance(self.path, str) else 'a data set in memory'}, {name}"
+            array = cached(title, about, len(rows), chunks)
+        else:
+            array = in_memory(len(rows), chunks)
+        samples = torch.from_numpy(array)
+        for (other, _), known in self._arrays.items():
+            if known.shape[1:] != samples.shape[1:]:
+                raise InputError(
+                    f"samples of split {name!r} have the shape {tuple(samples.shape[1:])}, those of split "
+                    f"{other!r} {tuple(known.shape[1:])}",
+                    "images can be brought to one: kind=Image(size=(height, width), channels=1 or 3)",
+                )
+        self._arrays[name, frozen] = samples
+        return samples
 
-    def _some_samples(self) -> Tensor:
-        if self._kind().fitted or not self._samples:
-            return self._decoded("train")
-        return next(iter(self._samples.values()))
+    def _frozen(self, name: str) -> Iterator[np.ndarray]:
+        generator = torch.Generator().manual_seed(self.split_seed)
+        for part in self._array(name, frozen=False).split(4096):
+            yield self._kind().freeze(part, generator).numpy()
 
-    def _samples_of(self, split: str, training: bool) -> _Samples:
-        inputs = self._decoded(split)
-        if not training or getattr(self._kind(), "binarize", None) != "dynamic":
-            if split not in self._frozen:
-                self._frozen[split] = self._kind().freeze(inputs, seed=self.split_seed)
-            inputs = self._frozen[split]
-        rows = self.dataset(split)
-        others = [name for name in scalar_columns(rows.features) if name not in self.input_columns]
+    def _chunks(self) -> Iterator[Tensor]:
+        """Samples of the training split; of any that is open, where they will do."""
+        if self.streaming or self.cache == "none":
+            rows: Any = self._rows_of(self.train_split).select_columns(self.input_columns).with_format("arrow")
+            for first, table in enumerate(rows.iter(256)):
+                yield torch.from_numpy(self._kind().decode(table, self.input_columns, self.train_split, 256 * first))
+        elif self._arrays and not self._kind().fitted:
+            yield next(iter(self._arrays.values()))
+        else:
+            name, rows = self._part("train")
+            samples = self._array(name, frozen=False)
+            parts = (
+                samples.split(65536)
+                if rows is None
+                else (samples[part] for part in torch.from_numpy(rows).split(65536))
+            )
+            yield from parts
+
+    def _evaluation_loader(self, split: str) -> BatchLoader | StreamLoader:
+        if self.trainer is None:
+            return self._loader(split)
+        return self._loader(split, world=self.trainer.world_size, rank=self.trainer.global_rank)
+
+    def _loader(
+        self,
+        split: str,
+        training: bool = False,
+        batch_size: int | None = None,
+        seed: int | None = None,
+        world: int = 1,
+        rank: int = 0,
+    ) -> BatchLoader | StreamLoader:
+        """The batches of a split: of this rank in a trainer's run, else of all."""
+        batch_size = batch_size or self.batch_size
+        seed = torch.initial_seed() % 2**31 if seed is None else seed
+        shuffle = training and not getattr(self.trainer, "overfit_batches", 0)
+        position = self._position if training and self.trainer is not None else None
+        options: dict[str, Any] = {
+            "prefetch": self.prefetch,
+            "pin_memory": torch.cuda.is_available() and not self.on_device,
+        }
+        name, rows = self._part(split)
+        frozen = self._kind().frozen is not None and (not training or self._kind().trains_frozen)
+        data = self._rows_of(name)
+        others = [column for column in scalar_columns(data.features) if column not in self.input_columns]
         if self._key in others:
             raise InputError(
                 f"several columns make the input, named {self._key!r} in a batch, but there is a column of that name",
                 "rename it (Dataset.rename_column) or make it part of the input",
             )
-        table = rows.select_columns(others).with_format("torch")[:] if others else {}
-        return _Samples({self._key: inputs, **{name: torch.as_tensor(table[name]) for name in others}})
-
-    def _loader(self, samples: _Samples, sampler: DistributedSampler[Any] | None = None) -> DataLoader[Any]:
-        return DataLoader(
-            samples,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            collate_fn=_as_is,
-            pin_memory=torch.cuda.is_available(),
+        if self.streaming:
+            seeds = self.split_seed if frozen else None
+            decoded = OnTheFly(self._kind(), data, name, self.input_columns, self._key, others, seeds)
+            buffer = self.shuffle_buffer if shuffle else 0
+            stream = Stream(decoded.rows, decoded.share, batch_size, buffer, seed, world, rank, self._declared(name))
+            return StreamLoader(stream, self.num_workers, position=position, **options)
+        order = Order(
+            len(data) if rows is None else len(rows),
+            batch_size,
+            shuffle,
+            seed,
+            world,
+            rank,
+            training and self.drop_last,
         )
+        if self.cache == "none":
+            taken = data if rows is None else data.select(rows)
+            read = OnTheFly(self._kind(), taken, name, self.input_columns, self._key, others)
+            return BatchLoader(read, order, self.num_workers, position=position, **options)
+        table = data.select_columns(others).with_format("torch")[:] if others else {}
+        samples = {
+            self._key: self._array(name, frozen),
+            **{column: torch.as_tensor(table[column]) for column in others},
+        }
+        columns = Columns(samples, None if rows is None else torch.from_numpy(rows))
+        return BatchLoader(self._on_device(columns, name), order, position=position, **options)
+
+    def _declared(self, name: str) -> int | None:
+        """How many samples a stream says it has; of an object of the user's, which may be filtered, None."""
+        from datasets import IterableDataset, IterableDatasetDict
+
+        own = isinstance(self.path, IterableDataset | IterableDatasetDict)
+        splits = None if own else self.splits[name].info.splits
+        samples: int | None = splits[name].num_examples if splits and name in splits else None
+        return samples or None
+
+    def _position(self) -> tuple[int, int]:
+        """The epoch of training, and how many of its batches have been used."""
+        assert self.trainer is not None
+        epoch: Any = self.trainer.fit_loop.epoch_progress.current
+        batch = self.trainer.fit_loop.epoch_loop.batch_progress
+        return (epoch.started, 0) if batch.is_last_batch else (epoch.processed, batch.current.ready)
+
+    def _on_device(self, columns: Columns, name: str) -> Columns:
+        device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+        if not self.on_device or device.type == "cpu":
+            return columns
+        free = free_memory(device)
+        if free is not None and columns.nbytes > free / 2:
+            rank_zero_warn(
+                f"on_device: split {name!r} takes {columns.nbytes / 2**20:.0f} MiB, more than half of the "
+                f"{free / 2**20:.0f} MiB free on {device}; its batches are copied there one by one"
+            )
+            return columns
+        return columns.to(device)
 
     def _ready(self, batch: Batch) -> Batch:
         return batch | {self._key: self.preprocess(batch[self._key])}
 
 
-class _Samples(TorchDataset[Batch]):
-    """Columns in memory, from which a batch is gathered at once."""
-
-    def __init__(self, columns: Batch) -> None:
-        self.columns = columns
-
-    def __len__(self) -> int:
-        return len(next(iter(self.columns.values())))
-
-    def __getitem__(self, index: int) -> Batch:
-        return {name: column[index] for name, column in self.columns.items()}
-
-    def __getitems__(self, indices: list[int]) -> Batch:
-        rows = torch.tensor(indices)
-        # a tenth of the time of column[rows]
-        return {name: column.index_select(0, rows) for name, column in self.columns.items()}
+def free_memory(device: torch.device) -> int | None:
+    """The bytes free on an accelerator, or None where it does not say."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
 
 
-def _as_is(batch: Any) -> Any:
-    return batch
+def _check_arguments(data: HFDataModule) -> None:
+    if not 0 <= data.val_fraction < 1:
+        raise InputError(f"val_fraction must lie in [0, 1), got {data.val_fraction}")
+    for name, least in {"batch_size": 1, "shuffle_buffer": 0, "num_workers": 0, "prefetch": 0}.items():
+        value = getattr(data, name)
+        if not isinstance(value, int) or value < least:
+            what = "a positive integer" if least else "an integer of 0 or more"
+            raise InputError(f"{name} must be {what}, got {value!r}")
+    if data.cache not in ("disk", "memory", "none"):
+        raise InputError(f"cache must be 'disk', 'memory' or 'none', got {data.cache!r}")
+    if data.num_workers and data.cache != "none" and not data.streaming:
+        raise InputError(
+            f"num_workers {data.num_workers} has nothing to do: batches are gathered from decoded samples",
+            "leave it out, or decode each time, with cache='none' or streaming=True",
+        )
+    if data.on_device and (data.streaming or data.cache == "none"):
+        raise InputError("on_device needs decoded samples", "leave it out, or use cache='disk' without streaming")
+    if data.streaming and data.val_split is None and data.val_fraction > 0:
+        raise InputError(
+            f"streaming=True cannot set val_fraction {data.val_fraction} of the training split aside",
+            "give val_split, or val_fraction=0 for a run without validation",
+        )
+    if data.streaming and data.drop_last:
+        raise InputError("streaming=True has no drop_last", "leave it out: every batch is at least half full")
+    if getattr(data.kind, "binarize", None) == "static" and (data.streaming or data.cache == "none"):
+        raise InputError(
+            "binarize='static' draws once for the whole data set, which is never held here",
+            "use binarize='dynamic' or 'threshold', or cache='disk' without streaming",
+        )
+    if data.streaming and data.kind is not None and data.kind.fitted:
+        raise InputError(
+            "standardize needs the mean of the whole training split before the first batch, which a stream has not",
+            "leave it out and standardise the data beforehand, or use streaming=False",
+        )

@@ -14,7 +14,7 @@ from datasets import Dataset, DatasetDict
 from pytorch_lightning.cli import LightningCLI
 
 import lightning_ae.data  # noqa: F401  imported, its classes are known by their bare names
-from lightning_ae import InputError
+from lightning_ae import VAE, InputError
 from lightning_ae.config import class_path
 from lightning_ae.data import HFDataModule, Image, Tabular
 from lightning_ae.preprocess import ImagePreprocess
@@ -90,35 +90,6 @@ def test_batches_follow_the_data_set() -> None:
         batches = list(data.batches(split, 32))
         assert torch.cat([batch["row"] for batch in batches]).tolist() == rows_of(data, split)
         assert torch.cat([batch["a"] for batch in batches])[:, 0].tolist() == rows_of(data, split)
-
-
-class World:
-    """What a data module asks a Trainer for."""
-
-    def __init__(self, world_size: int, rank: int) -> None:
-        self.world_size, self.global_rank, self.strategy = world_size, rank, self
-
-    def broadcast(self, value: Any) -> Any:
-        return value
-
-
-def order(world_size: int, rank: int, epoch: int = 0) -> list[int]:
-    torch.manual_seed(5)
-    data = HFDataModule(counted(96), kind=COUNTED, val_fraction=0, batch_size=8)
-    data.trainer = World(world_size, rank)  # type: ignore[assignment]
-    loader = data.train_dataloader()
-    loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
-    return torch.cat([batch["row"] for batch in loader]).tolist()
-
-
-@pytest.mark.parametrize("epoch", [0, 3])
-def test_ranks_share_one_order(epoch: int) -> None:
-    single = order(1, 0, epoch)
-    assert sorted(single) == list(range(96))
-    assert single != order(1, 0, epoch + 1)
-    for world_size in (2, 4):
-        for rank in range(world_size):
-            assert order(world_size, rank, epoch) == single[rank::world_size]
 
 
 def test_order_follows_the_seed_without_a_trainer() -> None:
@@ -218,22 +189,25 @@ def test_dynamic_binarisation_repeats_with_the_seed() -> None:
 
 
 def test_stages_decode_what_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
-    decoded: list[str] = []
+    decoded: set[str] = set()
     original = Image.decode
 
-    def decode(self: Image, rows: Dataset, columns: list[str], split: str) -> torch.Tensor:
-        decoded.append(split)
-        return original(self, rows, columns, split)
+    def decode(self: Image, rows: Any, columns: list[str], split: str, first: int) -> np.ndarray:
+        decoded.add(split)
+        return original(self, rows, columns, split, first)
 
     monkeypatch.setattr(Image, "decode", decode)
-    data = HFDataModule("digits")
+    data = HFDataModule("digits", cache="memory")
     data.prepare_data()
     data.setup("test")
     list(data.batches("test"))
-    assert decoded == ["test"]
+    assert decoded == {"test"}
     data.setup("fit")
+    assert decoded == {"test", "train"}
+    decoded.clear()
     data.setup("fit")
-    assert decoded == ["test", "train", "val"]
+    list(data.train_dataloader())
+    assert not decoded
 
 
 def test_config_makes_it_again() -> None:
@@ -299,3 +273,31 @@ def test_label() -> None:
     assert HFDataModule(counted()).label is None
     assert HFDataModule(counted()).class_names is None
     assert HFDataModule("digits").label == "label"
+
+
+class StopsAfter(pl.Callback):
+    """Writes a checkpoint after some steps, as a run that is stopped there would have done."""
+
+    def __init__(self, steps: int, path: Path) -> None:
+        self.steps, self.path = steps, path
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        if trainer.global_step == self.steps:
+            trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.parametrize("options", [{}, {"prefetch": 2}, {"streaming": True, "shuffle_buffer": 200}])
+@pytest.mark.parametrize("steps", [3, 12, 17, 24])  # an epoch has 12
+def test_a_run_goes_on_where_it_stopped(tmp_path: Path, options: dict[str, Any], steps: int) -> None:
+    def fit(*callbacks: pl.Callback, **resumed: Any) -> pl.LightningModule:
+        pl.seed_everything(3, verbose=False)
+        model = VAE((1, 8, 8), 4)
+        data = HFDataModule("digits", val_fraction=0, batch_size=128, **options)
+        run = trainer(max_epochs=3, callbacks=list(callbacks))
+        run.fit(model, data, weights_only=True, **resumed)
+        assert run.global_step == 36
+        return model
+
+    whole = fit(StopsAfter(steps, tmp_path / "stopped.ckpt"))
+    resumed = fit(ckpt_path=tmp_path / "stopped.ckpt")
+    torch.testing.assert_close(resumed.state_dict(), whole.state_dict(), rtol=0, atol=0)

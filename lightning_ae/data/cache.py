@@ -1,0 +1,210 @@
+"""Decoded samples on disk: one folder an entry, mapped into memory, shared by all processes of a machine.
+
+An entry appears by the renaming of a finished folder, so that a killed process leaves nothing half-made. Blocks of it
+carry checksums; what is damaged is noticed when it is opened, and made again.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from filelock import FileLock
+from numpy.lib.format import open_memmap
+from platformdirs import user_cache_path
+
+from lightning_ae.errors import InputError
+
+FORMAT = 1
+BLOCK = 1 << 20
+CHECKED = 256  # blocks read when an entry is opened: all of what is smaller than 256 MiB
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What lies in the cache: where, the bytes it takes, and what was written about it."""
+
+    folder: Path
+    size: int
+    about: dict[str, Any]
+
+
+def cache_folder() -> Path:
+    """`$LIGHTNING_AE_CACHE/decoded`, or a folder in the user's cache."""
+    given = os.environ.get("LIGHTNING_AE_CACHE")
+    return (Path(given).expanduser() if given else user_cache_path("lightning_ae")) / "decoded"
+
+
+def entries() -> list[Entry]:
+    """What lies in the cache, the newest first."""
+    found = []
+    for path in cache_folder().glob("*/entry.json"):
+        try:
+            about = json.loads(path.read_text())
+            size = sum(file.stat().st_size for file in path.parent.iterdir())
+        except (OSError, ValueError):  # removed meanwhile, or damaged: noticed when it is used
+            continue
+        found.append(Entry(path.parent, size, about))
+    return sorted(found, key=lambda entry: str(entry.about.get("made")), reverse=True)
+
+
+def clear() -> int:
+    """Removes every entry; the bytes that were freed. Runs that have one open keep it until they end."""
+    freed = sum(entry.size for entry in entries())
+    folder = cache_folder()
+    if folder.is_dir():
+        shutil.rmtree(folder)
+    return freed
+
+
+def cached(name: str, about: dict[str, Any], rows: int, chunks: Iterable[np.ndarray]) -> np.ndarray:
+    """The array that `chunks` make, read from the cache where it is there, else decoded and written to it.
+
+    One process of a machine decodes; the others wait, and map the same file. The array may be written to without
+    harm: changes stay with the process.
+
+    Args:
+        name: what people know it by.
+        about: plain data that tell this array from every other; kept beside it.
+        rows: its length.
+        chunks: its parts in order, all of one type, iterated only where it is not there yet.
+
+    Raises:
+        InputError: when the disk is full. Where the folder cannot be written at all, there is a warning, and the array
+            is kept in this process's memory.
+    """
+    about = {"format": FORMAT, **about}
+    key = hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=16).hexdigest()
+    entry = cache_folder() / key
+    if (found := _open(entry, quiet=True)) is not None:
+        return found
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{entry}.lock")
+        lock.acquire()
+    except OSError as error:
+        warnings.warn(
+            f"the cache folder {str(entry.parent)!r} cannot be written ({error.strerror}): decoded samples are kept "
+            "in memory, and decoded again in each run; set LIGHTNING_AE_CACHE to a folder that can be written, or "
+            "cache='memory'",
+            stacklevel=2,
+        )
+        return in_memory(rows, chunks)
+    try:
+        found = _open(entry)  # another process may have been faster
+        if found is None:
+            _write(entry, {"name": name, **about}, rows, chunks)
+            found = _open(entry)
+    finally:
+        lock.release()
+    assert found is not None
+    return found
+
+
+def in_memory(rows: int, chunks: Iterable[np.ndarray]) -> np.ndarray:
+    """The array that `chunks` make."""
+    array: np.ndarray | None = None
+    at = 0
+    for chunk in chunks:
+        if array is None:
+            array = np.empty((rows, *chunk.shape[1:]), chunk.dtype)
+        array[at : at + len(chunk)] = chunk
+        at += len(chunk)
+    assert array is not None  # empty splits are refused before
+    assert at == rows
+    return array
+
+
+def _open(entry: Path, quiet: bool = False) -> np.ndarray | None:
+    """The array of an entry, or None where it is missing or damaged; unless `quiet`, what is damaged is removed."""
+    if not entry.is_dir():
+        return None
+    try:
+        about = json.loads((entry / "entry.json").read_text())
+        # private to the process where it is written to, else one copy for all
+        array: np.ndarray = open_memmap(entry / "samples.npy", mode="c")
+        if [list(array.shape), array.dtype.str] != [about["shape"], about["dtype"]]:
+            raise ValueError(f"it holds {array.dtype} {array.shape}")
+        flat = array.reshape(-1).view(np.uint8)
+        sums = about["checksums"]
+        if len(sums) != -(-flat.size // BLOCK):
+            raise ValueError("its size is wrong")
+        for i in np.unique(np.linspace(0, len(sums) - 1, min(CHECKED, len(sums)), dtype=np.int64)).tolist():
+            if xxhash.xxh3_64_hexdigest(flat[i * BLOCK : (i + 1) * BLOCK].data) != sums[i]:
+                raise ValueError(f"block {i} has another checksum")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not quiet:
+            warnings.warn(f"the cached samples in {str(entry)!r} are damaged ({error}): decoding again", stacklevel=3)
+            shutil.rmtree(entry)
+        return None
+    return array
+
+
+def _write(entry: Path, about: dict[str, Any], rows: int, chunks: Iterable[np.ndarray]) -> None:
+    part = entry.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+    try:
+        with _enough_space(entry.parent) as check:
+            part.mkdir()
+            sums, shape, dtype = [], (rows,), None
+            with (part / "samples.npy").open("wb") as file:
+                rest = b""
+                for chunk in chunks:
+                    chunk = np.ascontiguousarray(chunk)
+                    if dtype is None:
+                        shape, dtype = (rows, *chunk.shape[1:]), chunk.dtype
+                        check(rows * chunk[:1].nbytes)
+                        header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+                        np.lib.format.write_array_header_2_0(file, header)
+                    file.write(chunk.data)
+                    rest += chunk.tobytes()
+                    whole = len(rest) // BLOCK * BLOCK
+                    sums += [xxhash.xxh3_64_hexdigest(rest[i : i + BLOCK]) for i in range(0, whole, BLOCK)]
+                    rest = rest[whole:]
+                if rest:
+                    sums.append(xxhash.xxh3_64_hexdigest(rest))
+                assert dtype is not None  # empty splits are refused before
+                file.flush()
+                os.fsync(file.fileno())
+            made = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            written = {**about, "shape": shape, "dtype": dtype.str, "made": made, "checksums": sums}
+            (part / "entry.json").write_text(json.dumps(written))
+            part.rename(entry)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
+def _enough_space(folder: Path) -> Iterator[Any]:
+    needed = 0
+
+    def check(size: int) -> None:
+        nonlocal needed
+        needed = size
+        if shutil.disk_usage(folder).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    try:
+        yield check
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        free = shutil.disk_usage(folder).free
+        raise InputError(
+            f"the decoded samples take {needed / 2**20:.0f} MiB, but the disk of the cache folder {str(folder)!r} is "
+            f"full ({free / 2**20:.0f} MiB are free)",
+            "free some space (lightning-ae cache --clear true), set LIGHTNING_AE_CACHE to another disk, or use "
+            "cache='memory' or 'none'",
+        ) from error

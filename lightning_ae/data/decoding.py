@@ -1,0 +1,136 @@
+"""From a data set's rows to arrays: chunk by chunk, in worker processes where it is worth it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+from tqdm.auto import tqdm
+
+from lightning_ae.errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from lightning_ae.data.kinds import Kind
+
+CHUNK_BYTES = 4 << 20
+WORTH_WORKERS = 2.0  # seconds of decoding
+
+
+def decode_chunks(kind: Kind, rows: Dataset, columns: list[str], split: str) -> Iterator[np.ndarray]:
+    """The samples of a split, in order, in chunks of some MiB; a bar shows what takes more than two seconds.
+
+    Raises:
+        InputError: when samples cannot be used, or differ in shape.
+    """
+    rows = rows.select_columns(columns).with_format("arrow")
+    first = kind.decode(rows[:1], columns, split, 0)
+    size = int(np.clip(CHUNK_BYTES // first.nbytes, 1, 1024))
+    chunks = _Chunks(kind, rows, columns, split, size)
+    bar = tqdm(total=len(rows), desc=f"decoding {split}", unit=" samples", delay=2, leave=False)
+    with bar:
+        started = time.perf_counter()
+        for i, chunk in enumerate(_all(chunks, started)):
+            if isinstance(chunk, InputError):
+                raise chunk
+            if (chunk.shape[1:], chunk.dtype) != (first.shape[1:], first.dtype):
+                raise mixed_shapes(first, chunk, split, i * size)
+            bar.update(len(chunk))
+            yield chunk
+
+
+def mixed_shapes(first: np.ndarray, chunk: np.ndarray, split: str, row: int) -> InputError:
+    """Says that chunks of a split differ."""
+    return InputError(
+        f"samples differ: the first of split {split!r} is {first.dtype} {first.shape[1:]}, row {row} is "
+        f"{chunk.dtype} {chunk.shape[1:]}",
+        "images can be brought to one shape: kind=Image(size=(height, width), channels=1 or 3)",
+    )
+
+
+class OnTheFly:
+    """Batches that are decoded each time they are used.
+
+    Args:
+        kind: decodes.
+        rows: of the data set.
+        split: its name, for errors.
+        columns: those that make the input.
+        key: the input's name in a batch.
+        others: columns that a batch has besides.
+        seed: of what evaluation draws once for each sample; None where it draws nothing.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        rows: Any,
+        split: str,
+        columns: list[str],
+        key: str,
+        others: list[str],
+        seed: int | None = None,
+    ) -> None:
+        self.kind, self.split, self.columns, self.key, self.others = kind, split, columns, key, others
+        self.seed = seed
+        self.rows = rows.select_columns([*columns, *others]).with_format("arrow")
+
+    def __call__(self, positions: Tensor) -> dict[str, Tensor]:
+        """The samples at these positions, int64 (B,)."""
+        return self._decode(self.rows[positions.tolist()], int(positions[0]))
+
+    def share(self, rows: pa.Table, share: slice, index: int, size: int) -> dict[str, Tensor]:
+        """The samples `rows` of a stream, which are a rank's share of batch `index` of `size` samples."""
+        batch = self._decode(rows, 0)
+        if self.seed is not None:  # each sample keeps its draw: the order of evaluation is always the same
+            generator = torch.Generator().manual_seed(self.seed + index)
+            whole = batch[self.key].new_zeros(size, *batch[self.key].shape[1:])
+            whole[share] = batch[self.key]
+            batch[self.key] = self.kind.freeze(whole, generator)[share]
+        return batch
+
+    def _decode(self, rows: pa.Table, first: int) -> dict[str, Tensor]:
+        samples = torch.from_numpy(self.kind.decode(rows, self.columns, self.split, first))
+        return {self.key: samples, **{name: torch.from_numpy(rows[name].to_numpy().copy()) for name in self.others}}
+
+
+class _Chunks(TorchDataset[Any]):
+    def __init__(self, kind: Kind, rows: Dataset, columns: list[str], split: str, size: int) -> None:
+        self.kind, self.rows, self.columns, self.split, self.size = kind, rows, columns, split, size
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.size)
+
+    def __getitem__(self, index: int) -> np.ndarray | InputError:
+        first = index * self.size
+        try:
+            return self.kind.decode(self.rows[first : first + self.size], self.columns, self.split, first)
+        except InputError as error:  # a worker's exception would reach the user as the text of a traceback
+            return error
+
+
+def _all(chunks: _Chunks, started: float) -> Iterator[Any]:
+    yield chunks[0]
+    left = len(chunks) - 1
+    seconds = (time.perf_counter() - started) * left
+    processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # daemons may have no children
+    workers = min(processes, left) if seconds > WORTH_WORKERS and not multiprocessing.current_process().daemon else 0
+    if workers < 2:
+        for index in range(1, len(chunks)):
+            yield chunks[index]
+        return
+    loader: Any = DataLoader(
+        chunks, batch_size=None, sampler=range(1, len(chunks)), num_workers=workers, collate_fn=lambda item: item
+    )
+    yield from loader

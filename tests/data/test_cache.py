@@ -1,0 +1,262 @@
+"""The cache of decoded samples: made once, found again, and whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import time
+import warnings
+from collections import namedtuple
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from lightning_ae import InputError
+from lightning_ae.cli import main
+from lightning_ae.data import HFDataModule, Image, Tabular
+from lightning_ae.data.cache import cached, clear, entries
+from lightning_ae.data.decoding import decode_chunks
+
+FORK = multiprocessing.get_context("fork")
+ROWS = 3000
+WHOLE = np.random.default_rng(0).integers(0, 255, (ROWS, 1000), dtype=np.uint8)  # some blocks of 1 MiB
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LIGHTNING_AE_CACHE", str(tmp_path))
+    return tmp_path / "decoded"
+
+
+def parts(made: list[int] | None = None, pause: float = 0.0) -> Iterator[np.ndarray]:
+    for at in range(0, ROWS, 500):
+        if made is not None:
+            made.append(at)
+        time.sleep(pause)
+        yield WHOLE[at : at + 500]
+
+
+def get(made: list[int] | None = None, **about: Any) -> np.ndarray:
+    return cached("a name", {"x": 1} | about, ROWS, parts(made))
+
+
+def no_parts() -> Iterator[np.ndarray]:
+    raise AssertionError("decoded again")
+    yield
+
+
+def test_made_once_and_found_again(folder: Path) -> None:
+    made: list[int] = []
+    first = get(made)
+    assert len(made) == 6
+    again = cached("another name", {"x": 1}, ROWS, no_parts())
+    assert np.array_equal(first, WHOLE)
+    assert np.array_equal(again, WHOLE)
+    get(made, x=2)
+    assert len(made) == 12
+    [entry, _] = entries()
+    assert entry.about["name"] == "a name"
+    assert entry.size > WHOLE.nbytes
+    again[0] = 0  # a process's own copy
+    assert np.array_equal(cached("", {"x": 1}, ROWS, no_parts()), WHOLE)
+    assert clear() > 2 * WHOLE.nbytes
+    assert entries() == []
+    assert not folder.exists()
+
+
+def flip(file: Path, at: int) -> None:
+    with file.open("r+b") as opened:
+        opened.seek(at)
+        byte = opened.read(1)[0]
+        opened.seek(at)
+        opened.write(bytes([byte ^ 1]))
+
+
+DAMAGES: dict[str, Callable[[Path], Any]] = {
+    "a flipped bit": lambda e: flip(e / "samples.npy", 2_500_000),
+    "the last byte": lambda e: flip(e / "samples.npy", (e / "samples.npy").stat().st_size - 1),
+    "truncated": lambda e: os.truncate(e / "samples.npy", 1_500_000),
+    "emptied": lambda e: os.truncate(e / "samples.npy", 0),
+    "no samples": lambda e: (e / "samples.npy").unlink(),
+    "no description": lambda e: (e / "entry.json").unlink(),
+    "half a description": lambda e: os.truncate(e / "entry.json", 30),
+    "another shape": lambda e: (e / "entry.json").write_text(
+        json.dumps(json.loads((e / "entry.json").read_text()) | {"shape": [ROWS, 10]})
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_noticed_and_repaired(folder: Path, damage: str) -> None:
+    get()
+    [entry] = entries()
+    DAMAGES[damage](entry.folder)
+    made: list[int] = []
+    with pytest.warns(UserWarning, match="damaged .*: decoding again"):
+        assert np.array_equal(get(made), WHOLE)
+    assert made
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(cached("", {"x": 1}, ROWS, no_parts()), WHOLE)
+
+
+def decode_slowly(log: Path) -> None:
+    def noted() -> Iterator[np.ndarray]:
+        with log.open("a") as file:
+            file.write("decoded\n")
+        yield from parts(pause=0.05)
+
+    assert np.array_equal(cached("", {"x": 1}, ROWS, noted()), WHOLE)
+
+
+def test_processes_at_once_decode_once(folder: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    processes = [FORK.Process(target=decode_slowly, args=(log,)) for _ in range(6)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(30)
+    assert [process.exitcode for process in processes] == [0] * 6
+    assert log.read_text() == "decoded\n"
+
+
+def test_a_killed_decode_leaves_nothing_half_made(folder: Path) -> None:
+    process = FORK.Process(target=lambda: cached("", {"x": 1}, ROWS, parts(pause=0.2)))
+    process.start()
+    deadline = time.monotonic() + 20
+    while not list(folder.glob("*.part/samples.npy")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid or 0, signal.SIGKILL)
+    process.join(20)
+    assert list(folder.glob("*.part"))
+    assert entries() == []
+    assert np.array_equal(get(), WHOLE)
+    assert not list(folder.glob("*.part"))
+    assert len(entries()) == 1
+
+
+def test_an_error_leaves_nothing_half_made(folder: Path) -> None:
+    def broken() -> Iterator[np.ndarray]:
+        yield WHOLE[:500]
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        cached("", {"x": 1}, ROWS, broken())
+    assert [path.suffix for path in folder.iterdir()] == [".lock"]
+
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def test_a_full_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10, 9, WHOLE.nbytes - 1))
+    with pytest.raises(InputError, match=r"(?s)take 3 MiB.*full.*cache --clear true.*cache='memory'"):
+        get(made)
+    assert made == [0]  # noticed before the work
+    assert entries() == []
+
+
+def write_too_much(answers: Any) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+    try:
+        get()
+    except InputError as error:
+        answers.put(str(error))
+
+
+def test_a_disk_that_fills_up(folder: Path) -> None:
+    get(x=2)  # an earlier entry stays
+    answers = FORK.Queue()
+    process = FORK.Process(target=write_too_much, args=(answers,))
+    process.start()
+    assert "is full" in answers.get(timeout=20)
+    process.join(20)
+    assert [entry.about["x"] for entry in entries()] == [2]
+    assert not list(folder.glob("*.part"))
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LIGHTNING_AE_CACHE", str(tmp_path / "file"))
+    data = HFDataModule("digits")
+    with pytest.warns(UserWarning, match=r"cannot be written .*kept in memory"):
+        data.setup("test")
+    assert len(list(data.batches("test"))) > 0
+
+
+def images(shift: int = 0) -> Dataset:
+    return Dataset.from_dict({"a": (np.arange(100.0) + shift).astype(np.float32), "row": list(range(100))})
+
+
+def test_what_tells_entries_apart(folder: Path) -> None:
+    def open_(data: Any, **options: Any) -> int:
+        HFDataModule(data, **options).setup("fit")
+        return len(entries())
+
+    table = Tabular(columns=("a",))
+    assert open_(images(), kind=table) == 1
+    assert open_(images(), kind=table, val_fraction=0.3, batch_size=7) == 1  # another use of the same samples
+    assert open_(images(1), kind=table) == 2  # the same shape and name, but other data
+    assert open_(images(), kind=Tabular(columns=("a", "row"))) == 3
+    assert open_("digits") == 4
+    assert open_("digits", kind=Image(size=(4, 4))) == 5
+    assert open_("digits", kind=Image(binarize="static")) == 6
+    assert open_("digits", kind=Image(binarize="static"), split_seed=1) == 7
+
+
+def test_a_data_set_that_changed_under_its_name(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "set"
+    for shift in (0, 1):
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir()
+        images(shift).to_parquet(path / "train-0.parquet")
+        data = HFDataModule(str(path), kind=Tabular(columns=("a",)), val_fraction=0)
+        assert float(next(data.batches("train"))["a"][0]) == shift
+
+
+def test_another_run_decodes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pixels(data: HFDataModule) -> np.ndarray:
+        data.prepare_data()
+        data.setup("fit")
+        return np.concatenate([batch["image"].numpy() for batch in data.batches("train")])
+
+    first = pixels(HFDataModule("digits"))
+    monkeypatch.setattr(Image, "decode", lambda *args: pytest.fail("decoded again"))
+    assert np.array_equal(pixels(HFDataModule("digits")), first)
+
+
+def test_workers_decode_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = HFDataModule("digits").splits["train"]
+    monkeypatch.setattr("lightning_ae.data.decoding.CHUNK_BYTES", 6400)
+    alone = np.concatenate(list(decode_chunks(Image(), rows, ["image"], "train")))
+    monkeypatch.setattr("lightning_ae.data.decoding.WORTH_WORKERS", 0.0)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
+    assert np.array_equal(np.concatenate(list(decode_chunks(Image(), rows, ["image"], "train"))), alone)
+    table = rows.with_format("arrow")[:].to_pydict()
+    table["image"][150] = {"bytes": b"none", "path": None}
+    broken = Dataset.from_dict(table, rows.features)
+    with pytest.raises(InputError, match="row 150 of split 'train' is not a readable image"):
+        list(decode_chunks(Image(), broken, ["image"], "train"))
+
+
+def test_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["cache"])
+    assert "nothing" in capsys.readouterr().out
+    get()
+    main(["cache"])
+    shown = capsys.readouterr().out
+    assert "a name" in shown
+    assert "2.9 MiB" in shown
+    assert str(folder) in shown
+    main(["cache", "--clear", "true"])
+    assert "2.9 MiB" in capsys.readouterr().out
+    assert entries() == []
