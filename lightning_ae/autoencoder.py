@@ -19,6 +19,7 @@ from lightning_ae.distributed import Noise
 from lightning_ae.errors import InputError
 from lightning_ae.likelihoods import Gaussian, Likelihood, LikelihoodHead, output_shape
 from lightning_ae.preprocess import stack
+from lightning_ae.speed import adamw, compile_in_place
 
 
 class Autoencoder(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Lightning's loader is no classmethod
@@ -165,6 +166,14 @@ class Autoencoder(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
         """-log p(target | z) in nats, summed over dimensions and averaged over the batch."""
         return -self.likelihood.log_prob(self.decoder_parameters(z), target).mean()
 
+    def compile(self, **options: Any) -> None:
+        """Compiles the encoder and the decoder in place, with the options of `torch.compile`.
+
+        The state_dict keeps its keys. A network that cannot be compiled runs as it is, with a warning.
+        """
+        for network in (self.encoder, self.decoder):
+            compile_in_place(network, **options)
+
     def noise(self, purpose: str) -> Noise:
         """Random draws for the step at hand.
 
@@ -239,7 +248,7 @@ class Autoencoder(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
         return {"code": code, "reconstruction": self.decode(code)}
 
     def configure_optimizers(self) -> Any:  # noqa: D102
-        return torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        return adamw(self, self.parameters(), self.lr, self.weight_decay)
 
     def setup(self, stage: str) -> None:
         """Takes over the data module's preprocessing, so that checkpoints carry it."""

@@ -16,6 +16,7 @@ from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.checkpoint import Checkpointed, load_model
 from lightning_ae.config import class_path, import_class, to_plain
 from lightning_ae.errors import InputError
+from lightning_ae.speed import adamw
 
 
 class FineTuneClassifier(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # as in Autoencoder
@@ -85,6 +86,10 @@ class FineTuneClassifier(Checkpointed, pl.LightningModule):  # type: ignore[misc
         logits: Tensor = self.classifier(self.model.encode(x).flatten(1))
         return logits
 
+    def compile(self, **options: Any) -> None:
+        """Compiles the encoder in place, with the options of `torch.compile`."""
+        self.model.compile(**options)
+
     def train(self, mode: bool = True) -> FineTuneClassifier:
         """A frozen encoder stays in evaluation mode."""
         super().train(mode)
@@ -114,7 +119,7 @@ class FineTuneClassifier(Checkpointed, pl.LightningModule):  # type: ignore[misc
             parameters = [p for p in layer if p.requires_grad]
             if parameters:
                 groups.append({"params": parameters, "lr": self.lr * self.layer_decay**depth})
-        return torch.optim.AdamW(groups, lr=self.lr, weight_decay=self.weight_decay)
+        return adamw(self, groups, self.lr, self.weight_decay)
 
     def setup(self, stage: str) -> None:
         """Refuses data without labels.

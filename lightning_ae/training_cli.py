@@ -6,7 +6,7 @@ import atexit
 import contextlib
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -17,10 +17,11 @@ from rich.console import Console
 
 import lightning_ae.callbacks
 import lightning_ae.data
-import lightning_ae.finetune
 import lightning_ae.models  # noqa: F401  imported, all these are known by their bare names
+from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.checkpoint import check_class, read_checkpoint
 from lightning_ae.errors import InputError
+from lightning_ae.finetune import FineTuneClassifier
 from lightning_ae.parsing import TrainingParser
 
 
@@ -63,6 +64,21 @@ class TrainingCLI(LightningCLI):
             help="folder for what this run writes; must be new (default: runs/<recipe>/<command>-<number>)",
         )
 
+        if self.command == "fit":
+            parser.add_argument("--compile", type=bool, default=False, help="compile the networks (torch.compile)")
+        parser.add_argument(
+            "--channels_last",
+            type=bool,
+            default=False,
+            help="keep the channels of images beside each other in memory, faster for convolutions on most GPUs",
+        )
+        parser.add_argument(
+            "--matmul_precision",
+            type=Literal["highest", "high", "medium"] | None,
+            default=None,
+            help="of float32 matrix products: high uses TF32 on recent GPUs, medium bfloat16 (default: highest)",
+        )
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: D102
         self.config = parser.parse_args(args)
 
@@ -96,6 +112,7 @@ class TrainingCLI(LightningCLI):
 
     def run(self) -> None:
         """Runs the command, and says where things were written."""
+        self._speed_up()
         path = self.config.ckpt_path
         if path is not None:
             checkpoint = read_checkpoint(path)
@@ -111,6 +128,25 @@ class TrainingCLI(LightningCLI):
             torch.save(parts, self.run_dir / f"predictions-rank{self.trainer.global_rank}.pt")
         if self.trainer.is_global_zero and self.run_dir is not None:
             self._summary(self.run_dir)
+
+    def _speed_up(self) -> None:
+        if self.config.matmul_precision is not None:
+            torch.set_float32_matmul_precision(self.config.matmul_precision)
+        if self.config.channels_last:
+            if not any(parameter.ndim == 4 for parameter in self.model.parameters()):
+                raise InputError(
+                    f"channels_last concerns convolutions, and {type(self.model).__name__} has none here",
+                    "leave it out, or use the architecture ConvNet or ResNet",
+                )
+            self.model.to(memory_format=torch.channels_last)
+        if self.config.get("compile"):
+            if not isinstance(self.model, Autoencoder | FineTuneClassifier):
+                raise InputError(
+                    f"compile knows which networks to compile in this package's models, not in "
+                    f"{type(self.model).__name__}",
+                    "compile its networks in its __init__",
+                )
+            self.model.compile()
 
     def _summary(self, run_dir: Path) -> None:
         console = Console(highlight=False, soft_wrap=True)

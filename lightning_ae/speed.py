@@ -1,0 +1,61 @@
+"""What makes training faster without changing it: fused optimizers, compiled networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import nn
+
+FUSED_DEVICES = ("cpu", "cuda")
+
+
+def adamw(module: pl.LightningModule, parameters: Iterable[Any], lr: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW in one kernel over all parameters, where the device has it.
+
+    Args:
+        module: what is trained; under 16-mixed precision, whose gradient scaler a fused optimizer would have to unscale
+            for, it takes several kernels.
+        parameters: tensors, or groups of them.
+        lr: the learning rate.
+        weight_decay: decoupled; with 0 it is Adam.
+    """
+    trainer = module._trainer
+    scaled = trainer is not None and getattr(trainer.precision_plugin, "scaler", None) is not None
+    fused = module.device.type in FUSED_DEVICES and not scaled
+    return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=fused or None)
+
+
+def compile_in_place(network: nn.Module, **options: Any) -> None:
+    """Compiles a network without changing its state_dict's keys.
+
+    Where compilation fails, in the first call, there is a warning, and the network runs as it is.
+
+    Args:
+        network: any module, a plain `nn.Sequential` too, which `nn.Module.compile` leaves uncompiled without a word.
+        options: of `torch.compile`.
+    """
+
+    def run(*args: Any) -> Any:  # a function of our own: torch skips frames of its own containers
+        return network._call_impl(*args)
+
+    compiled: Callable[..., Any] = torch.compile(run, **options)
+    failed = False
+
+    def call(*args: Any) -> Any:
+        nonlocal failed
+        if not failed:
+            try:
+                return compiled(*args)
+            except torch._dynamo.exc.TorchDynamoException as error:
+                failed = True
+                rank_zero_warn(
+                    f"{type(network).__name__} cannot be compiled, and runs uncompiled: "
+                    f"{' '.join(str(error).split('Set TORCHDYNAMO')[0].split()) or type(error).__name__}"
+                )
+        return network._call_impl(*args)
+
+    network._compiled_call_impl = call  # where nn.Module.compile puts it; copies and checkpoints leave it out
