@@ -17,6 +17,7 @@ from lightning_ae.checkpoint import Checkpointed
 from lightning_ae.config import from_plain, to_plain
 from lightning_ae.distributed import Noise
 from lightning_ae.errors import InputError
+from lightning_ae.lean import use_lean_loop
 from lightning_ae.likelihoods import Gaussian, Likelihood, LikelihoodHead, output_shape
 from lightning_ae.preprocess import stack
 from lightning_ae.speed import adamw, compile_in_place
@@ -75,9 +76,8 @@ class Autoencoder(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
         self.weight_decay = weight_decay
         _check_arguments(self)
 
-        self._position: tuple[Any, ...] = ()
-        self._epoch_sums: Tensor | None = None
-        self._epoch_samples = 0
+        self._position: list[Any] = []  # filled and emptied in place, since nn.Module is slow to set attributes
+        self._epoch = _EpochTerms()
 
         self.encoder = self.build_encoder()
         self.decoder = self.build_decoder()
@@ -186,11 +186,11 @@ class Autoencoder(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
     @contextmanager
     def at_step(self, stage: str, batch_idx: int) -> Iterator[None]:
         """Inside, `noise` draws what it draws in that step of "train" (this epoch's), "val" or "test"."""
-        self._position = (stage, self.current_epoch if stage == "train" else 0, batch_idx)
+        self._position[:] = stage, self.current_epoch if stage == "train" else 0, batch_idx
         try:
             yield
         finally:
-            self._position = ()
+            self._position.clear()
 
     def unpack(self, batch: Any) -> tuple[Tensor, Tensor]:
         """The input and the reconstruction's target, (B, *input_shape) each, of a batch.
@@ -253,6 +253,8 @@ class Autoencoder(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
     def setup(self, stage: str) -> None:
         """Takes over the data module's preprocessing, so that checkpoints carry it."""
         data = getattr(self.trainer, "datamodule", None)
+        if stage == "fit":
+            use_lean_loop(self.trainer)
         if stage == "fit" and data is not None:
             self.preprocess = getattr(data, "preprocess", None)
             self.data_config = getattr(data, "config", None)
@@ -289,17 +291,16 @@ class Autoencoder(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
         return (self.global_step + 1) % every == 0
 
     def _log_training(self, terms: dict[str, Tensor], batch_idx: int) -> None:
-        # self.log costs a small model a fifth of its step, so terms add up on the device in between
-        values = torch.stack([value.detach() for value in terms.values()])
-        if batch_idx == 0 or self._epoch_sums is None:
-            self._epoch_sums, self._epoch_samples = torch.zeros_like(values), 0
-        self._epoch_sums += values
-        self._epoch_samples += 1
+        # self.log costs a small model a fifth of its step, so terms are kept on the device until the trainer logs
+        epoch = self._epoch
+        if batch_idx == 0:
+            epoch.clear()
+        epoch.add(terms)
         if self._logs_now():
             for name, value in terms.items():
                 self.log(f"train/{name}", value.detach(), on_step=True, on_epoch=False, prog_bar=name == "loss")
         if self.trainer.is_last_batch:
-            for name, value in zip(terms, self._epoch_sums / self._epoch_samples, strict=True):
+            for name, value in epoch.means().items():
                 self.log(f"train/{name}_epoch", value, on_step=False, on_epoch=True, sync_dist=True)
 
     def _log_evaluation(self, batch: Any, batch_idx: int, stage: str) -> None:
@@ -307,6 +308,37 @@ class Autoencoder(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
         size = len(self.unpack(batch)[0])
         for name, value in terms.items():
             self.log(f"{stage}/{name}", value, prog_bar=name == "loss", batch_size=size, sync_dist=True)
+
+
+class _EpochTerms:
+    """The mean of each term over an epoch's steps, kept on the device and rarely added up."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Tensor] = []
+        self.clear()
+
+    def clear(self) -> None:
+        self.waiting.clear()
+        self.names: tuple[str, ...] = ()
+        self.sums: Tensor | None = None
+        self.steps = 0
+
+    def add(self, terms: dict[str, Tensor]) -> None:
+        self.names = tuple(terms)
+        self.waiting += [value.detach() for value in terms.values()]
+        self.steps += 1
+        if len(self.waiting) > 256:
+            self._add_up()
+
+    def means(self) -> dict[str, Tensor]:
+        self._add_up()
+        assert self.sums is not None
+        return dict(zip(self.names, self.sums / self.steps, strict=True))
+
+    def _add_up(self) -> None:
+        sums = torch.stack(self.waiting).view(-1, len(self.names)).sum(dim=0)
+        self.sums = sums if self.sums is None else self.sums + sums
+        self.waiting.clear()
 
 
 def _settled_arguments(cls: type[Autoencoder]) -> list[str]:

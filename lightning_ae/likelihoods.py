@@ -99,7 +99,7 @@ class _LocationScale(Likelihood):
             # bounded so that no variance collapses; the gradient passes, so that a scale can come back from beyond
             log_scale = params[:, 1]
             return params[:, 0], log_scale + (log_scale.clamp(*LOG_SCALE_RANGE) - log_scale).detach()
-        return params[:, 0], params.new_tensor(math.log(self.scale))
+        return params.squeeze(1), params.new_tensor(math.log(self.scale))
 
     def mean(self, params: Tensor) -> Tensor:
         """The location."""
@@ -220,7 +220,7 @@ class Bernoulli(Likelihood):
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
         """log p(x) in nats: (B, 1, *shape) and (B, *shape) to (B,)."""
-        return _per_sample(_bernoulli(params, x))
+        return -_per_sample(_cross_entropy(params, x))
 
     def mean(self, params: Tensor) -> Tensor:
         """The probabilities, (B, *shape)."""
@@ -251,7 +251,7 @@ class ContinuousBernoulli(Likelihood):
         small, near, far = _split(logits)
         series = math.log(2) + near.square() / 12 - 7 * near.pow(4) / 1440
         exact = far.abs().log() - torch.tanh(far.abs() / 2).log()
-        return _per_sample(_bernoulli(params, x) + torch.where(small, series, exact))
+        return _per_sample(torch.where(small, series, exact) - _cross_entropy(params, x))
 
     def mean(self, params: Tensor) -> Tensor:
         """The distribution's mean, (B, *shape)."""
@@ -311,9 +311,9 @@ def _per_sample(x: Tensor) -> Tensor:
     return x.flatten(1).sum(dim=1)
 
 
-def _bernoulli(params: Tensor, x: Tensor) -> Tensor:
-    logits = at_least_float32(params[:, 0])
-    return -F.binary_cross_entropy_with_logits(logits, x.to(logits.dtype), reduction="none")
+def _cross_entropy(params: Tensor, x: Tensor) -> Tensor:
+    logits = at_least_float32(params.squeeze(1))  # a view both ways, where params[:, 0] has to fill zeros backwards
+    return F.binary_cross_entropy_with_logits(logits, x.to(logits.dtype), reduction="none")
 
 
 def _split(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:

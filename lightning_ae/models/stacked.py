@@ -105,7 +105,8 @@ class StackedAutoencoder(Autoencoder):
     All of that is one `fit`: the phase follows from the epoch, `epochs_per_layer` epochs for each layer and the rest of
     `max_epochs` for the unrolled stack, so a run resumes in the middle of any phase. Layers that are not being trained
     take no step: their gradients are dropped, so neither momentum nor weight decay moves them. A term of zero keeps all
-    parameters in the graph, as DistributedDataParallel wants it. `compile` concerns the unrolled stack. For the supervised stage see `FineTuneClassifier`.
+    parameters in the graph, as DistributedDataParallel wants it. `compile` concerns the unrolled stack. For the
+    supervised stage see `FineTuneClassifier`.
 
     Args:
         input_shape: the shape of one sample: (channels, height, width) for images, (dimensions,) for vectors.

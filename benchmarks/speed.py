@@ -1,0 +1,526 @@
+"""Feeding and training beside a hand-written loop and the peers.
+
+    python benchmarks/speed.py                      # everything, some minutes
+    python benchmarks/speed.py --only training      # one part, of feeding, decoding, training, growth, start, memory
+    pip install -r benchmarks/requirements.txt      # for the rows of pythae
+
+Contestants alternate in one process; figures are medians over rounds, ratios are made round by round. Writes
+benchmarks/speed.md, of which each part is replaced when it is run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytorch_lightning as pl
+import torch
+from contest import Tick, contest, ratio
+from datasets import ClassLabel, Dataset, Features, Image
+from rich.console import Console
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.flop_counter import FlopCounterMode
+
+from lightning_ae import VAE, HFDataModule
+from lightning_ae.architectures import MLP, ConvNet
+from lightning_ae.data.loader import BatchLoader, Columns, Order
+from lightning_ae.likelihoods import Bernoulli
+from lightning_ae.training_cli import ProgressBar
+
+FILE = Path(__file__).parent / "speed.md"
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+Contestant = Callable[[Tick], None]
+
+
+# ---- data ---------------------------------------------------------------------------------------------------------
+
+
+def pictures(n: int, channels: int, side: int) -> Dataset:
+    """PNG images, smooth as photographs are, with labels."""
+    generator = np.random.default_rng(0)
+    coarse = generator.random((n, channels, 7, 7), dtype=np.float32)
+    fine = F.interpolate(torch.from_numpy(coarse), (side, side), mode="bilinear").mul(255).byte().numpy()
+    encoded = []
+    for image in fine:
+        buffer = io.BytesIO()
+        PIL.Image.fromarray(image[0] if channels == 1 else image.transpose(1, 2, 0)).save(buffer, "PNG")
+        encoded.append({"bytes": buffer.getvalue(), "path": None})
+    features = Features({"image": Image(), "label": ClassLabel(num_classes=10)})
+    return Dataset.from_dict({"image": encoded, "label": generator.integers(0, 10, n)}, features)
+
+
+def forever(loader: Any) -> Iterator[Any]:
+    while True:
+        yield from loader
+
+
+def feeding() -> list[str]:
+    lines = [
+        "Batches of 128 in shuffled order with their labels, one thread; samples per second, and how many times the "
+        "peer's rate ours is.",
+        "",
+        "| images | ours | HF torch format | ratio | TensorDataset | ratio | bare gather | ratio |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for n, channels, side in ((20_000, 1, 28), (6_000, 3, 64)):
+        rows = pictures(n, channels, side)
+        data = HFDataModule(rows, val_fraction=0, batch_size=128)
+        samples, labels = data._array("train", False), torch.tensor(rows["label"][:])
+        hf = DataLoader(rows.with_format("torch"), 128, shuffle=True)  # type: ignore[arg-type]
+        tensors = DataLoader(TensorDataset(samples, labels), 128, shuffle=True)
+
+        def ours(tick: Tick, data: HFDataModule = data) -> None:
+            for _ in forever(data.train_dataloader()):
+                tick()
+
+        def gather(tick: Tick, samples: Tensor = samples, labels: Tensor = labels) -> None:
+            while True:
+                for part in torch.randperm(len(samples)).split(128):
+                    samples.index_select(0, part), labels.index_select(0, part)
+                    tick()
+
+        def loop(loader: Any) -> Contestant:
+            def run(tick: Tick) -> None:
+                for _ in forever(loader):
+                    tick()
+
+            return run
+
+        quick = contest({"ours": ours, "gather": gather}, 300, 25)
+        slow = contest({"ours": ours, "hf": loop(hf), "tensors": loop(tensors)}, 20, 10)
+        times = {"ours": quick["ours"], "gather": quick["gather"], "hf": slow["hf"], "tensors": slow["tensors"]}
+        rate = {name: f"{128 / np.median(values):,.0f}" for name, values in times.items()}
+        lines.append(
+            f"| {side}x{side}x{channels} | {rate['ours']} | {rate['hf']} | {ratio(slow, 'ours', 'hf')} "
+            f"| {rate['tensors']} | {ratio(slow, 'ours', 'tensors')} | {rate['gather']} "
+            f"| {ratio(quick, 'ours', 'gather')} |"
+        )
+    return lines
+
+
+def decoding() -> list[str]:
+    lines = [
+        f"A first run decodes all samples, here with {len(os.sched_getaffinity(0))} processors; the peer is one pass "
+        "over HF's torch format in this process. A later run opens the file. Seconds, medians of 3.",
+        "",
+        "| images | first run | HF torch format, one pass | ratio | later runs |",
+        "|---|---|---|---|---|",
+    ]
+    for n, channels, side in ((60_000, 1, 28), (20_000, 3, 64)):
+        rows = pictures(n, channels, side)
+        hf = DataLoader(rows.with_format("torch"), 128)  # type: ignore[arg-type]
+        taken: dict[str, list[float]] = {"first": [], "hf": [], "later": []}
+        for _ in range(3):
+            with tempfile.TemporaryDirectory() as folder, cache_in(folder):
+                for name in ("first", "later"):
+                    started = time.perf_counter()
+                    HFDataModule(rows, val_fraction=0)._array("train", False)
+                    taken[name].append(time.perf_counter() - started)
+            started = time.perf_counter()
+            for _ in hf:
+                pass
+            taken["hf"].append(time.perf_counter() - started)
+        first, other, later = (float(np.median(taken[name])) for name in ("first", "hf", "later"))
+        lines.append(
+            f"| {n:,} of {side}x{side}x{channels} | {first:.2f} | {other:.2f} | {other / first:.1f} | {later:.3f} |"
+        )
+    return lines
+
+
+@contextlib.contextmanager
+def cache_in(folder: str) -> Iterator[None]:
+    before = os.environ.get("LIGHTNING_AE_CACHE")
+    os.environ["LIGHTNING_AE_CACHE"] = folder
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["LIGHTNING_AE_CACHE"]
+        else:
+            os.environ["LIGHTNING_AE_CACHE"] = before
+
+
+# ---- training -----------------------------------------------------------------------------------------------------
+
+
+def elbo(model: VAE, x: Tensor) -> Tensor:
+    """The loss as one writes it by hand."""
+    mean, log_variance = model.encoder(x).chunk(2, dim=1)
+    z = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
+    logits = model.decoder(z).view_as(x)
+    reconstruction = F.binary_cross_entropy_with_logits(logits, x, reduction="sum") / len(x)
+    kl = 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).sum() / len(x)
+    return reconstruction + kl
+
+
+def bare(make: Callable[[], VAE], samples: Tensor, batch_size: int, **adam: Any) -> Contestant:
+    """The loop a careful person writes: a gather, the loss, one optimizer; the loss is read every 50 steps."""
+
+    def run(tick: Tick) -> None:
+        model = make().to(DEVICE)
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, **adam)
+        resident = samples.to(DEVICE)
+        step = 0
+        while True:
+            for part in torch.randperm(len(resident), device=DEVICE).split(batch_size):
+                x = resident.index_select(0, part).float() / 255
+                loss = elbo(model, x)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                step += 1
+                if step % 50 == 0:
+                    loss.item()
+                tick()
+
+    return run
+
+
+class Ticks(pl.Callback):
+    def __init__(self, tick: Tick) -> None:
+        self.tick = tick
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.tick()
+
+
+def trainer(tick: Tick, bar: pl.Callback, folder: str) -> pl.Trainer:
+    return pl.Trainer(
+        max_epochs=-1,
+        accelerator=DEVICE.type,
+        devices=1,
+        logger=pl.loggers.CSVLogger(folder),
+        callbacks=[bar, Ticks(tick)],
+        enable_checkpointing=False,
+        enable_model_summary=False,
+    )
+
+
+def hidden() -> dict[str, Any]:
+    return {"console_kwargs": {"file": Path(os.devnull).open("w"), "force_terminal": True}}
+
+
+def ours(make: Callable[[], VAE], rows: Dataset, batch_size: int, compiled: bool = False) -> Contestant:
+    """This package, as its command line runs it: logging, and a progress bar on a terminal."""
+
+    def run(tick: Tick) -> None:
+        data = HFDataModule(rows, val_fraction=0, batch_size=batch_size, on_device=DEVICE.type != "cpu")
+        model = make()
+        if compiled:
+            model.compile()
+        with tempfile.TemporaryDirectory() as folder:
+            trainer(tick, ProgressBar(**hidden()), folder).fit(model, datamodule=data)
+
+    return run
+
+
+class Plain(pl.LightningModule):
+    """A LightningModule as tutorials write it."""
+
+    def __init__(self, model: VAE) -> None:
+        super().__init__()
+        self.model = model
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x = batch[0]
+        mean, log_variance = self.model.encoder(x).chunk(2, dim=1)
+        z = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
+        logits = self.model.decoder(z).view_as(x)
+        reconstruction = F.binary_cross_entropy_with_logits(logits, x, reduction="sum") / len(x)
+        kl = 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).sum() / len(x)
+        loss = reconstruction + kl
+        terms = {"loss": loss, "reconstruction": reconstruction, "kl": kl}
+        self.log_dict({f"train/{name}": value for name, value in terms.items()}, prog_bar=True)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+def plain_lightning(make: Callable[[], VAE], samples: Tensor, batch_size: int) -> Contestant:
+    def run(tick: Tick) -> None:
+        loader = DataLoader(TensorDataset(samples.float() / 255), batch_size, shuffle=True)
+        with tempfile.TemporaryDirectory() as folder:
+            bar = pl.callbacks.RichProgressBar(**hidden())
+            trainer(tick, bar, folder).fit(Plain(make()), loader)
+
+    return run
+
+
+def pythae(samples: Tensor, batch_size: int) -> Contestant:
+    """Its VAE with its default network, 784-512-16, and its trainer."""
+
+    def run(tick: Tick) -> None:
+        from pythae.data.datasets import BaseDataset
+        from pythae.models import VAE as Peer
+        from pythae.models import VAEConfig
+        from pythae.trainers import BaseTrainer, BaseTrainerConfig
+        from pythae.trainers.training_callbacks import TrainingCallback
+
+        class Turn(TrainingCallback):
+            def on_train_step_end(self, *args: Any, **kwargs: Any) -> None:
+                tick()
+
+        logging.getLogger("pythae").setLevel(logging.ERROR)
+        x = samples.float() / 255
+        with tempfile.TemporaryDirectory() as folder:
+            config = BaseTrainerConfig(
+                output_dir=folder,
+                num_epochs=10**6,
+                per_device_train_batch_size=batch_size,
+                learning_rate=1e-3,
+                no_cuda=DEVICE.type == "cpu",
+            )
+            model = Peer(VAEConfig(input_dim=tuple(x.shape[1:]), latent_dim=16, reconstruction_loss="bce"))
+            with contextlib.redirect_stderr(io.StringIO()):
+                BaseTrainer(
+                    model, BaseDataset(x, torch.zeros(len(x))), training_config=config, callbacks=[Turn()]
+                ).train()
+
+    return run
+
+
+CASES: dict[str, tuple[dict[str, Any], int]] = {
+    "MLP 784-512-16": ({"architecture": MLP(hidden=(512,))}, 128),
+    "ConvNet 32-64, 28x28": ({"architecture": ConvNet(channels=(32, 64))}, 128),
+    "MLP 784-512-16, large batch": ({"architecture": MLP(hidden=(512,))}, 2048),
+}
+
+
+def training(compiled: bool) -> list[str]:
+    lines = [
+        f"A VAE with Bernoulli likelihood, on {device_name()}, torch {torch.__version__}; logging and progress bars "
+        "on. How many times as fast as each peer ours trains.",
+        "",
+        "| network | batch | ours, steps/s | bare loop, fused Adam | bare loop, Adam | plain Lightning | pythae 0.1.2 "
+        "| ours, compiled, to fused bare loop | share of peak FLOP/s | waits for data |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    rows = pictures(20_000, 1, 28)
+    samples = HFDataModule(rows, val_fraction=0)._array("train", False)
+    for name, (options, batch_size) in CASES.items():
+
+        def make(options: dict[str, Any] = options) -> VAE:
+            torch.manual_seed(0)
+            return VAE((1, 28, 28), 16, likelihood=Bernoulli(), **options)
+
+        contestants = {
+            "ours": ours(make, rows, batch_size),
+            "fused": bare(make, samples, batch_size, fused=True),
+            "adam": bare(make, samples, batch_size),
+            "lightning": plain_lightning(make, samples, batch_size),
+            "one batch": one_batch(make, samples, batch_size),
+        }
+        if find_spec("pythae") and name.startswith("MLP"):
+            contestants["pythae"] = pythae(samples, batch_size)
+        if compiled:
+            contestants["compiled"] = ours(make, rows, batch_size, compiled=True)
+        steps = max(4, 40 * 128 // batch_size // (3 if "Conv" in name else 1))
+        times = contest(contestants, steps, 15)
+        cells = [f"{1 / np.median(times['ours']):.0f}"]
+        cells += [ratio(times, "ours", peer) for peer in ("fused", "adam", "lightning")]
+        cells.append(ratio(times, "ours", "pythae") if "pythae" in times else "not run")
+        cells.append(ratio(times, "compiled", "fused") if compiled else "not run")
+        share = flops(make(), samples[:batch_size]) / float(np.median(times["ours"])) / peak_flops()
+        cells.append(f"{100 * share:.0f} %")
+        cells.append(f"{100 * float(np.median(1 - times['one batch'] / times['ours'])):.0f} %")
+        lines.append(f"| {name} | {batch_size} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "The peak is what a float32 product of two 2048x2048 matrices reaches here. The last column is what a bare "
+        "loop over one batch that never changes saves of our step: data, and all of the trainer's own work.",
+    ]
+    return lines
+
+
+def one_batch(make: Callable[[], VAE], samples: Tensor, batch_size: int) -> Contestant:
+    def run(tick: Tick) -> None:
+        model = make().to(DEVICE)
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+        x = samples[:batch_size].to(DEVICE).float() / 255
+        while True:
+            optimizer.zero_grad()
+            elbo(model, x).backward()
+            optimizer.step()
+            tick()
+
+    return run
+
+
+def flops(model: VAE, samples: Tensor) -> int:
+    with FlopCounterMode(display=False) as counter:
+        elbo(model, samples.float() / 255).backward()
+    return counter.get_total_flops()
+
+
+def peak_flops() -> float:
+    a = torch.rand(2048, 2048, device=DEVICE)
+    best = 0.0
+    for _ in range(5):
+        started = time.perf_counter()
+        a @ a
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+        best = max(best, 2 * 2048**3 / (time.perf_counter() - started))
+    return best
+
+
+def device_name() -> str:
+    if DEVICE.type == "cuda":
+        return torch.cuda.get_device_name()
+    return f"one thread of a CPU ({platform.machine()})"
+
+
+# ---- growth, start, memory ----------------------------------------------------------------------------------------
+
+
+def growth() -> list[str]:
+    lines = ["Feeding 28x28 images in batches of 128, and a bare gather of the same; ns per sample.", ""]
+    lines += ["| samples | ours | bare gather | ratio |", "|---|---|---|---|"]
+    for n in (10**4, 10**5, 10**6):
+        samples = torch.randint(0, 255, (n, 1, 28, 28), dtype=torch.uint8)
+
+        def fed(tick: Tick, samples: Tensor = samples) -> None:
+            for _ in forever(BatchLoader(Columns({"image": samples}), Order(len(samples), 128, shuffle=True))):
+                tick()
+
+        def gather(tick: Tick, samples: Tensor = samples) -> None:
+            while True:
+                for part in torch.randperm(len(samples)).split(128):
+                    samples.index_select(0, part)
+                    tick()
+
+        times = contest({"ours": fed, "gather": gather}, max(78, n // 1280), 10)
+        per_sample = {name: np.median(values) / 128 * 1e9 for name, values in times.items()}
+        lines.append(
+            f"| {n:,} | {per_sample['ours']:.0f} | {per_sample['gather']:.0f} | {ratio(times, 'ours', 'gather')} |"
+        )
+    lines += ["", "Training steps of a VAE, batch 128, ours to a bare loop with fused Adam.", ""]
+    lines += ["| width | latents | ours, ms | ratio |", "|---|---|---|---|"]
+    rows = pictures(5_000, 1, 28)
+    samples = HFDataModule(rows, val_fraction=0)._array("train", False)
+    for width, latent in ((128, 16), (512, 2), (512, 16), (512, 256), (2048, 16)):
+
+        def make(width: int = width, latent: int = latent) -> VAE:
+            torch.manual_seed(0)
+            return VAE((1, 28, 28), latent, MLP(hidden=(width,)), Bernoulli())
+
+        contestants = {"ours": ours(make, rows, 128), "fused": bare(make, samples, 128, fused=True)}
+        times = contest(contestants, 20, 10)
+        lines.append(f"| {width} | {latent} | {1e3 * np.median(times['ours']):.1f} | {ratio(times, 'ours', 'fused')} |")
+    return lines
+
+
+def start() -> list[str]:
+    commands = {
+        "import pytorch_lightning": [sys.executable, "-c", "import pytorch_lightning"],
+        "import lightning_ae": [sys.executable, "-c", "import lightning_ae"],
+        "lightning-ae --help": [sys.executable, "-m", "lightning_ae.cli", "--help"],
+        "lightning-ae fit --help": [sys.executable, "-m", "lightning_ae.cli", "fit", "--help"],
+    }
+    taken: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(7):
+        for name, command in commands.items():
+            started = time.perf_counter()
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            taken[name].append(time.perf_counter() - started)
+    lines = ["Whole processes in turns, medians of 7; above the import of pytorch_lightning.", ""]
+    lines += ["| command | seconds | above |", "|---|---|---|"]
+    first = np.array(taken["import pytorch_lightning"])
+    for name, values in taken.items():
+        lines.append(f"| `{name}` | {np.median(values):.2f} | {np.median(np.array(values) - first):+.2f} |")
+    return lines
+
+
+RANK = """
+import json, sys, torch, lightning_ae as ae, psutil
+data = ae.HFDataModule(sys.argv[1], val_fraction=0, cache=sys.argv[2])
+before = psutil.Process().memory_full_info()
+data.setup("fit")
+batches = sum(1 for _ in data.train_dataloader())
+after = psutil.Process().memory_full_info()
+print(json.dumps({"uss": after.uss - before.uss, "rss": after.rss - before.rss}))
+"""
+
+
+def memory() -> list[str]:
+    lines = [
+        "What another process of the machine takes for an epoch over 200,000 images of 28x28 (150 MiB): memory of its "
+        "own (unique set size), and all that it has mapped (resident).",
+        "",
+        "| cache | own, MiB | resident, MiB |",
+        "|---|---|---|",
+    ]
+    with tempfile.TemporaryDirectory() as folder, cache_in(folder):
+        pictures(200_000, 1, 28).to_parquet(Path(folder) / "set" / "train.parquet")
+        for cache in ("disk", "memory"):
+            for _ in range(2):  # the first fills the cache
+                command = [sys.executable, "-c", RANK, str(Path(folder) / "set"), cache]
+                out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+                measured = json.loads(out.splitlines()[-1])
+            lines.append(f"| {cache} | {measured['uss'] / 2**20:.0f} | {measured['rss'] / 2**20:.0f} |")
+    return lines
+
+
+# ---- the report ---------------------------------------------------------------------------------------------------
+
+PARTS = ("feeding", "decoding", "training", "growth", "start", "memory")
+
+
+def write(part: str, lines: list[str]) -> None:
+    """Replaces one part of the report."""
+    sections = {}
+    if FILE.exists():
+        for section in FILE.read_text().split("\n## ")[1:]:
+            title, _, body = section.partition("\n")
+            sections[title] = body.strip()
+    sections[part.capitalize()] = "\n".join(lines)
+    text = (
+        "# Speed\n\nMade by `python benchmarks/speed.py`. Contestants take turns in one process; medians over rounds, "
+    )
+    text += (
+        "ratios round by round with the 10 % and 90 % quantiles in brackets. More than 1 means that ours is faster.\n"
+    )
+    for name in PARTS:
+        if name.capitalize() in sections:
+            text += f"\n## {name.capitalize()}\n\n{sections[name.capitalize()]}\n"
+    FILE.write_text(text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--compiled", action="store_true", help="also train with compiled networks (a minute more)")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    console = Console(highlight=False, soft_wrap=True)
+    with tempfile.TemporaryDirectory() as folder, cache_in(folder):
+        for part in options.only:
+            lines = training(options.compiled) if part == "training" else globals()[part]()
+            console.print(f"[bold]{part}[/]", *lines, sep="\n")
+            write(part, lines)
+    console.print(f"\nWritten\n  {FILE}")
+
+
+if __name__ == "__main__":
+    main()
