@@ -158,9 +158,8 @@ def _write(entry: Path, about: dict[str, Any], rows: int, chunks: Iterable[np.nd
     try:
         with _enough_space(entry.parent) as check:
             part.mkdir()
-            sums, shape, dtype = [], (rows,), None
+            sums, shape, dtype = _Checksums(), (rows,), None
             with (part / "samples.npy").open("wb") as file:
-                rest = b""
                 for chunk in chunks:
                     chunk = np.ascontiguousarray(chunk)
                     if dtype is None:
@@ -169,21 +168,37 @@ def _write(entry: Path, about: dict[str, Any], rows: int, chunks: Iterable[np.nd
                         header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
                         np.lib.format.write_array_header_2_0(file, header)
                     file.write(chunk.data)
-                    rest += chunk.tobytes()
-                    whole = len(rest) // BLOCK * BLOCK
-                    sums += [xxhash.xxh3_64_hexdigest(rest[i : i + BLOCK]) for i in range(0, whole, BLOCK)]
-                    rest = rest[whole:]
-                if rest:
-                    sums.append(xxhash.xxh3_64_hexdigest(rest))
+                    sums.add(chunk.data.cast("B"))
                 assert dtype is not None  # empty splits are refused before
                 file.flush()
                 os.fsync(file.fileno())
             made = datetime.now(timezone.utc).isoformat(timespec="seconds")
-            written = {**about, "shape": shape, "dtype": dtype.str, "made": made, "checksums": sums}
+            written = {**about, "shape": shape, "dtype": dtype.str, "made": made, "checksums": sums.all()}
             (part / "entry.json").write_text(json.dumps(written))
             part.rename(entry)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+class _Checksums:
+    """Of each block of a stream of bytes."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.block, self.filled = xxhash.xxh3_64(), 0
+
+    def add(self, data: memoryview) -> None:
+        while data:
+            part = data[: BLOCK - self.filled]
+            self.block.update(part)
+            self.filled += len(part)
+            if self.filled == BLOCK:
+                self.done.append(self.block.hexdigest())
+                self.block, self.filled = xxhash.xxh3_64(), 0
+            data = data[len(part) :]
+
+    def all(self) -> list[str]:
+        return self.done + ([self.block.hexdigest()] if self.filled else [])
 
 
 @contextmanager

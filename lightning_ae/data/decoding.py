@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lightning_ae.data.kinds import Kind
 
 CHUNK_BYTES = 4 << 20
-WORTH_WORKERS = 2.0  # seconds of decoding
+WORTH_WORKERS = 0.5  # seconds of decoding
 
 
 def decode_chunks(kind: Kind, rows: Dataset, columns: list[str], split: str) -> Iterator[np.ndarray]:
