@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import inspect
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
 from lightning_ae.architectures import MLP, Architecture
-from lightning_ae.checkpoint import Checkpointed
 from lightning_ae.config import from_plain, to_plain
-from lightning_ae.distributed import Noise
 from lightning_ae.errors import InputError
-from lightning_ae.lean import use_lean_loop
+from lightning_ae.exact import ExactModule
 from lightning_ae.likelihoods import Gaussian, Likelihood, LikelihoodHead, output_shape
 from lightning_ae.preprocess import stack
 from lightning_ae.speed import adamw, compile_in_place
 
 
-class Autoencoder(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Lightning's loader is no classmethod
+class Autoencoder(ExactModule):
     r"""An encoder and a decoder trained to reconstruct their input through a code.
 
     With encoder :math:`\phi` and decoder :math:`\psi`, it minimises the mean over samples of
@@ -75,9 +70,6 @@ class Autoencoder(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
         self.lr = lr
         self.weight_decay = weight_decay
         _check_arguments(self)
-
-        self._position: list[Any] = []  # filled and emptied in place, since nn.Module is slow to set attributes
-        self._epoch = _EpochTerms()
 
         self.encoder = self.build_encoder()
         self.decoder = self.build_decoder()
@@ -174,24 +166,6 @@ class Autoencoder(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
         for network in (self.encoder, self.decoder):
             compile_in_place(network, **options)
 
-    def noise(self, purpose: str) -> Noise:
-        """Random draws for the step at hand.
-
-        In a trainer's step they are keyed by the seed, the stage, the step and the purpose, so that any number of
-        ranks, and a run resumed in the middle of an epoch, see the same; in evaluation they repeat from epoch to
-        epoch. Elsewhere they come from torch's global generator.
-        """
-        return Noise(torch.initial_seed(), *self._position, purpose) if self._position else Noise()
-
-    @contextmanager
-    def at_step(self, stage: str, batch_idx: int) -> Iterator[None]:
-        """Inside, `noise` draws what it draws in that step of "train" (this epoch's), "val" or "test"."""
-        self._position[:] = stage, self.current_epoch if stage == "train" else 0, batch_idx
-        try:
-            yield
-        finally:
-            self._position.clear()
-
     def unpack(self, batch: Any) -> tuple[Tensor, Tensor]:
         """The input and the reconstruction's target, (B, *input_shape) each, of a batch.
 
@@ -230,17 +204,6 @@ class Autoencoder(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
 
     # ---- what Lightning calls -----------------------------------------------------------------------------------
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: D102
-        terms = self._terms(batch, batch_idx, "train")
-        self._log_training(terms, batch_idx)
-        return terms["loss"]
-
-    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: D102
-        self._log_evaluation(batch, batch_idx, "val")
-
-    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: D102
-        self._log_evaluation(batch, batch_idx, "test")
-
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """The codes "code" (B, latent_dim) and reconstructions "reconstruction" (B, *input_shape) of a batch."""
         x, _ = self.unpack(batch)
@@ -252,93 +215,19 @@ class Autoencoder(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
 
     def setup(self, stage: str) -> None:
         """Takes over the data module's preprocessing, so that checkpoints carry it."""
+        super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
-        if stage == "fit":
-            use_lean_loop(self.trainer)
         if stage == "fit" and data is not None:
             self.preprocess = getattr(data, "preprocess", None)
             self.data_config = getattr(data, "config", None)
 
-    # ---- shared steps -------------------------------------------------------------------------------------------
+    # ---- the step -----------------------------------------------------------------------------------------------
 
-    def _terms(self, batch: Any, batch_idx: int, stage: str) -> dict[str, Tensor]:
+    def _terms(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         x, target = self.unpack(batch)
         if batch_idx == 0:  # once an epoch: the check reads the values back from the device
             self.likelihood.check(target)
-        with self.at_step(stage, batch_idx):
-            terms = self.loss(self.corrupt(x), target)
-        self._check_finite(terms, x, batch_idx, stage)
-        return terms
-
-    def _check_finite(self, terms: dict[str, Tensor], x: Tensor, batch_idx: int, stage: str) -> None:
-        # reading a value back makes an accelerator wait, so there it happens only when the trainer logs anyway
-        if x.device.type != "cpu" and not self._logs_now() or math.isfinite(terms["loss"].item()):
-            return
-        if not torch.isfinite(x).all():
-            raise InputError(
-                f"batch {batch_idx} of the {stage} data (epoch {self.current_epoch}) holds NaN or infinite values",
-                "clean the data; the weights of the last checkpoint are untouched",
-            )
-        broken = [name for name, value in terms.items() if not math.isfinite(value.item())]
-        raise InputError(
-            f"the loss is not finite at {stage} batch {batch_idx} of epoch {self.current_epoch} "
-            f"(terms: {', '.join(broken)}), though the data are",
-            "lower lr, set the trainer's gradient_clip_val, or use precision 32",
-        )
-
-    def _logs_now(self) -> bool:
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it without a type
-        return (self.global_step + 1) % every == 0
-
-    def _log_training(self, terms: dict[str, Tensor], batch_idx: int) -> None:
-        # self.log costs a small model a fifth of its step, so terms are kept on the device until the trainer logs
-        epoch = self._epoch
-        if batch_idx == 0:
-            epoch.clear()
-        epoch.add(terms)
-        if self._logs_now():
-            for name, value in terms.items():
-                self.log(f"train/{name}", value.detach(), on_step=True, on_epoch=False, prog_bar=name == "loss")
-        if self.trainer.is_last_batch:
-            for name, value in epoch.means().items():
-                self.log(f"train/{name}_epoch", value, on_step=False, on_epoch=True, sync_dist=True)
-
-    def _log_evaluation(self, batch: Any, batch_idx: int, stage: str) -> None:
-        terms = self._terms(batch, batch_idx, stage)
-        size = len(self.unpack(batch)[0])
-        for name, value in terms.items():
-            self.log(f"{stage}/{name}", value, prog_bar=name == "loss", batch_size=size, sync_dist=True)
-
-
-class _EpochTerms:
-    """The mean of each term over an epoch's steps, kept on the device and rarely added up."""
-
-    def __init__(self) -> None:
-        self.waiting: list[Tensor] = []
-        self.clear()
-
-    def clear(self) -> None:
-        self.waiting.clear()
-        self.names: tuple[str, ...] = ()
-        self.sums: Tensor | None = None
-        self.steps = 0
-
-    def add(self, terms: dict[str, Tensor]) -> None:
-        self.names = tuple(terms)
-        self.waiting += [value.detach() for value in terms.values()]
-        self.steps += 1
-        if len(self.waiting) > 256:
-            self._add_up()
-
-    def means(self) -> dict[str, Tensor]:
-        self._add_up()
-        assert self.sums is not None
-        return dict(zip(self.names, self.sums / self.steps, strict=True))
-
-    def _add_up(self) -> None:
-        sums = torch.stack(self.waiting).view(-1, len(self.names)).sum(dim=0)
-        self.sums = sums if self.sums is None else self.sums + sums
-        self.waiting.clear()
+        return self.loss(self.corrupt(x), target)
 
 
 def _settled_arguments(cls: type[Autoencoder]) -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from lightning_fabric.plugins.io import TorchCheckpointIO
 
 from lightning_ae.config import class_path, from_plain, import_class, to_plain
 from lightning_ae.errors import InputError
@@ -66,6 +68,48 @@ class Checkpointed:
         parent: Any = super()
         model: C = parent.load_from_checkpoint(Path(checkpoint_path), **kwargs)
         return model
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside a checkpoint's place and then moves it there: whatever happens, an earlier one stays whole.
+
+    Lightning's own goes by way of the system's folder for temporary files, which may lie on another disk.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
+    ) -> None:
+        """Writes a checkpoint.
+
+        Raises:
+            InputError: when it cannot be written, the disk being full, say.
+        """
+        if "://" in os.fspath(path):
+            super().save_checkpoint(checkpoint, os.fspath(path), storage_options)
+            return
+        place = Path(path)
+        part = place.with_name(f".{place.name}.part")
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with open(part, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, place)
+        except (OSError, RuntimeError) as error:  # torch's writer raises the latter
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            reason = getattr(error, "strerror", None) or getattr(error.__context__, "strerror", None) or str(error)
+            raise InputError(
+                f"the checkpoint {os.fspath(path)!r} cannot be written: {reason}",
+                "make room; earlier checkpoints are untouched, and the run goes on from the last one with ckpt_path",
+            ) from error
+
+
+def write_atomically(trainer: Any) -> None:
+    """Makes a trainer that writes checkpoints in Lightning's way write them with `AtomicCheckpointIO`."""
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = AtomicCheckpointIO()
 
 
 def load_model(path: str | os.PathLike[str], **kwargs: Any) -> Any:

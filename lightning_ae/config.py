@@ -36,6 +36,8 @@ class Configurable(ABC):  # noqa: B024  its own base classes have the abstract m
 
 def class_path(cls: type) -> str:
     """The import path of a class; for this package's own, the path of the public subpackage."""
+    if len(cls.__mro__) > 2 and cls.__mro__[1].__name__ == "FSDPModule":
+        cls = cls.__mro__[2]  # what fully_shard makes of a class
     module = cls.__module__
     if module.startswith("lightning_ae."):
         parts = module.split(".")

@@ -6,20 +6,20 @@ import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_ae.autoencoder import Autoencoder
-from lightning_ae.checkpoint import Checkpointed, load_model
+from lightning_ae.checkpoint import load_model
 from lightning_ae.config import class_path, import_class, to_plain
 from lightning_ae.errors import InputError
+from lightning_ae.exact import ExactModule
 from lightning_ae.speed import adamw
 
 
-class FineTuneClassifier(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # as in Autoencoder
+class FineTuneClassifier(ExactModule):
     r"""A linear softmax layer on the codes of a pretrained autoencoder, trained with its labels.
 
     The last step of Hinton & Salakhutdinov (2006), Bengio et al. (2007) and Vincent et al. (2010): with pretrained
@@ -97,15 +97,6 @@ class FineTuneClassifier(Checkpointed, pl.LightningModule):  # type: ignore[misc
             self.model.eval()
         return self
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: D102
-        return self._step(batch, "train")
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:  # noqa: D102
-        self._step(batch, "val")
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:  # noqa: D102
-        self._step(batch, "test")
-
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """The classes' probabilities "probability" (B, num_classes) and the likeliest class "label" (B,)."""
         x, _ = self.model.unpack(batch)
@@ -127,20 +118,20 @@ class FineTuneClassifier(Checkpointed, pl.LightningModule):  # type: ignore[misc
         Raises:
             InputError: when the data module knows of no label column.
         """
+        super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
         if data is not None and getattr(data, "label", "") is None:
             raise InputError("fine-tuning needs labels, but the data set has no label column", "give the data's label")
 
-    def _step(self, batch: Any, stage: str) -> Tensor:
+    def _terms(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         x, _ = self.model.unpack(batch)
         labels = self._labels(batch)
         logits = self(x)
-        loss = F.cross_entropy(logits.float(), labels)
+        stage = "train" if self.training else "test" if self.trainer.testing else "val"
         accuracy: Any = self.accuracy[f"{stage}_accuracy"]
         accuracy(logits, labels)
-        self.log(f"{stage}/loss", loss, on_step=stage == "train", on_epoch=True, prog_bar=True, batch_size=len(x))
         self.log(f"{stage}/accuracy", accuracy, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(x))
-        return loss
+        return {"loss": F.cross_entropy(logits.float(), labels)}
 
     def _labels(self, batch: Any) -> Tensor:
         labels = None

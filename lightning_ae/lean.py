@@ -20,6 +20,8 @@ from pytorch_lightning.strategies import SingleDeviceStrategy
 from pytorch_lightning.trainer import call
 from torch import Tensor
 
+from lightning_ae.preemption import Preemption
+
 STEPS_OF_ITS_OWN = (
     "backward",
     "optimizer_step",
@@ -60,6 +62,11 @@ class LeanEpochLoop(_TrainingEpochLoop):
         self._plain_transfer = not any(
             _overrides(trainer.lightning_module, pl.LightningModule, name) for name in TRANSFERS
         ) and not _overrides(trainer.datamodule, pl.LightningDataModule, TRANSFERS[0])
+
+    def _broadcast_sigterm_tensor(self) -> None:
+        # Lightning's way makes every step wait for the first rank
+        if not any(isinstance(callback, Preemption) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+            super()._broadcast_sigterm_tensor()
 
     def advance(self, data_fetcher: Any) -> None:
         """One step."""

@@ -68,7 +68,7 @@ class OneStep(VAE):
 def run(folder: Path, lean: bool, monkeypatch: pytest.MonkeyPatch, **options: Any) -> dict[str, Any]:
     with monkeypatch.context() as patch:
         if not lean:
-            patch.setattr("lightning_ae.autoencoder.use_lean_loop", lambda trainer: None)
+            patch.setattr("lightning_ae.exact.use_lean_loop", lambda trainer: None)
         pl.seed_everything(0, verbose=False)
         model, noted = Hooked(), Noted()
         logger = pl.loggers.CSVLogger(folder, version="lean" if lean else "plain")

@@ -20,6 +20,7 @@ from lightning_ae.architectures.layers import (
     initialise,
     norm,
 )
+from lightning_ae.distributed import Dropout
 from lightning_ae.errors import InputError
 
 
@@ -98,7 +99,7 @@ class Layers(nn.Module):
         self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
         self.between = nn.ModuleList(
             nn.Sequential(norm(options.norm, width, spatial=False), activation(options.activation),
-                          nn.Dropout(options.dropout) if options.dropout else nn.Identity())
+                          Dropout(options.dropout) if options.dropout else nn.Identity())
             for width in widths[1:-1]
         )  # fmt: skip
 

@@ -44,7 +44,7 @@ class _Accumulated(pl.Callback):
         self._metrics = {name: metric.to(model.device) for name, metric in self.metrics(model).items()}
 
     def _add(self, model: Autoencoder, batch: Any, batch_idx: int, stage: str) -> None:
-        with torch.no_grad(), model.at_step(stage, batch_idx):
+        with torch.no_grad(), model.at_step(stage, batch_idx, batch):
             self.add(model, self._metrics, *model.unpack(batch))
 
     def _finish(self, model: Autoencoder, stage: str) -> None:
@@ -221,7 +221,7 @@ class LatentProbe(pl.Callback):
         self._probe(trainer, pl_module, "test")
 
     def _probe(self, trainer: pl.Trainer, model: Autoencoder, stage: str) -> None:
-        errors = self._errors(trainer, model, stage) if trainer.is_global_zero else {}
+        errors = self._errors(trainer, model, stage) if takes_part(trainer, model) else {}
         # every rank logs what the first one found
         model.log_dict(trainer.strategy.broadcast(errors), sync_dist=True)
 
@@ -246,6 +246,11 @@ def as_autoencoder(callback: pl.Callback, module: pl.LightningModule) -> Autoenc
     if not isinstance(module, Autoencoder):
         raise InputError(f"{type(callback).__name__} works on an Autoencoder, got {type(module).__name__}")
     return module
+
+
+def takes_part(trainer: pl.Trainer, model: Autoencoder) -> bool:
+    """Whether this rank runs the model for what the first one measures: a sharded model runs on all of them only."""
+    return trainer.is_global_zero or model.device_mesh is not None
 
 
 def to_unit_interval(model: Autoencoder, images: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_ae.autoencoder import Autoencoder
-from lightning_ae.callbacks.measures import as_autoencoder, is_due, to_unit_interval, undisturbed
+from lightning_ae.callbacks.measures import as_autoencoder, is_due, takes_part, to_unit_interval, undisturbed
 from lightning_ae.errors import InputError
 from lightning_ae.models.contractive import jacobian_spectrum
 
@@ -91,7 +91,7 @@ class Picture(pl.Callback):
 
     def _collect(self, trainer: pl.Trainer, model: Autoencoder, batch: Any) -> None:
         missing = self.samples - sum(len(x) for x in self._inputs)
-        if trainer.is_global_zero and missing > 0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if takes_part(trainer, model) and missing > 0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             x, _ = model.unpack(batch)
             self._inputs.append(x[:missing])
             labels = _labels(trainer, batch)
@@ -111,6 +111,8 @@ class Picture(pl.Callback):
             figure = self.draw(
                 trainer, model, torch.cat(self._inputs), labels, f"{self.name}, {name.replace('=', ' ')}"
             )
+        if not trainer.is_global_zero:
+            return
         file = folder / "pictures" / self.name.replace(" ", "_") / f"{name}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(file)

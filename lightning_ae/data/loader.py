@@ -12,9 +12,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from lightning_ae.distributed import GLOBAL_BATCH_SIZE
 from lightning_ae.errors import InputError
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]
+"""Tensors by column, and under several ranks how many samples all of them have, `GLOBAL_BATCH_SIZE`."""
 
 
 def split_evenly(left: int, batch_size: int) -> int:
@@ -95,15 +97,15 @@ class Order:
             yield size
             left -= size
 
-    def batches(self, start: int = 0) -> Iterator[Tensor]:
-        """The positions of this rank's samples, int64 (B,), batch by batch, from batch `start` of the epoch."""
+    def batches(self, start: int = 0) -> Iterator[tuple[Tensor, int]]:
+        """From batch `start` on: the positions of this rank's samples, int64 (B,), and how many samples all have."""
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         order = torch.randperm(self.samples, generator=generator) if self.shuffle else torch.arange(self.samples)
         at = 0
         for index in range(len(self)):
             size = self.batch_size if self.drop_last else split_evenly(self.samples - at, self.batch_size)
             if index >= start:
-                yield order[at + self.rank : at + size : self.world]
+                yield order[at + self.rank : at + size : self.world], size
             at += size
 
 
@@ -115,7 +117,7 @@ class Columns:
         rows: those that count, int64 (N,); by default all.
     """
 
-    def __init__(self, columns: Batch, rows: Tensor | None = None) -> None:
+    def __init__(self, columns: dict[str, Tensor], rows: Tensor | None = None) -> None:
         self.columns, self.rows = columns, rows
 
     def __call__(self, positions: Tensor) -> Batch:
@@ -195,33 +197,40 @@ class BatchLoader:
         order.seed = state["seed"]
         self._start = state["batch"] % max(1, len(self))
 
-    def _batches(self, positions: Iterator[Tensor]) -> Iterator[Batch]:
+    def _batches(self, shares: Iterator[tuple[Tensor, int]]) -> Iterator[Batch]:
         if self.num_workers:
             options: dict[str, Any] = {"prefetch_factor": self.prefetch} if self.prefetch else {}
             yield from DataLoader(
-                _Reader(self.read),
+                _Reader(self._read_share),
                 batch_size=None,
-                sampler=list(positions),
+                sampler=list(shares),
                 num_workers=self.num_workers,
                 pin_memory=self.pin_memory,
                 **options,
             )
         elif self.prefetch:
-            yield from _ahead(self._read, positions, self.prefetch)
+            yield from _ahead(self._read, shares, self.prefetch)
         else:
-            yield from map(self._read, positions)
+            yield from map(self._read, shares)
 
-    def _read(self, positions: Tensor) -> Batch:
+    def _read_share(self, share: tuple[Tensor, int]) -> Batch:
+        positions, whole = share
         batch = self.read(positions)
-        return {name: column.pin_memory() for name, column in batch.items()} if self.pin_memory else batch
+        return batch if self.batch_sampler.world == 1 else batch | {GLOBAL_BATCH_SIZE: whole}
+
+    def _read(self, share: tuple[Tensor, int]) -> Batch:
+        batch = self._read_share(share)
+        if not self.pin_memory:
+            return batch
+        return {name: value.pin_memory() if isinstance(value, Tensor) else value for name, value in batch.items()}
 
 
 class _Reader(TorchDataset[Any]):
-    def __init__(self, read: Callable[[Tensor], Batch]) -> None:
+    def __init__(self, read: Callable[[Any], Batch]) -> None:
         self.read = read
 
-    def __getitem__(self, positions: Any) -> Batch:
-        return self.read(positions)
+    def __getitem__(self, share: Any) -> Batch:
+        return self.read(share)
 
 
 def _ahead(function: Callable[[Any], Any], items: Iterator[Any], n: int) -> Iterator[Any]:

@@ -21,7 +21,7 @@ from lightning_ae.data.kinds import Kind, check_columns, kind_of, scalar_columns
 from lightning_ae.data.loader import Batch, BatchLoader, Columns, Order
 from lightning_ae.data.source import load_splits
 from lightning_ae.data.streaming import Stream, StreamLoader
-from lightning_ae.distributed import Noise
+from lightning_ae.distributed import GLOBAL_BATCH_SIZE, Noise
 from lightning_ae.errors import InputError
 from lightning_ae.preprocess import Preprocess
 
@@ -106,6 +106,7 @@ class HFDataModule(pl.LightningDataModule):
         self._splits: Any = None
         self._arrays: dict[tuple[str, bool], Tensor] = {}
         self._preprocess: Preprocess | None = None
+        self._seed: int | None = None
 
     # ---- what the data are --------------------------------------------------------------------------------------
 
@@ -193,9 +194,21 @@ class HFDataModule(pl.LightningDataModule):
             self._prepare(self.trainer.state.fn if self.trainer is not None else None)
 
     def setup(self, stage: str) -> None:
-        """Opens what the stage needs."""
+        """Opens what the stage needs; agrees with the other ranks on the seed of the run's order."""
+        if self.trainer is not None:
+            self._seed = None
+            self._run_seed()
         self._prepare(stage)
         _ = self.preprocess
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seed of the run's order, for checkpoints."""
+        return {"seed": self._run_seed()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up the order of the run that a fit goes on with."""
+        if self.trainer is not None and self.trainer.state.fn == "fit":
+            self._seed = state_dict["seed"]
 
     def train_dataloader(self) -> BatchLoader | StreamLoader:
         """Batches of the training split, shuffled.
@@ -205,16 +218,14 @@ class HFDataModule(pl.LightningDataModule):
         """
         if self.trainer is None:
             return self._loader("train", training=True)
-        world = self.trainer.world_size
+        world, rank = _share(self.trainer)
         if self.batch_size % world:
             raise InputError(
                 f"batch_size counts the samples of all ranks together: {self.batch_size} cannot be shared evenly by "
                 f"{world}",
                 f"use {self.batch_size // world * world or world} or {(self.batch_size // world + 1) * world}",
             )
-        # without seed_everything each process has a seed of its own, and shards of different orders overlap
-        seed = self.trainer.strategy.broadcast(torch.initial_seed())
-        return self._loader("train", training=True, seed=seed % 2**31, world=world, rank=self.trainer.global_rank)
+        return self._loader("train", training=True, seed=self._run_seed() % 2**31, world=world, rank=rank)
 
     def val_dataloader(self) -> Any:  # noqa: D102
         if not self._validates:
@@ -235,12 +246,20 @@ class HFDataModule(pl.LightningDataModule):
             return batch | {self._key: self._kind().augment(batch[self._key], Noise())}
         if self.trainer.training:
             position = self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_idx
-            noise = Noise(torch.initial_seed(), "data", *position)
+            noise = Noise(self._run_seed(), "data", *position, samples=batch.get(GLOBAL_BATCH_SIZE))
             batch[self._key] = self._kind().augment(batch[self._key], noise)
         # Lightning casts to a "true" precision before the transfer, when images are still bytes
         return self.trainer.precision_plugin.convert_input(batch)
 
     # ---- inside -------------------------------------------------------------------------------------------------
+
+    def _run_seed(self) -> int:
+        """Of the training order, of all ranks; from a checkpoint where a fit goes on."""
+        if self._seed is None:
+            # without seed_everything each process has a seed of its own, and shards of different orders overlap
+            assert self.trainer is not None
+            self._seed = int(self.trainer.strategy.broadcast(torch.initial_seed()))
+        return self._seed
 
     @property
     def _validates(self) -> bool:
@@ -353,7 +372,8 @@ class HFDataModule(pl.LightningDataModule):
     def _evaluation_loader(self, split: str) -> BatchLoader | StreamLoader:
         if self.trainer is None:
             return self._loader(split)
-        return self._loader(split, world=self.trainer.world_size, rank=self.trainer.global_rank)
+        world, rank = _share(self.trainer)
+        return self._loader(split, world=world, rank=rank)
 
     def _loader(
         self,
@@ -440,6 +460,12 @@ class HFDataModule(pl.LightningDataModule):
 
     def _ready(self, batch: Batch) -> Batch:
         return batch | {self._key: self.preprocess(batch[self._key])}
+
+
+def _share(trainer: Any) -> tuple[int, int]:
+    """How many ranks share a batch, and which of them this is."""
+    ranks = getattr(trainer.strategy, "distributed_sampler_kwargs", None)  # of several processes only
+    return (1, 0) if ranks is None else (ranks["num_replicas"], ranks["rank"])
 
 
 def free_memory(device: torch.device) -> int | None:

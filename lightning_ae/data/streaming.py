@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import IterableDataset as TorchIterableDataset
 
 from lightning_ae.data.loader import Batch, split_evenly
+from lightning_ae.distributed import GLOBAL_BATCH_SIZE
 from lightning_ae.errors import InputError
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ class Stream(TorchIterableDataset[Batch]):
                         "use fewer ranks, or a smaller batch_size",
                     )
                 share = slice(self.rank, None, self.world)
-                yield self.decode(self._table(samples[share]), share, index, len(samples))
+                batch = self.decode(self._table(samples[share]), share, index, len(samples))
+                yield batch if self.world == 1 else batch | {GLOBAL_BATCH_SIZE: len(samples)}
 
     def _table(self, samples: list[Any]) -> pa.Table:
         return pa.Table.from_pylist(samples, schema=self._schema)

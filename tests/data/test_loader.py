@@ -17,7 +17,7 @@ from lightning_ae.data.loader import BatchLoader, Columns, Order, _ahead
 
 
 def rows(order: Order, start: int = 0) -> list[list[int]]:
-    return [positions.tolist() for positions in order.batches(start)]
+    return [positions.tolist() for positions, _ in order.batches(start)]
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
@@ -37,6 +37,8 @@ def test_each_sample_once_in_full_batches(samples: int, shuffle: bool) -> None:
 def test_ranks_together_make_the_batches_of_one(samples: int, world: int) -> None:
     single = rows(Order(samples, 12, shuffle=True, seed=3))
     shares = [rows(Order(samples, 12, shuffle=True, seed=3, world=world, rank=rank)) for rank in range(world)]
+    sizes = [size for _, size in Order(samples, 12, world=world).batches()]
+    assert sizes == [len(batch) for batch in single]
     for index, batch in enumerate(single):
         for rank in range(world):
             assert shares[rank][index] == batch[rank::world]
@@ -141,14 +143,17 @@ def counted(n: int) -> Dataset:
 class Accelerator:
     """What a data module asks a Trainer for."""
 
-    world_size, global_rank, root_device, overfit_batches = 1, 0, torch.device("meta"), 0
+    root_device, overfit_batches = torch.device("meta"), 0
+
+    def __init__(self, world: int = 1) -> None:
+        self.distributed_sampler_kwargs = {"num_replicas": world, "rank": 0}
+
+    def broadcast(self, value: Any) -> Any:
+        return value
 
     @property
     def strategy(self) -> Accelerator:
         return self
-
-    def broadcast(self, value: Any) -> Any:
-        return value
 
 
 def test_samples_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +187,7 @@ def test_options_that_exclude_each_other(options: dict[str, Any], words: str) ->
 def test_a_batch_that_ranks_cannot_share() -> None:
     data = HFDataModule(counted(64), kind=Tabular(columns=("a",)), batch_size=8)
     accelerator = Accelerator()
-    accelerator.world_size = 3
+    accelerator.distributed_sampler_kwargs = {"num_replicas": 3, "rank": 0}
     data.trainer = accelerator  # type: ignore[assignment]
     with pytest.raises(InputError, match=r"(?s)8 cannot be shared evenly by 3.*use 6 or 9"):
         data.train_dataloader()

@@ -22,7 +22,8 @@ class World:
     overfit_batches = 0
 
     def __init__(self, world_size: int, rank: int) -> None:
-        self.world_size, self.global_rank, self.strategy = world_size, rank, self
+        self.strategy = self
+        self.distributed_sampler_kwargs = {"num_replicas": world_size, "rank": rank}
         self.fit_loop = self.epoch_loop = self.epoch_progress = self.batch_progress = self.current = self
         self.processed = self.ready = 0  # epochs, batches
         self.is_last_batch = False

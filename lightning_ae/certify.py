@@ -1,0 +1,222 @@
+"""The certificate: a model trains the same on one process and on several."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+import torch.multiprocessing as mp
+from torch import Tensor
+
+from lightning_ae.config import import_class
+from lightning_ae.data.loader import BatchLoader, Columns, Order
+from lightning_ae.errors import InputError
+from lightning_ae.exact import ExactModule
+
+TOLERANCE = 1e-5
+SAMPLES, BATCH_SIZE, EPOCHS = 47, 12, 3
+"""Four steps an epoch; the last batch, of 11, is shared unevenly by 2, 3 and 4 ranks."""
+MEASURED = ("losses", "gradients", "buffers", "weights", "metrics")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model to certify.
+
+    Args:
+        model: its name or import path.
+        init_args: its arguments, as plain data; input_shape is (1, 8, 8) unless they say otherwise.
+        trainer: options of the Trainer, as plain data.
+        sgd: train with gradient descent instead of the model's own optimizer. Adam makes steps of one size out of
+            gradients that are zero but for rounding, such as that of a bias before batch normalisation.
+        title: what the table calls it; by default the model.
+    """
+
+    model: str
+    init_args: Mapping[str, Any] = field(default_factory=dict)
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+    sgd: bool = False
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """How far a case's run on several processes is from its run on one.
+
+    Args:
+        title: of the case.
+        world: how many processes.
+        errors: the relative errors (norm of the difference by norm) of the losses of all steps, of their gradients
+            after averaging, of buffers and weights at the end, and of the metrics logged at the ends of epochs.
+    """
+
+    title: str
+    world: int
+    errors: Mapping[str, float]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no error exceeds 1e-5."""
+        return all(error <= TOLERANCE for error in self.errors.values())
+
+
+def certify(
+    cases: Sequence[Case], worlds: Sequence[int] = (2, 3), strategy: Literal["ddp", "fsdp"] = "ddp"
+) -> list[Certificate]:
+    """Trains each case in one process and in several, by the trainer over gloo.
+
+    47 random samples in batches of 12 over all processes for 3 epochs, with the model's own optimizer; the last batch
+    of an epoch leaves some ranks fewer samples than others.
+
+    Args:
+        cases: what to train.
+        worlds: the numbers of processes to compare with one.
+        strategy: "ddp", DistributedDataParallel, or "fsdp", FSDP2 by ModelParallelStrategy.
+
+    Returns:
+        One for each case and number.
+
+    Raises:
+        InputError: when a model cannot be built.
+    """
+    if any(world < 2 or world > BATCH_SIZE or BATCH_SIZE % world for world in worlds):
+        raise InputError(f"worlds must be of 2, 3, 4, 6 and 12, which share a batch of 12 evenly; got {list(worlds)}")
+    for case in cases:
+        _build(case)
+    with tempfile.TemporaryDirectory() as folder:
+        runs = {world: _launch(cases, world, strategy, folder) for world in (1, *worlds)}
+    return [
+        Certificate(case.title or case.model, world, {k: _error(run[k], alone[k]) for k in MEASURED})
+        for world in worlds
+        for case, alone, run in zip(cases, runs[1], runs[world], strict=True)
+    ]
+
+
+def _launch(cases: Sequence[Case], world: int, strategy: str, folder: str) -> list[dict[str, Any]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(_work, (world, port, tuple(cases), strategy, folder), nprocs=world)
+    found: list[dict[str, Any]] = torch.load(Path(folder) / f"{world}.pt", weights_only=True)
+    return found
+
+
+def _work(index: int, world: int, port: int, cases: Sequence[Case], strategy: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    if world > 1:  # as torchrun would say it
+        ranks = {"RANK": index, "LOCAL_RANK": index, "GROUP_RANK": 0}
+        sizes = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "certify"}
+        os.environ.update({name: str(value) for name, value in {**ranks, **sizes, **place}.items()})
+    found = [_train(case, world, strategy) for case in cases]
+    if index == 0:
+        torch.save(found, Path(folder) / f"{world}.pt")
+
+
+def _train(case: Case, world: int, strategy: str) -> dict[str, Any]:
+    pl.seed_everything(0, verbose=False)
+    model = _build(case)
+    if case.sgd:
+        model.configure_optimizers = lambda: torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
+    seen = _Recorder()
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=world,
+        strategy=_strategy(strategy, world),
+        max_epochs=EPOCHS,
+        log_every_n_steps=1,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[seen],
+        **case.trainer,
+    )
+    trainer.fit(model, datamodule=_Data(getattr(model, "input_shape", None) or model.model.input_shape))
+    return {
+        "losses": seen.losses,
+        "gradients": seen.gradients,
+        "metrics": seen.metrics,
+        "buffers": [_whole(value) for value in model.buffers()],
+        "weights": [_whole(value) for value in model.parameters()],
+    }
+
+
+def _strategy(name: str, world: int) -> Any:
+    if world == 1 or name == "ddp":
+        return "auto" if world == 1 else "ddp"
+    from pytorch_lightning.strategies import ModelParallelStrategy
+
+    return ModelParallelStrategy(data_parallel_size=world, tensor_parallel_size=1)
+
+
+def _whole(value: Tensor) -> Tensor:
+    """A copy, put together where it is sharded."""
+    value = value.detach()
+    return value.full_tensor() if hasattr(value, "full_tensor") else value.clone()
+
+
+def _build(case: Case) -> Any:
+    cls: Any = import_class(case.model, ExactModule, "the model to certify")
+    init_args = dict(case.init_args)
+    if "pretrained" not in init_args:
+        init_args.setdefault("input_shape", [1, 8, 8])
+    return cls(**init_args)
+
+
+def _error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    if not expected:
+        return 0.0
+    a, b = (torch.cat([value.double().flatten() for value in values]) for values in (found, expected))
+    return float((a - b).norm() / b.norm().clamp(min=1e-12))
+
+
+class _Recorder(pl.Callback):
+    def __init__(self) -> None:
+        self.losses: list[Tensor] = []
+        self.gradients: list[Tensor] = []
+        self.metrics: list[Tensor] = []
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
+        self.gradients += [_whole(p.grad) for p in pl_module.parameters() if p.grad is not None]
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        self.losses.append(trainer.callback_metrics["train/loss"].clone())
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        metrics = trainer.callback_metrics
+        self.metrics += [metrics[name].clone() for name in sorted(metrics) if name != "train/loss"]
+
+
+class _Data(pl.LightningDataModule):
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        x = torch.rand(SAMPLES, *shape, generator=generator)
+        self.columns = Columns({"x": x, "label": torch.randint(10, (SAMPLES,), generator=generator)})
+
+    def batches(self, split: str, batch_size: int) -> Iterator[Any]:
+        yield self.columns(torch.arange(SAMPLES))
+
+    def train_dataloader(self) -> BatchLoader:
+        return self._loader(shuffle=True)
+
+    def val_dataloader(self) -> BatchLoader:
+        return self._loader(shuffle=False)
+
+    def _loader(self, shuffle: bool) -> BatchLoader:
+        assert self.trainer is not None
+        order = Order(SAMPLES, BATCH_SIZE, shuffle, world=self.trainer.world_size, rank=self.trainer.global_rank)
+        return BatchLoader(self.columns, order)
