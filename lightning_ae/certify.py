@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import socket
@@ -14,6 +15,7 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
@@ -122,6 +124,9 @@ def _work(index: int, world: int, port: int, cases: Sequence[Case], strategy: st
     found = [_train(case, world, strategy) for case in cases]
     if index == 0:
         torch.save(found, Path(folder) / f"{world}.pt")
+    if world > 1:
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 def _train(case: Case, world: int, strategy: str) -> dict[str, Any]:
@@ -169,6 +174,12 @@ def _whole(value: Tensor) -> Tensor:
 
 
 def _build(case: Case) -> Any:
+    module = case.model.rpartition(".")[0]
+    if module:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise InputError(f"the model to certify, {case.model!r}, cannot be imported: {error}") from error
     cls: Any = import_class(case.model, ExactModule, "the model to certify")
     init_args = dict(case.init_args)
     if "pretrained" not in init_args:

@@ -20,6 +20,7 @@ COMMANDS = {
     "reconstruct": "write a picture of inputs and their reconstructions",
     "sample": "write a picture of samples from a generative model",
     "rate-distortion": "write rate and distortion of a model's codes",
+    "certify": "check that a model trains the same on any number of processes",
     "cache": "show or clear the cache of decoded samples",
     "completion": "print a completion script for your shell",
 }
@@ -72,9 +73,15 @@ def main(argv: list[str] | None = None) -> None:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, InputError):
             cause = cause.__cause__ or cause.__context__
-        if cause is None:
+        if cause is not None:
+            _fail(cause.message, cause.hint)
+        if not _lost_rank(error):
             raise
-        _fail(cause.message, cause.hint)
+        _fail(
+            "another process of the run has ended, so this one cannot go on",
+            "what that one printed says why; the run goes on from its last checkpoint with --ckpt_path",
+            status=1,
+        )
 
 
 def _run(command: str, args: list[str]) -> None:
@@ -139,14 +146,22 @@ def _quiet() -> None:
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
 
 
-def _fail(message: str, hint: str) -> NoReturn:
+def _lost_rank(error: Exception) -> bool:
+    """Whether a collective failed because a peer is gone; torch says so in the text only."""
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(
+        sign in text for sign in ("closed by peer", "reset by peer", "remote process exited", "Broken pipe")
+    )
+
+
+def _fail(message: str, hint: str, status: int = 2) -> NoReturn:
     from rich.console import Console
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     console.print(f"[bold red]error:[/] {_escape(message)}")
     if hint:
         console.print(f"[bold]hint:[/] {_escape(hint)}")
-    sys.exit(2)
+    sys.exit(status)
 
 
 def _escape(text: str) -> str:

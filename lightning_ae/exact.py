@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,8 +27,9 @@ from lightning_ae.errors import InputError
 from lightning_ae.lean import use_lean_loop
 from lightning_ae.preemption import Preemption
 
-# what calls networks, and under FSDP needs the whole of their weights
-_FORWARDS = ("training_step", "validation_step", "test_step", "predict_step", "encode", "decode", "features", "sample")
+# what runs networks, and under FSDP needs their weights as a whole
+_STEPS = ("training_step", "validation_step", "test_step", "predict_step")
+_CALLS = ("encode", "decode", "decoder_parameters", "features", "sample")
 
 
 class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Lightning's loader is no classmethod
@@ -50,6 +51,7 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
     def __init__(self) -> None:
         super().__init__()
         self._run_seed: int | None = None
+        self._gathered = False
         self._epoch = _EpochTerms()
 
     @abstractmethod
@@ -125,10 +127,29 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
             cls = type(self)
             # one group, whole from the forward to the backward pass: weights may be tied, or used outside of a layer
             fully_shard(self, mesh=self.device_mesh["data_parallel"], reshard_after_forward=False)
-            for name in _FORWARDS:
+            for name in (*_STEPS, *_CALLS):
                 if hasattr(self, name):
+                    plain = getattr(self, name)
                     register_fsdp_forward_method(self, name)
+                    setattr(self, name, self._outermost(plain, getattr(self, name)))
             type(self).__name__ = cls.__name__  # FSDP2 gives it a class of its own
+
+    def _outermost(self, plain: Callable[..., Any], gathering: Callable[..., Any]) -> Callable[..., Any]:
+        """`gathering`, but `plain` inside of another such call: the weights must stay until that one's backward pass.
+
+        FSDP2 takes the gradient of a call's input for the end of the backward pass.
+        """
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self._gathered:
+                return plain(*args, **kwargs)
+            self._gathered = True
+            try:
+                return gathering(*args, **kwargs)
+            finally:
+                self._gathered = False
+
+        return call
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """The callback that answers SIGTERM."""

@@ -49,13 +49,15 @@ class Preemption(pl.Callback):
         if not self._agreed():
             return
         path = Path(_folder(trainer)) / NAME
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(path, weights_only=False)
         rank_zero_info(f"SIGTERM: the run stops here; it goes on with ckpt_path={str(path)!r}")
         raise SIGTERMException(STATUS)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
         if self._pending is not None:
             self._pending[0].wait()
+        if self._group is not None:
+            dist.destroy_process_group(self._group)
         self._restore()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:  # noqa: D102
