@@ -177,7 +177,9 @@ def count_bytes() -> str:
         "28x28 images with 16 latents; KiB of payload. A ring sends 2 (W - 1) / W times the payload of an all_reduce. "
         "Beyond the gradient: sums of sufficient statistics and their backward pass (mean activations, running "
         "moments, batch normalisation), the buffers that DistributedDataParallel broadcasts, and 8 bytes for "
-        "SIGTERM. When the trainer logs, a few more bytes bring together the means of the terms.\n\n" + "\n".join(rows) + "\n"
+        "SIGTERM. When the trainer logs, a few more bytes bring together the means of the terms.\n\n"
+        + "\n".join(rows)
+        + "\n"
     )
 
 

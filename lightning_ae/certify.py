@@ -23,6 +23,7 @@ from lightning_ae.config import import_class
 from lightning_ae.data.loader import BatchLoader, Columns, Order
 from lightning_ae.errors import InputError
 from lightning_ae.exact import ExactModule
+from lightning_ae.models import get_model, list_models
 
 TOLERANCE = 1e-5
 SAMPLES, BATCH_SIZE, EPOCHS = 47, 12, 3
@@ -35,7 +36,7 @@ class Case:
     """A model to certify.
 
     Args:
-        model: its name or import path.
+        model: its name in the registry, the name of its class, or its import path.
         init_args: its arguments, as plain data; input_shape is (1, 8, 8) unless they say otherwise.
         trainer: options of the Trainer, as plain data.
         sgd: train with gradient descent instead of the model's own optimizer. Adam makes steps of one size out of
@@ -180,7 +181,8 @@ def _build(case: Case) -> Any:
             importlib.import_module(module)
         except ImportError as error:
             raise InputError(f"the model to certify, {case.model!r}, cannot be imported: {error}") from error
-    cls: Any = import_class(case.model, ExactModule, "the model to certify")
+    named = case.model in list_models()
+    cls: Any = get_model(case.model) if named else import_class(case.model, ExactModule, "model to certify")
     init_args = dict(case.init_args)
     if "pretrained" not in init_args:
         init_args.setdefault("input_shape", [1, 8, 8])

@@ -375,11 +375,11 @@ def certify(
 
     from lightning_ae.certify import MEASURED, Case
     from lightning_ae.certify import certify as run
-    from lightning_ae.models import get_model, list_models
+    from lightning_ae.models import list_models
 
     if model == "all" and init_args:
         raise InputError("init_args cannot suit all models", "give one model's name")
-    names = [get_model(name).__name__ for name in list_models()] if model == "all" else [model]
+    names = list_models() if model == "all" else [model]
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
     with console.status("training in one process and in several"):
         found = run([Case(name, init_args or {}, trainer or {}, sgd) for name in names], worlds, strategy)

@@ -103,7 +103,7 @@ def test_sharded(world: int) -> None:
 
 
 def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["certify", "KSparseAutoencoder", "--init_args", '{"k": 2}', "--worlds", "[2]"])
+    main(["certify", "k_sparse", "--init_args", '{"k": 2}', "--worlds", "[2]"])
     assert "passed" in capsys.readouterr().out
     with pytest.raises(SystemExit) as ended:
         main(["certify", "test_distributed.Careless", "--worlds", "[2]"])
