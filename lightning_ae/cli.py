@@ -21,6 +21,7 @@ COMMANDS = {
     "sample": "write a picture of samples from a generative model",
     "rate-distortion": "write rate and distortion of a model's codes",
     "certify": "check that a model trains the same on any number of processes",
+    "zoo": "pretrained models: list, info, load-test, download, verify, reproduce, publish",
     "cache": "show or clear the cache of decoded samples",
     "completion": "print a completion script for your shell",
 }
@@ -92,6 +93,10 @@ def _run(command: str, args: list[str]) -> None:
         TrainingCLI(command, args, COMMANDS[command]).run()
     elif command == "completion":
         print(_completion(args), end="")
+    elif command == "zoo":
+        from lightning_ae.zoo import cli as zoo
+
+        zoo.run(args)
     else:
         from lightning_ae import tools
 
@@ -116,6 +121,7 @@ def _completion(args: list[str]) -> str:
     from lightning_ae.errors import InputError, unknown
     from lightning_ae.parsing import ToolParser
     from lightning_ae.training_cli import training_parser
+    from lightning_ae.zoo.cli import parser as zoo_parser
 
     shells = ("bash", "zsh", "tcsh")
     if find_spec("shtab") is None:
@@ -130,6 +136,8 @@ def _completion(args: list[str]) -> str:
             commands.add_subcommand(name, ToolParser(), help=text)
         elif name in ("fit", "validate", "test", "predict"):
             commands.add_subcommand(name, training_parser(name), help=text)
+        elif name == "zoo":
+            commands.add_subcommand(name, zoo_parser(), help=text)
         else:
             commands.add_subcommand(name, _tool_parser(name), help=text)
     return str(parser.get_completion_script(f"shtab-{shell}"))

@@ -1,0 +1,204 @@
+"""From an artefact to a model: strictly, without running anything that a file says."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.errors import InputError, unknown
+from lightning_ae.models import get_model
+from lightning_ae.models import list_models as variants
+from lightning_ae.zoo import index
+from lightning_ae.zoo.fetch import fetch, hub_file
+from lightning_ae.zoo.schema import LARGEST_FILE, Config, parse, parse_hf
+
+LARGEST_CONFIG = 1 << 20  # bytes
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+def load(name: str | os.PathLike[str]) -> Autoencoder:
+    """A pretrained model, in evaluation mode, with its preprocessing.
+
+    Args:
+        name: of an entry; or an artefact's folder; or hf://organisation/name@commit.
+
+    Raises:
+        InputError: for an unknown name, or when an artefact is not exactly what it says: a tensor too many, too few, of
+            another shape or type, an argument that the model does not have.
+        IntegrityError: when a file has another hash than the entry says.
+    """
+    return load_with_config(name)[0]
+
+
+def load_with_config(name: str | os.PathLike[str]) -> tuple[Autoencoder, Config]:
+    """A pretrained model and what is known of it; see `load`."""
+    config, weights = read(name)
+    return build(config, weights, str(name)), config
+
+
+def read(name: str | os.PathLike[str]) -> tuple[Config, dict[str, Tensor]]:
+    """What is known of a model, an `Entry` where it is one, and its weights; see `load`."""
+    text = os.fspath(name)
+    if text in index.names():
+        entry = index.info(text)
+        files = {file.name: fetch(entry, file) for file in entry.files if file.name in (WEIGHTS, CONFIG)}
+        return entry, parse_weights(files[WEIGHTS], text)
+    if text.startswith("hf://"):
+        hub = parse_hf(text)
+        folder = hub_file(hub.repo, hub.revision, CONFIG).parent
+        hub_file(hub.repo, hub.revision, WEIGHTS)
+    elif Path(text).is_dir():
+        folder = Path(text)
+    elif Path(text).is_file():
+        raise InputError(
+            f"{text!r} is a file, not an artefact",
+            "give the folder with model.safetensors and config.json; a checkpoint is loaded by lightning_ae.load_model",
+        )
+    else:
+        raise unknown("zoo entry", text, index.names())
+    return _read_config(folder / CONFIG), parse_weights(_read(folder / WEIGHTS, LARGEST_FILE), str(folder / WEIGHTS))
+
+
+def build(config: Config, weights: dict[str, Tensor], where: str) -> Autoencoder:
+    """The model that `config` describes, with these weights.
+
+    It is first built without memory, and compared with the weights, so that no file makes it allocate more than its own
+    size.
+
+    Raises:
+        InputError: when the config does not suit the model, or the weights do not suit the config.
+    """
+    cls = _class(config)
+    known = inspect.signature(cls.__init__).parameters
+    for key in config.config:
+        if key not in known or key == "self":
+            raise unknown(f"argument of {cls.__name__} in the config of {where}", key, set(known) - {"self"})
+    state = torch.random.get_rng_state()  # to load a model is no draw
+    try:
+        with torch.device("meta"), _at_most(4 * len(weights) + 64, where):
+            skeleton = cls(**config.config)
+        expected = skeleton.state_dict(keep_vars=True)
+        complete = _complete(expected, weights)
+        _compare(expected, complete, where)
+        model = cls(**config.config)
+    except InputError as error:
+        raise InputError(f"{where} cannot be built: {error.message}", error.hint) from error
+    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, OverflowError, ArithmeticError) as error:
+        raise InputError(f"{where} cannot be built: its config is not what {cls.__name__} takes ({error})") from error
+    finally:
+        torch.random.set_rng_state(state)
+    model.load_state_dict(complete, strict=True)
+    model.preprocess = config.preprocess.build()
+    return model.eval()
+
+
+def parse_weights(data: bytes, where: str) -> dict[str, Tensor]:
+    """The tensors in the bytes of a safetensors file, which holds nothing else.
+
+    Raises:
+        InputError: when it is something else, such as a pickle.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load as parse_safetensors
+
+    try:
+        found: dict[str, Tensor] = parse_safetensors(data)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise InputError(
+            f"{where} holds no safetensors file ({error})", "other formats are refused, since reading them may run code"
+        ) from error
+    return found
+
+
+def plain_weights(model: nn.Module) -> dict[str, Tensor]:
+    """A model's tensors for a safetensors file: each once, where several names share one."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            found[name] = tensor.detach().cpu().contiguous()
+        seen.add(id(tensor))
+    return found
+
+
+def _complete(expected: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights under all names, where several share a tensor."""
+    complete = dict(weights)
+    first: dict[int, str] = {}
+    for name, tensor in expected.items():
+        source = first.setdefault(id(tensor), name)
+        if source != name and source in weights:
+            complete.setdefault(name, weights[source])
+    return complete
+
+
+def _compare(expected: dict[str, Tensor], found: dict[str, Tensor], where: str) -> None:
+    missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    if missing or extra:
+        parts = [f"{what} {', '.join(names[:5])}" for what, names in (("lack", missing), ("add", extra)) if names]
+        raise InputError(f"its weights {' and '.join(parts)}", "the artefact is of another version, or damaged")
+    for name, tensor in expected.items():
+        for what in ("shape", "dtype"):
+            if getattr(tensor, what) != getattr(found[name], what):
+                given, wanted = getattr(found[name], what), getattr(tensor, what)
+                given, wanted = (tuple(given), tuple(wanted)) if what == "shape" else (given, wanted)
+                raise InputError(f"the tensor {name} has the {what} {given}, but its config asks for {wanted}")
+
+
+@contextmanager
+def _at_most(tensors: int, where: str) -> Iterator[None]:
+    """Stops the building of a model with far more parameters than its file holds, before it takes memory or time."""
+    count, thread = 0, threading.get_ident()
+
+    def registered(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal count
+        if threading.get_ident() == thread:
+            count += 1
+            if count > tensors:
+                raise InputError("its config asks for more layers than its weights have")
+
+    handle = register_module_parameter_registration_hook(registered)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _class(config: Config) -> type[Autoencoder]:
+    if config.requires and config.model not in variants():
+        raise InputError(
+            f"{config.name} is a {config.model!r} model of the package {config.requires!r}, which is not installed",
+            f"pip install {config.requires}",
+        )
+    return get_model(config.model)
+
+
+def _read(file: Path, limit: int) -> bytes:
+    try:
+        if file.stat().st_size > limit:
+            raise InputError(f"{str(file)!r} has {file.stat().st_size} bytes; at most {limit} make sense")
+        return file.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{str(file)!r} cannot be read: {error.strerror or error}", f"an artefact has {WEIGHTS} and {CONFIG}"
+        ) from error
+
+
+def _read_config(file: Path) -> Config:
+    try:
+        data: Any = json.loads(_read(file, LARGEST_CONFIG))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{str(file)!r} is no JSON: {error}") from error
+    config: Config = parse(Config, data, str(file))
+    return config

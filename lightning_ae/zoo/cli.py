@@ -1,0 +1,237 @@
+"""`lightning-ae zoo ...`: what `lightning_ae.zoo` does, with tables for people and JSON for scripts."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lightning_ae.errors import InputError
+from lightning_ae.parsing import ToolParser
+
+COMMANDS = {
+    "list": "show the entries",
+    "info": "show what the index says of an entry",
+    "load-test": "load an encoder, and compare its golden values",
+    "download": "copy entries to a folder",
+    "verify": "hash all files of entries, load them, compare their golden values",
+    "reproduce": "measure every number that an entry states",
+    "publish": "evaluate a checkpoint and make an entry of it",
+}
+
+
+def parser() -> ToolParser:
+    """The parser of `lightning-ae zoo`."""
+    parsers = {name: ToolParser(description=f"{text[0].upper()}{text[1:]}.") for name, text in COMMANDS.items()}
+    given = parsers["list"]
+    given.add_argument("pattern", nargs="?", default="*", help='of names, such as "vae_*" or "*mnist*"')
+    given.add_argument("--model", help="a variant's name")
+    given.add_argument("--dataset", help="digits, mnist, fashion_mnist and so on")
+    given.add_argument("--licence", help="of the weights or the data, an SPDX identifier")
+    given.add_argument("--sort", default="name", help="name, model, dataset, size, probe_error or knn_error")
+    for name in ("info", "load-test"):
+        parsers[name].add_argument("name", help="of an entry")
+    for name in ("download", "verify"):
+        parsers[name].add_argument("names", nargs="*", help="of entries")
+        parsers[name].add_argument("--all", action="store_true", help="all entries")
+    parsers["download"].add_argument("--to", required=True, help="the folder; each entry gets one in it")
+    given = parsers["reproduce"]
+    given.add_argument("name", help="of an entry")
+    given.add_argument("--path", help="a local copy of the data set, instead of the hub's")
+    given.add_argument("--train", action="store_true", help="train the model again by its recipe first")
+    given = parsers["publish"]
+    given.add_argument("checkpoint", help="of a model in the registry")
+    given.add_argument("--name", required=True, help="<variant>_<architecture>.<dataset>_v<N>")
+    given.add_argument("--to", default="zoo", help="a folder, or hf://organisation/name")
+    given.add_argument("--path", help="a local copy of the data set, instead of the hub's")
+    given.add_argument("--recipe", help="the recipe that it was trained by")
+    given.add_argument("--overrides", type=dict[str, Any], help='options that were changed, as JSON: {"model.k": 3}')
+    given.add_argument(
+        "--data", type=dict[str, str], help='of another data set: {"id": ., "licence": ., "provenance": .}'
+    )
+    given.add_argument("--licence", default="Apache-2.0", help="of the weights, an SPDX identifier")
+    given.add_argument("--minutes", type=float, help="how long the training took")
+    given.add_argument("--write", action="store_true", help="write it; without this, everything is done but that")
+    whole = ToolParser(prog="lightning-ae zoo", description="Pretrained models.")
+    commands = whole.add_subcommands(required=True)
+    for name, each in parsers.items():
+        each.add_argument("--json", action="store_true", help="print JSON, for scripts")
+        commands.add_subcommand(name, each, help=COMMANDS[name])
+    return whole
+
+
+def run(args: list[str]) -> None:
+    """Runs a command."""
+    given = parser().parse_args(args if args else ["--help"]).as_dict()
+    name = given["subcommand"]
+    options = given[name]
+    as_json = options.pop("json")
+    function: Any = _RUN[name]
+    function(as_json, **options)
+
+
+def _list(as_json: bool, **options: Any) -> None:
+    from lightning_ae.zoo import info, list_models
+
+    entries = [info(name) for name in list_models(**options)]
+    if as_json:
+        _print_json([entry.model_dump(by_alias=True, mode="json") for entry in entries])
+        return
+    columns = ("name", "features", "probe", "k-NN", "raw probe", "raw k-NN", "PCA probe", "PCA k-NN", "KiB")
+    table = Table(*columns, title="errors in %", caption=f"{len(entries)} entries")
+    for entry in entries:
+        errors = [entry.metric(f"{p}{m}_error") for p in ("", "raw_", "pca_") for m in ("probe", "knn")]
+        cells = ["" if error is None else f"{100 * error:.2f}" for error in errors]
+        name = f"{entry.name} [dim](deprecated)[/]" if entry.deprecated else entry.name
+        size = f"{sum(file.size for file in entry.files) / 1024:,.0f}"
+        table.add_row(name, str(entry.features.dim), *cells, size)
+    _console().print(table)
+
+
+def _info(as_json: bool, name: str) -> None:
+    from lightning_ae.zoo import info
+    from lightning_ae.zoo.cards import ABOUT
+
+    entry = info(name)
+    plain = entry.model_dump(by_alias=True, mode="json")
+    if as_json:
+        _print_json(plain)
+        return
+    console = _console()
+    console.print(f"[bold]{entry.name}[/]" + (f"  deprecated: {escape(entry.deprecated)}" if entry.deprecated else ""))
+    rows = {
+        "model": f"{entry.model} ({entry.paper.title}, {entry.paper.url})",
+        "input": f"{entry.input_shape}",
+        "features": f"{entry.features.dim}; latent: {', '.join(entry.features.latents)}",
+        "layers": ", ".join(layer.name for layer in entry.features.layers),
+        "data": f"{entry.data.id}: {entry.data.provenance}",
+        "licence": f"weights {entry.licence.weights}, data {entry.licence.data}",
+        "recipe": f"{entry.recipe.path} {entry.recipe.overrides or ''}",
+        "files": ", ".join(f"{file.name} ({file.size / 1024:,.0f} KiB)" for file in entry.files),
+    }
+    for key, value in rows.items():
+        console.print(f"  {key:<9} {escape(str(value))}", soft_wrap=True)
+    table = Table("metric", "value", "±", "samples", "")
+    for metric in entry.metrics:
+        value = "" if metric.value is None else f"{metric.value:.5g}"
+        spread = "" if metric.std is None else f"{metric.std:.2g}"
+        table.add_row(metric.name, value, spread, str(metric.n or ""), ABOUT.get(metric.name, ""))
+    console.print(table)
+
+
+def _load_test(as_json: bool, name: str) -> None:
+    from lightning_ae.zoo import info, load, load_encoder
+    from lightning_ae.zoo.evaluate import golden_checks
+
+    entry = info(name)
+    start = time.perf_counter()
+    encoder = load_encoder(name)
+    seconds = time.perf_counter() - start
+    failed = [check.name for check in golden_checks(entry, load(name)) if not check.passed]
+    found = {"name": name, "feature_dim": encoder.feature_dim, "seconds": round(seconds, 3), "failed": failed}
+    if as_json:
+        _print_json(found)
+    else:
+        verdict = f"[bold red]differs in {', '.join(failed)}[/]" if failed else "[green]golden values agree[/]"
+        _console().print(f"{name}: {encoder.feature_dim} features, loaded in {seconds:.2f} s; {verdict}")
+    sys.exit(1 if failed else 0)
+
+
+def _download(as_json: bool, names: list[str], all: bool, to: str) -> None:
+    from lightning_ae.zoo import download
+
+    folders = download(_names(names, all), to)
+    if as_json:
+        _print_json([str(folder) for folder in folders])
+        return
+    _console().print("[bold]Written[/]")
+    for folder in folders:
+        _console().print(f"  {folder}", soft_wrap=True)
+
+
+def _verify(as_json: bool, names: list[str], all: bool) -> None:
+    from tqdm.auto import tqdm
+
+    from lightning_ae.zoo import verify
+
+    found = {}
+    for name in tqdm(_names(names, all), "verifying", delay=2, leave=False):
+        try:
+            verify([name])
+            found[name] = ""
+        except InputError as error:
+            found[name] = error.message
+    if as_json:
+        _print_json([{"name": name, "error": problem or None} for name, problem in found.items()])
+    else:
+        table = Table("entry", "files, weights and golden values")
+        for name, problem in found.items():
+            table.add_row(name, f"[bold red]{escape(problem)}[/]" if problem else "[green]right[/]")
+        _console().print(table)
+    sys.exit(1 if any(found.values()) else 0)
+
+
+def _reproduce(as_json: bool, name: str, path: str | None, train: bool) -> None:
+    from lightning_ae.zoo import reproduce
+
+    checks = reproduce(name, path, train)
+    if as_json:
+        fields = ("name", "stated", "measured", "atol", "passed")
+        _print_json([{field: getattr(check, field) for field in fields} for check in checks])
+    else:
+        table = Table("metric", "stated", "measured", "tolerance", "", title=name)
+        for check in checks:
+            verdict = "[green]reproduced[/]" if check.passed else "[bold red]not reproduced[/]"
+            numbers = (f"{check.stated:.6g}", f"{check.measured:.6g}", f"{check.atol:.2g}")
+            table.add_row(check.name, *numbers, verdict)
+        _console().print(table)
+    sys.exit(0 if all(check.passed for check in checks) else 1)
+
+
+def _publish(as_json: bool, write: bool, **options: Any) -> None:
+    from lightning_ae.zoo import publish
+    from lightning_ae.zoo.publishing import dump
+
+    entry = publish(dry_run=not write, **options)
+    if as_json:
+        _print_json(entry.model_dump(by_alias=True, mode="json"))
+        return
+    console = _console()
+    if write:
+        console.print(f"[bold]Published[/]\n  {entry.name} to {options['to']}", soft_wrap=True)
+        return
+    text = dump(entry)
+    console.print(escape(text if len(text) < 6000 else f"{text[:6000]}\n..."), soft_wrap=True)
+    console.print("[bold]Dry run[/]: nothing was written; add --write to publish.")
+
+
+def _names(names: list[str], everything: bool) -> list[str]:
+    from lightning_ae.zoo import index
+
+    if bool(names) == everything:
+        raise InputError("give names of entries, or --all", "`lightning-ae zoo list` shows the names")
+    return index.names() if everything else names
+
+
+def _console() -> Console:
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1))
+
+
+_RUN = {
+    "list": _list,
+    "info": _info,
+    "load-test": _load_test,
+    "download": _download,
+    "verify": _verify,
+    "reproduce": _reproduce,
+    "publish": _publish,
+}

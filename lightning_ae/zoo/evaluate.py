@@ -1,0 +1,287 @@
+"""Every number that an entry states, measured again."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.config import to_plain
+from lightning_ae.data import HFDataModule
+from lightning_ae.errors import InputError
+from lightning_ae.metrics import ExplainedVariance, SquaredErrorPerSample, knn_error, linear_probe_error
+from lightning_ae.zoo import index
+from lightning_ae.zoo.artefact import build, load_with_config, parse_weights
+from lightning_ae.zoo.fetch import fetch
+from lightning_ae.zoo.schema import Config, Data, Entry, Golden, Metric, golden_input
+
+PROBED = 10_000  # training samples that classifiers learn from
+SEEDS = (0, 1, 2)
+BATCH = 1000
+Errors = tuple[float | None, float | None]
+
+
+@dataclass(frozen=True)
+class Check:
+    """A number that was stated beside the one that was measured."""
+
+    name: str
+    stated: float
+    measured: float
+    atol: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether they agree."""
+        return math.isfinite(self.measured) and abs(self.measured - self.stated) <= self.atol
+
+
+class Samples:
+    """A data set as a model takes it.
+
+    Args:
+        inputs: (N, *input_shape) for "train" and "test".
+        labels: (N,) for both, or none.
+    """
+
+    def __init__(self, inputs: dict[str, Tensor], labels: dict[str, Tensor] | None) -> None:
+        self.inputs, self.labels = inputs, labels
+        self._baselines: dict[int, Errors] = {}
+
+    def errors(self, features: dict[str, Tensor]) -> Errors:
+        """The errors of logistic regression and of 5 nearest neighbours on features (N, D) of both splits."""
+        if self.labels is None:
+            return None, None
+        kept = torch.randperm(len(features["train"]), generator=torch.Generator().manual_seed(0))[:PROBED]
+        arguments = features["train"][kept], self.labels["train"][kept], features["test"], self.labels["test"]
+        return linear_probe_error(*arguments), knn_error(*arguments)
+
+    def baseline(self, components: int) -> Errors:
+        """The errors on principal components; with 0 components, on the raw inputs."""
+        if components not in self._baselines:
+            flat = {split: x.flatten(1) for split, x in self.inputs.items()}
+            if components:
+                from sklearn.decomposition import PCA
+
+                pca = PCA(components, svd_solver="covariance_eigh").fit(flat["train"].double().numpy())
+                flat = {s: torch.from_numpy(pca.transform(x.double().numpy())).float() for s, x in flat.items()}
+            self._baselines[components] = self.errors(flat)
+        return self._baselines[components]
+
+
+# ---- checks ----------------------------------------------------------------------------------------------------------
+
+
+def verify(names: Sequence[str] | None = None) -> list[str]:
+    """Hashes every file of the entries again, loads them strictly, and compares their golden values.
+
+    Args:
+        names: of entries; by default all.
+
+    Returns:
+        The names that were verified.
+
+    Raises:
+        InputError: for the first that fails.
+    """
+    verified = []
+    for name in index.names() if names is None else names:
+        entry = index.info(name)
+        files = {file.name: fetch(entry, file) for file in entry.files}
+        model = build(entry, parse_weights(files["model.safetensors"], name), name)
+        written = Config.model_validate_json(files["config.json"])
+        if written != entry.as_config():
+            raise InputError(f"config.json of {name} is not what the entry says")
+        for check in golden_checks(entry, model):
+            if not check.passed:
+                raise InputError(
+                    f"{name} gives {check.measured:.6g} where {check.name} is {check.stated:.6g} (within {check.atol})"
+                )
+        verified.append(name)
+    return verified
+
+
+def golden_checks(entry: Entry, model: Autoencoder) -> list[Check]:
+    """The golden values of an entry beside those of the model."""
+    found = golden(model, entry)
+    return [
+        Check(f"golden {what} {i}", stated, measured, entry.golden.atol)
+        for what in ("code", "reconstruction")
+        for i, (stated, measured) in enumerate(zip(getattr(entry.golden, what), getattr(found, what), strict=True))
+    ]
+
+
+@torch.no_grad()
+def golden(model: Autoencoder, config: Config) -> Golden:
+    """The first values for the fixed input."""
+    assert model.preprocess is not None
+    x = model.preprocess(golden_input(config))
+    values = [part.flatten()[:8].double().tolist() for part in (model.encode(x), model(x))]
+    atol = 1e-4 * max(1.0, *(abs(value) for part in values for value in part))
+    return Golden(
+        code=[float(f"{v:.8g}") for v in values[0]],
+        reconstruction=[float(f"{v:.8g}") for v in values[1]],
+        atol=float(f"{atol:.2g}"),
+    )
+
+
+def reproduce(name: str, path: str | None = None, train: bool = False) -> list[Check]:
+    """Measures every number that an entry states again.
+
+    Args:
+        name: of the entry.
+        path: a local copy of the data set, instead of the hub's.
+        train: whether to train the model again by its recipe first, in a folder for it alone. The numbers then may be
+            off by 10 % or three standard deviations, since other hardware and versions round in other ways.
+
+    Returns:
+        A check for each metric that has a value.
+
+    Raises:
+        InputError: for an unknown name, or when the data cannot be read.
+    """
+    entry = index.info(name)
+    model = _retrained(entry, path) if train else load_with_config(name)[0]
+    data = read_data(entry.data, model, path)
+    measured = {metric.name: metric.value for metric in measure(model, data, entry.dataset)}
+    checks = []
+    for metric in entry.metrics:
+        if metric.value is None:
+            continue
+        value, atol = measured.get(metric.name), metric.atol or 0.0
+        if train and not metric.name.startswith(("raw_", "pca_")):
+            atol = max(atol, 0.1 * abs(metric.value), 3 * (metric.std or 0.0))
+        checks.append(Check(metric.name, metric.value, math.nan if value is None else value, atol))
+    return checks
+
+
+def _retrained(entry: Entry, path: str | None) -> Autoencoder:
+    from lightning_ae.checkpoint import load_model
+    from lightning_ae.cli import main
+
+    recipe = entry.recipe
+    if recipe.path is None:
+        raise InputError(f"{entry.name} names no recipe, so it cannot be trained again")
+    place = Path(recipe.path)
+    if not place.is_file():
+        place = index.zoo_folder().parent / recipe.path
+    if not place.is_file():
+        raise InputError(f"there is no recipe {recipe.path!r} here", "run this in a checkout of the project")
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["fit", "-c", str(place), "--run_dir", f"{folder}/run", "--seed_everything", str(recipe.seed)]
+        for key, value in recipe.overrides.items():
+            words += [f"--{key}", str(value)]
+        main([*words, *(["--data.path", os.path.abspath(path)] if path else [])])
+        model: Autoencoder = load_model(Path(folder, "run", "checkpoints", f"{recipe.checkpoint}.ckpt"))
+    model.preprocess = entry.preprocess.build()
+    return model
+
+
+# ---- measuring -------------------------------------------------------------------------------------------------------
+
+
+def read_data(data: Data, model: Autoencoder, path: str | None = None) -> Samples:
+    """The training and the test split of a data set, as the model takes them; the last one read is kept."""
+    assert model.preprocess is not None
+    place = os.path.abspath(path) if path else data.id
+    key = repr((place, sorted(data.options.items()), to_plain(model.preprocess, "preprocess")))
+    if key not in _KEPT:
+        module = HFDataModule(place, **data.options)
+        module.preprocess = model.preprocess
+        inputs: dict[str, Tensor] = {}
+        labels: dict[str, Tensor] = {}
+        for split in ("train", "test"):
+            batches = list(module.batches(split, BATCH))
+            inputs[split] = torch.cat([model.unpack(batch)[0] for batch in batches])
+            if module.label is not None:
+                labels[split] = torch.cat([batch[module.label] for batch in batches])
+        _KEPT.clear()
+        _KEPT[key] = Samples(inputs, labels or None)
+    return _KEPT[key]
+
+
+_KEPT: dict[str, Samples] = {}
+
+
+@torch.no_grad()
+def measure(model: Autoencoder, data: Samples, dataset: str) -> list[Metric]:
+    """What an entry states of a model.
+
+    Reconstruction: the squared error summed over a sample's dimensions, and the explained variance. The objective,
+    where chance is a part of it, as the mean over three seeds. Features: the errors of logistic regression and of a
+    5-nearest-neighbour classifier that learn from (at most 10 000) training codes, beside those on raw inputs and on
+    principal components.
+    """
+    model.eval()
+    test = data.inputs["test"]
+    codes = {split: codes_of(model, x) for split, x in data.inputs.items()}
+    error, variance = SquaredErrorPerSample(), ExplainedVariance(test[0].numel())
+    for target in test.split(BATCH):
+        reconstruction = model(target)
+        error.update(reconstruction, target)
+        variance.update(reconstruction, target)
+
+    def metric(name: str, value: float | None, atol: float, n: int | None = len(test), **more: Any) -> Metric:
+        rounded = None if value is None else float(f"{value:.6g}")
+        return Metric(name=name, value=rounded, atol=atol, dataset=dataset, split="test", n=n, **more)
+
+    found = [
+        metric("squared_error", float(error.compute()), _relative(float(error.compute()))),
+        metric("explained_variance", float(variance.compute()), 1e-3),
+    ]
+    objective = _objective(model, test)
+    if objective is not None:
+        name, values = objective
+        mean, std = float(torch.tensor(values).mean()), float(torch.tensor(values).std())
+        atol = max(_relative(mean), float(f"{4 * std:.2g}"))
+        found.append(metric(name, mean, atol, seeds=list(SEEDS), std=float(f"{std:.3g}")))
+    pca = data.baseline(components(test[0].numel(), codes["test"].shape[1]))
+    for prefix, (probe, knn) in {"": data.errors(codes), "raw_": data.baseline(0), "pca_": pca}.items():
+        found.append(metric(f"{prefix}probe_error", probe, 0.003))
+        found.append(metric(f"{prefix}knn_error", knn, 0.002))
+    return found
+
+
+@torch.no_grad()
+def codes_of(model: Autoencoder, x: Tensor) -> Tensor:
+    """The codes (N, D) of inputs (N, *input_shape)."""
+    parts = tqdm(x.split(BATCH), "encoding", delay=2, leave=False)
+    return torch.cat([model.encode(part).flatten(1).float() for part in parts])
+
+
+def components(inputs: int, features: int) -> int:
+    """How many principal components to compare features with: as many, but at most 50 and half of the inputs."""
+    return max(1, min(features, 50, inputs // 2))
+
+
+def _objective(model: Autoencoder, x: Tensor) -> tuple[str, list[float]] | None:
+    """The objective on `x` for each seed, where chance is a part of it, and its name."""
+    from lightning_ae.models import VAE, DenoisingAutoencoder
+
+    steps: dict[type[Autoencoder], tuple[str, Callable[[Tensor], Tensor]]] = {
+        VAE: ("negative_elbo", lambda part: model.loss(part, part)["loss"]),
+        DenoisingAutoencoder: ("denoising_loss", lambda part: model.loss(model.corrupt(part), part)["loss"]),
+    }
+    found = next((step for cls, step in steps.items() if isinstance(model, cls)), None)
+    if found is None:
+        return None
+    name, step = found
+    values = []
+    with torch.random.fork_rng(devices=[]):
+        for seed in SEEDS:
+            torch.manual_seed(seed)
+            values.append(sum(float(step(part)) * len(part) for part in x.split(BATCH)) / len(x))
+    return name, values
+
+
+def _relative(value: float) -> float:
+    return float(f"{max(1e-3 * abs(value), 1e-4):.2g}")

@@ -1,0 +1,358 @@
+"""From a checkpoint to an artefact: evaluated, described, and only then written."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import inspect
+import io
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.checkpoint import load_model
+from lightning_ae.data import HFDataModule
+from lightning_ae.errors import InputError
+from lightning_ae.models import VAE, model_name
+from lightning_ae.preprocess import ImagePreprocess, TabularPreprocess
+from lightning_ae.zoo import index
+from lightning_ae.zoo.artefact import CONFIG, WEIGHTS, build, parse_weights, plain_weights
+from lightning_ae.zoo.evaluate import codes_of, golden, measure, read_data
+from lightning_ae.zoo.fetch import hub_file
+from lightning_ae.zoo.schema import Config, Data, Entry, Layer, golden_input, parse, parse_hf
+
+SPLITTING = (
+    "name",
+    "revision",
+    "kind",
+    "label",
+    "train_split",
+    "val_split",
+    "test_split",
+    "val_fraction",
+    "split_seed",
+)
+"""Arguments of HFDataModule that say which samples there are."""
+DATASETS: dict[str, dict[str, str]] = {
+    "digits": {
+        "id": "digits",
+        "licence": "CC-BY-4.0",
+        "provenance": "Optical Recognition of Handwritten Digits (Alpaydin & Kaynak 1998), UCI Machine Learning "
+        "Repository, as embedded in this package",
+    },
+    "mnist": {
+        "id": "ylecun/mnist",
+        "licence": "CC-BY-SA-3.0",
+        "provenance": "MNIST (LeCun, Cortes & Burges 1998), from the Hugging Face hub",
+    },
+    "fashion_mnist": {
+        "id": "zalando-datasets/fashion_mnist",
+        "licence": "MIT",
+        "provenance": "Fashion-MNIST (Xiao, Rasul & Vollgraf 2017), from the Hugging Face hub",
+    },
+}
+
+
+def publish(
+    checkpoint: str | os.PathLike[str],
+    name: str,
+    to: str = "zoo",
+    path: str | None = None,
+    recipe: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
+    licence: str = "Apache-2.0",
+    minutes: float | None = None,
+    dry_run: bool = True,
+) -> Entry:
+    """Evaluates a checkpoint and makes an entry of it: weights, config, card, preview, and what the index says.
+
+    Args:
+        checkpoint: of a model in the registry; another package's class is there by its entry point.
+        name: <variant>_<architecture>.<dataset>_v<N>, new.
+        to: a folder, which gets entries/<name>.yaml and weights/<name>/; or hf://organisation/name, which gets the
+            artefact, and whose entry is written beside the checkpoint.
+        path: a local copy of the data set, instead of the hub's.
+        recipe: the recipe that it was trained by.
+        overrides: options that were changed, such as {"trainer.max_epochs": 30}.
+        data: of a data set other than digits, mnist and fashion_mnist: its "id" for HFDataModule, its "licence" (SPDX)
+            and "provenance".
+        licence: of the weights, an SPDX identifier.
+        minutes: how long the training took.
+        dry_run: do everything but write.
+
+    Returns:
+        The entry.
+
+    Raises:
+        InputError: when the name is taken or no name, the model is not in the registry, or the data cannot be read.
+    """
+    _check_new(name, to)
+    model = load_model(checkpoint)
+    if not isinstance(model, Autoencoder):
+        raise InputError(f"{os.fspath(checkpoint)!r} holds a {type(model).__name__}, not an autoencoder")
+    about = _about_data(name, data, model)
+    config = _config(name, model)
+    model.preprocess = config.preprocess.build()
+    samples = read_data(about[0], model, path)
+    codes = codes_of(model, samples.inputs["train"])
+    std, mean = torch.std_mean(codes.double(), dim=0)
+    plain = config.model_dump(by_alias=True)
+    plain["features"] |= {"mean": _digits(mean), "std": _digits(std.clamp(min=1e-6))}
+    config = parse(Config, plain, name)
+    weights = plain_weights(model)
+    files = {WEIGHTS: _safetensors(weights), CONFIG: _json(config)}
+    if len(config.input_shape) == 3:
+        files["preview.png"] = _preview(model, samples.inputs["test"])
+    title, _, url = model.reference.partition(", http")
+    entry: Entry = parse(
+        Entry,
+        config.model_dump(by_alias=True)
+        | {
+            "files": [
+                {"name": file, "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+                for file, data in files.items()
+            ],
+            "golden": golden(model, config).model_dump(),
+            "metrics": [metric.model_dump() for metric in measure(model, samples, config.dataset)],
+            "recipe": _recipe(checkpoint, recipe, dict(overrides or {}), minutes),
+            "licence": {"weights": licence, "data": about[1]},
+            "data": about[0].model_dump(),
+            "paper": {"title": title, "url": f"http{url}"},
+        },
+        name,
+    )
+    build(entry, parse_weights(files[WEIGHTS], name), name)  # what was written loads
+    if not dry_run:
+        entry = _upload(entry, files, to, checkpoint) if to.startswith("hf://") else _write(entry, files, Path(to))
+    return entry
+
+
+def dump(entry: Entry) -> str:
+    """An entry as YAML."""
+    text: str = yaml.safe_dump(
+        entry.model_dump(by_alias=True, mode="json"), sort_keys=False, default_flow_style=None, width=120
+    )
+    return text
+
+
+# ---- what is written -------------------------------------------------------------------------------------------------
+
+
+def _check_new(name: str, to: str) -> None:
+    import re
+
+    from lightning_ae.zoo.schema import NAME
+
+    if not re.fullmatch(NAME, name):
+        raise InputError(
+            f"{name!r} is no name for an entry", "<variant>_<architecture>.<dataset>_v<N>, such as vae_mlp.digits_v1"
+        )
+    taken = name in index.names()
+    if to.startswith("hf://"):
+        if "@" in to:
+            raise InputError(f"{to!r} is pinned to a commit", "publish to hf://organisation/name; the commit is new")
+    else:
+        taken = taken or (Path(to) / "entries" / f"{name}.yaml").exists() or (Path(to) / "weights" / name).exists()
+    if taken:
+        raise InputError(f"the name {name!r} is taken; entries never change", "count its version up")
+
+
+def _about_data(name: str, given: Mapping[str, Any] | None, model: Autoencoder) -> tuple[Data, str]:
+    dataset = name.partition(".")[2].rpartition("_v")[0]
+    about = dict(given or DATASETS.get(dataset, {}))
+    lacking = {"id", "licence", "provenance"} - about.keys()
+    if lacking or about.keys() - {"id", "licence", "provenance"}:
+        raise InputError(
+            f"data must say id, licence and provenance of {dataset!r}; got {sorted(about)}",
+            f"known by their names: {', '.join(DATASETS)}",
+        )
+    options = dict((model.data_config or {}).get("init_args", {}))
+    usual = inspect.signature(HFDataModule.__init__).parameters
+    kept = {k: options[k] for k in SPLITTING if k in options and options[k] != usual[k].default}
+    return Data(id=about["id"], provenance=about["provenance"], options=kept), about["licence"]
+
+
+def _config(name: str, model: Autoencoder) -> Config:
+    registered, package = model_name(type(model))
+    preprocess = model.preprocess
+    plain: dict[str, Any]
+    if len(model.input_shape) == 3:
+        if preprocess is not None and not isinstance(preprocess, ImagePreprocess):
+            raise InputError(f"the checkpoint's preprocessing is a {type(preprocess).__name__}, but it takes images")
+        moments = {"mean": preprocess.mean, "std": preprocess.std} if preprocess else {}
+        size = model.input_shape[1:]
+        plain = {"kind": "image", "size": list(size), "channels": model.input_shape[0]} | _lists(moments)
+    else:
+        moments = {"mean": preprocess.mean, "std": preprocess.std} if isinstance(preprocess, TabularPreprocess) else {}
+        plain = {"kind": "tabular"} | _lists(moments)
+    shape = model.input_shape
+    config: Config = parse(
+        Config,
+        {
+            "schema": 1,
+            "name": name,
+            "model": registered,
+            "requires": package,
+            "config": dict(model.hparams),
+            "preprocess": plain,
+            "features": {
+                "latents": ["mean", "sample"] if isinstance(model, VAE) else ["mean"],
+                "dim": model.latent_dim,
+                "layers": [],
+            },
+        },
+        name,
+    )
+    model.preprocess = config.preprocess.build()
+    layers = _layers(model, model.preprocess(golden_input(config)), shape)
+    features = config.features.model_copy(update={"layers": layers})
+    return config.model_copy(update={"features": features})
+
+
+@torch.no_grad()
+def _layers(model: Autoencoder, x: Tensor, shape: tuple[int, ...]) -> list[Layer]:
+    """The parts of the encoder that give a tensor, in the order in which they run."""
+    found: dict[str, Layer] = {}
+
+    def note(name: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and output.ndim in (2, 4):
+                stride = round(shape[1] / output.shape[2]) if output.ndim == 4 else None
+                found[name] = Layer(name=name, channels=output.shape[1], stride=stride)
+
+        return hook
+
+    handles = [m.register_forward_hook(note(name)) for name, m in model.encoder.named_modules() if name.count(".") == 1]
+    try:
+        model.encode(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(found.values())
+
+
+def _recipe(
+    checkpoint: str | os.PathLike[str], recipe: str | None, overrides: dict[str, Any], minutes: float | None
+) -> dict[str, Any]:
+    from lightning_ae import __version__
+
+    seed = None
+    written = Path(checkpoint).parent.parent / "config.yaml"
+    if written.is_file():
+        seed = (yaml.safe_load(written.read_text()) or {}).get("seed_everything")
+    stem = Path(checkpoint).stem
+    if torch.cuda.is_available():
+        hardware = torch.cuda.get_device_name()
+    else:
+        hardware = f"{torch.get_num_threads()} CPU thread{'s' if torch.get_num_threads() > 1 else ''}"
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "pytorch-lightning")}
+    return {
+        "path": recipe,
+        "overrides": overrides,
+        "seed": seed if isinstance(seed, int) else None,
+        "checkpoint": stem if stem in ("best", "last") else None,
+        "hardware": hardware,
+        "minutes": minutes,
+        "versions": {"lightning_ae": __version__, "python": platform.python_version(), **versions},
+    }
+
+
+def _write(entry: Entry, files: dict[str, bytes], to: Path) -> Entry:
+    """Writes the artefact into a folder beside its place, and moves it there; the entry comes last."""
+    from lightning_ae.zoo.cards import card
+
+    weights, entries = to / "weights", to / "entries"
+    try:
+        weights.mkdir(parents=True, exist_ok=True)
+        entries.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=weights, prefix=".part-"))
+    except OSError as error:
+        raise InputError(f"to={str(to)!r} cannot be written: {error.strerror}", "name another folder") from error
+    try:
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+        (folder / "README.md").write_text(card(entry))
+        os.chmod(folder, 0o755)
+        os.rename(folder, weights / entry.name)
+        (entries / f"{entry.name}.yaml").write_text(dump(entry))
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise InputError(f"to={str(to)!r} cannot be written: {error.strerror}", "nothing was published") from error
+    return entry
+
+
+def _upload(entry: Entry, files: dict[str, bytes], to: str, checkpoint: str | os.PathLike[str]) -> Entry:
+    """Uploads the artefact in one commit; the entry names that commit."""
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    from lightning_ae.zoo.cards import card
+
+    repo = to.removeprefix("hf://")
+    api = HfApi()
+    api.create_repo(repo, exist_ok=True)
+    content = files | {"README.md": card(entry).encode()}
+    adds = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=io.BytesIO(data)) for name, data in content.items()]
+    commit = api.create_commit(repo, adds, commit_message=f"Publish {entry.name}")
+    pinned = f"hf://{repo}@{commit.oid}"
+    parse_hf(pinned)
+    urls = [file.model_copy(update={"urls": [f"{pinned}/{file.name}"]}) for file in entry.files]
+    entry = entry.model_copy(update={"files": urls})
+    hub_file(repo, commit.oid, CONFIG)
+    Path(checkpoint).with_name(f"{entry.name}.yaml").write_text(dump(entry))
+    return entry
+
+
+# ---- bytes -----------------------------------------------------------------------------------------------------------
+
+
+def _safetensors(weights: dict[str, Tensor]) -> bytes:
+    from safetensors.torch import save
+
+    data: bytes = save(weights, metadata={"format": "pt"})
+    return data
+
+
+def _json(config: Config) -> bytes:
+    return (json.dumps(config.model_dump(by_alias=True, mode="json"), indent=1) + "\n").encode()
+
+
+@torch.no_grad()
+def _preview(model: Autoencoder, x: Tensor, n: int = 12) -> bytes:
+    """A PNG of inputs above their reconstructions, and samples of generative models below."""
+    from PIL import Image
+
+    from lightning_ae.callbacks.measures import to_unit_interval
+
+    rows = [x[:n], model(x[:n])]
+    if type(model).sample is not Autoencoder.sample:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            rows.append(model.sample(n))
+    pictures = [(255 * to_unit_interval(model, row)).round().to(torch.uint8).cpu() for row in rows]
+    padded = [nn.functional.pad(row, (1, 1, 1, 1), value=255) for row in pictures]
+    grid = torch.cat([row.permute(1, 2, 0, 3).flatten(2) for row in padded], dim=1)
+    image = Image.fromarray((grid[0] if len(grid) == 1 else grid.permute(1, 2, 0)).numpy())
+    zoom = max(1, 600 // image.width)
+    image = image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
+    output = io.BytesIO()
+    image.save(output, "PNG")
+    return output.getvalue()
+
+
+def _digits(values: Tensor) -> list[float]:
+    return [float(f"{value:.6g}") for value in values.tolist()]
+
+
+def _lists(moments: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: None if value is None else list(value) for key, value in moments.items()}

@@ -1,0 +1,298 @@
+"""What an entry of the zoo says, as plain data that is checked before anything else looks at it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import torch
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from lightning_ae.errors import InputError
+from lightning_ae.preprocess import ImagePreprocess, Preprocess, TabularPreprocess
+
+NAME = r"^[a-z0-9]+(_[a-z0-9]+)*\.[a-z0-9]+(_[a-z0-9]+)*_v[1-9][0-9]*$"
+FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9]+)+$"  # no folder, no drive, no leading dot
+LARGEST_NUMBER, LONGEST_LIST, DEEPEST = 1 << 20, 256, 8
+LARGEST_FILE = 2 << 30  # bytes
+GOLDEN_SAMPLES = 2
+
+_HF = re.compile(r"^hf://(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})(/(?P<file>[\w.-]+))?$")
+
+
+class HubFile(BaseModel):
+    """A place on the Hugging Face hub, at a commit.
+
+    Args:
+        repo: "organisation/name".
+        revision: the commit, 40 hexadecimal digits.
+        file: the file's name, or none for the whole repository.
+    """
+
+    repo: str
+    revision: str
+    file: str | None
+
+
+def parse_hf(url: str) -> HubFile:
+    """The parts of hf://organisation/name@revision, with or without /file.
+
+    Raises:
+        InputError: on another form; above all without a commit, since a branch may change under its name.
+    """
+    match = _HF.match(url)
+    if not match or ".." in url:
+        raise InputError(
+            f"{url!r} is not pinned to a commit",
+            "write hf://organisation/name@REVISION, where REVISION is a commit of 40 hexadecimal digits",
+        )
+    return HubFile(**{key: match[key] for key in ("repo", "revision", "file")})
+
+
+def check_url(url: str) -> str:
+    """`url`, if it is https without credentials.
+
+    Raises:
+        InputError: otherwise.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "https" or not parts.hostname:
+        raise InputError(f"{url!r} is not an https address", "files come over https, or from hf:// at a pinned commit")
+    if parts.username is not None or parts.password is not None:
+        raise InputError(
+            f"the address of a file on {parts.hostname} holds credentials", "leave them out; zoo files are public"
+        )
+    return url
+
+
+def _url(url: str) -> str:
+    if not url.startswith("hf://"):
+        return check_url(url)
+    if parse_hf(url).file is None:
+        raise InputError(f"{url!r} names no file", "hf://organisation/name@revision/file")
+    return url
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """`value`, if it is small plain data."""
+    if depth > DEEPEST:
+        raise InputError(f"config nests deeper than {DEEPEST} levels")
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str) or not key.isidentifier():
+                raise InputError(f"config has a key that is no name: {key!r}")
+            if key == "class_path" and not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", str(item)):
+                raise InputError(f"config names a class by {item!r}, which is no import path")
+            _plain(item, depth + 1)
+    elif isinstance(value, list | tuple):
+        if len(value) > LONGEST_LIST:
+            raise InputError(f"config holds a list of {len(value)} items; at most {LONGEST_LIST} make sense")
+        for item in value:
+            _plain(item, depth + 1)
+    elif isinstance(value, str):
+        if len(value) > 1000:
+            raise InputError("config holds a text of more than 1000 characters")
+    elif isinstance(value, int | float):
+        if not math.isfinite(value) or abs(value) > LARGEST_NUMBER:
+            raise InputError(f"config holds the number {value}; at most {LARGEST_NUMBER} makes sense")
+    elif value is not None:
+        raise InputError(f"config holds a {type(value).__name__}, which is not plain data")
+    return value
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class File(_Part):
+    """A file of an artefact."""
+
+    name: Annotated[str, Field(pattern=FILE_NAME, max_length=100)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    size: Annotated[int, Field(gt=0, le=LARGEST_FILE, description="bytes")]
+    urls: list[Annotated[str, AfterValidator(_url)]] = Field(
+        [], description="where else it lies, tried in order: https://..., hf://organisation/name@commit/file"
+    )
+
+
+class ImageInput(_Part):
+    """Images as the model takes them: resized with antialiasing, converted, scaled to [0, 1], normalised."""
+
+    kind: Literal["image"]
+    size: tuple[Annotated[int, Field(gt=0, le=16384)], Annotated[int, Field(gt=0, le=16384)]]
+    interpolation: Literal["bilinear"] = "bilinear"
+    channels: Literal[1, 3]
+    range: tuple[Literal[0], Literal[1]] = (0, 1)
+    mean: list[float] | None = None
+    std: list[float] | None = None
+
+    def build(self) -> Preprocess:
+        """The map from images in natural units."""
+        moments = [None if v is None else tuple(v) for v in (self.mean, self.std)]
+        return ImagePreprocess(self.size, self.channels, *moments)
+
+
+class TabularInput(_Part):
+    """Vectors as the model takes them: standardised column by column."""
+
+    kind: Literal["tabular"]
+    mean: list[float] | None = None
+    std: list[float] | None = None
+
+    def build(self) -> Preprocess:
+        """The map from vectors in natural units."""
+        return TabularPreprocess(*(None if v is None else tuple(v) for v in (self.mean, self.std)))
+
+
+class Layer(_Part):
+    """An intermediate layer of the encoder."""
+
+    name: str
+    channels: int
+    stride: int | None = Field(description="input pixels for each step of the map; none where the output is a vector")
+
+
+class Features(_Part):
+    """What `load_encoder` gives."""
+
+    default: Literal["code"] = "code"
+    latents: list[Literal["mean", "sample", "indices"]]
+    dim: Annotated[int, Field(gt=0)]
+    layers: list[Layer]
+    mean: list[float] | None = Field(None, description="of each dimension of the code, over the training split")
+    std: list[float] | None = Field(None, description="of each dimension of the code, over the training split")
+
+
+class Config(_Part):
+    """What config.json in an artefact says: all it takes to build the model, and to feed it."""
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    name: Annotated[str, Field(pattern=NAME, max_length=100)]
+    model: Annotated[str, Field(pattern=r"^[a-z0-9_]+$", description="the model's name in the registry")]
+    requires: str | None = Field(None, description="the package that registers the model, where it is not this one")
+    config: Annotated[dict[str, Any], AfterValidator(_plain)] = Field(description="the arguments of the model's class")
+    preprocess: Annotated[ImageInput | TabularInput, Field(discriminator="kind")]
+    features: Features
+
+    @property
+    def dataset(self) -> str:
+        """The data set in the name."""
+        return self.name.partition(".")[2].rpartition("_v")[0]
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of a sample as the model takes it."""
+        return tuple(self.config["input_shape"])
+
+
+class Golden(_Part):
+    """The first values that the model gives for a fixed input, `golden_input`."""
+
+    code: list[float]
+    reconstruction: list[float]
+    atol: float
+
+
+class Metric(_Part):
+    """A measured number."""
+
+    name: str
+    value: float | None
+    atol: float | None = Field(description="how far a repetition of the evaluation may be off")
+    dataset: str
+    split: str
+    n: int | None = Field(description="samples")
+    seeds: list[int] = []
+    std: float | None = Field(None, description="over seeds")
+
+
+class Recipe(_Part):
+    """How the model was trained."""
+
+    path: str | None
+    overrides: dict[str, Any] = {}
+    seed: int | None
+    checkpoint: Literal["best", "last"] | None
+    hardware: str
+    minutes: float | None
+    versions: dict[str, str]
+
+
+class Licence(_Part):
+    """SPDX identifiers."""
+
+    weights: str
+    data: str
+
+
+class Data(_Part):
+    """What the model was trained and evaluated on."""
+
+    id: str = Field(description="what HFDataModule takes as path")
+    provenance: str
+    options: Annotated[dict[str, Any], AfterValidator(_plain)] = Field(
+        {}, description="other arguments of HFDataModule"
+    )
+
+
+class Paper(_Part):
+    """Where the variant comes from."""
+
+    title: str
+    url: str
+
+
+class Entry(Config):
+    """An entry of the index."""
+
+    files: Annotated[list[File], Field(min_length=1)]
+    golden: Golden
+    metrics: list[Metric]
+    recipe: Recipe
+    licence: Licence
+    data: Data
+    paper: Paper
+    deprecated: str | None = Field(None, description="what to use instead, and why")
+
+    def file(self, name: str) -> File:
+        """The file of that name."""
+        return next(file for file in self.files if file.name == name)
+
+    def metric(self, name: str) -> float | None:
+        """The value of a metric, or none where it was not measured."""
+        return next((metric.value for metric in self.metrics if metric.name == name), None)
+
+    def as_config(self) -> Config:
+        """What config.json says."""
+        return Config.model_validate(self.model_dump(by_alias=True, include=set(Config.model_fields)))
+
+
+def parse(cls: type[Config], data: Any, where: str) -> Any:
+    """`data` as a `Config` or an `Entry`.
+
+    Raises:
+        InputError: naming the first field that is wrong.
+    """
+    try:
+        return cls.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "the whole"
+        cause = (first.get("ctx") or {}).get("error")
+        reason = cause.message if isinstance(cause, InputError) else first["msg"]
+        raise InputError(f"{where} is not a valid entry: {field}: {reason}") from error
+
+
+def golden_input(config: Config) -> Tensor:
+    """A fixed input in natural units, (2, *input_shape), the same everywhere: bytes for images, else in [0, 1]."""
+    count = GOLDEN_SAMPLES * math.prod(config.input_shape)
+    state, values = 1, []
+    for _ in range(count):
+        state = state * 48271 % 2147483647  # Park & Miller's generator
+        values.append(state >> 8 & 255)
+    fixed = torch.tensor(values).view(GOLDEN_SAMPLES, *config.input_shape)
+    return fixed.to(torch.uint8) if isinstance(config.preprocess, ImageInput) else fixed / 255

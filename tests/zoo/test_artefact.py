@@ -1,0 +1,190 @@
+"""Hostile and broken artefacts: refused with a reason, before anything runs or takes memory."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lightning_ae import InputError, zoo
+from lightning_ae.zoo import index
+from lightning_ae.zoo.artefact import plain_weights
+
+NAME = "ae_mlp.digits_v1"
+Change = Callable[[dict[str, Any]], None]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of an artefact."""
+    return Path(shutil.copytree(index.zoo_folder() / "weights" / NAME, tmp_path / "artefact"))
+
+
+def change(folder: Path, edit: Change) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    edit(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_a_copy_loads_as_the_entry_does(folder: Path) -> None:
+    x = torch.rand(2, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(zoo.load(folder)(x), zoo.load(NAME)(x))
+    assert not zoo.load(folder).training
+
+
+def test_loading_draws_nothing() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    zoo.load(NAME)
+    assert torch.equal(torch.rand(2), expected)
+
+
+class Payload:
+    """What would leave a mark if a pickle were read."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.mark,)
+
+
+def test_a_pickle_under_a_safetensors_name(folder: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    data = pickle.dumps(Payload(mark))
+    pickle.loads(data)
+    assert mark.exists()  # the payload works
+    mark.unlink()
+    for kind in ("pickle", "torch"):
+        if kind == "pickle":
+            (folder / "model.safetensors").write_bytes(data)
+        else:
+            torch.save({"weight": Payload(mark)}, folder / "model.safetensors")
+            assert zipfile.is_zipfile(folder / "model.safetensors")
+        with pytest.raises(InputError, match="holds no safetensors file"):
+            zoo.load(folder)
+        assert not mark.exists()
+
+
+def test_a_checkpoint_is_no_artefact(folder: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    torch.save({"state_dict": Payload(mark)}, tmp_path / "model.ckpt")
+    with pytest.raises(InputError, match="is a file, not an artefact"):
+        zoo.load(tmp_path / "model.ckpt")
+    from lightning_ae import load_model
+
+    with pytest.raises(InputError, match="cannot be read as a checkpoint"):
+        load_model(tmp_path / "model.ckpt")
+    assert not mark.exists()
+
+
+def test_unknown_names_suggest_the_nearest() -> None:
+    with pytest.raises(InputError, match="did you mean 'vae_mlp.digits_v1'"):
+        zoo.load("vae_mpl.digits_v1")
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (lambda c: c.update(model="os.system"), "model"),
+        (lambda c: c.update(model="aee"), "did you mean"),
+        (lambda c: c.update(surprise=1), "surprise: Extra inputs"),
+        (lambda c: c["config"].update(surprise=1), "unknown argument of Autoencoder"),
+        (lambda c: c["config"].update(self=1), "unknown argument of Autoencoder"),
+        (lambda c: c["config"]["architecture"].update(class_path="os.system"), "os.system"),
+        (lambda c: c["config"]["architecture"].update(class_path="subprocess.Popen"), "no subclass of Architecture"),
+        (lambda c: c["config"]["architecture"].update(class_path="__import__('os')"), "no import path"),
+        (lambda c: c["config"]["architecture"].update(class_path="antigravity.fly"), "is not imported"),
+        (lambda c: c["config"]["architecture"]["init_args"].update(surprise=1), "unknown option of MLP"),
+        (lambda c: c["config"].update(latent_dim=10**12), "at most 1048576"),
+        (lambda c: c["config"].update(latent_dim=1 << 20), "the shape"),
+        (lambda c: c["config"].update(latent_dim=9), "the shape"),
+        (lambda c: c["config"].update(latent_dim="many"), "latent_dim"),
+        (lambda c: c["config"].update(lr=float("inf")), "number"),
+        (lambda c: c["config"].update(input_shape=[1 << 20] * 3), "cannot be built"),
+        (lambda c: c["config"].pop("input_shape"), "input_shape"),
+        (lambda c: c["config"]["architecture"]["init_args"].update(hidden=[8] * 100_000), "a list of 100000"),
+        (lambda c: c["config"]["architecture"]["init_args"].update(hidden=[8] * 250), "more layers"),
+        (
+            lambda c: c["config"].update(
+                architecture={
+                    "class_path": "lightning_ae.architectures.ResNet",
+                    "init_args": {"channels": [8], "blocks": 1 << 20},
+                }
+            ),
+            "more layers",
+        ),
+        (lambda c: c.update(name="../../x"), "name"),
+        (lambda c: c["preprocess"].update(size=[10**9, 10**9]), "size"),
+    ],
+)
+def test_configs_that_are_refused(folder: Path, edit: Change, reason: str) -> None:
+    change(folder, edit)
+    start = time.perf_counter()
+    with pytest.raises(InputError, match=reason):
+        zoo.load(folder)
+    assert time.perf_counter() - start < 10  # nothing that size was built
+
+
+def test_a_config_that_nests_without_end(folder: Path) -> None:
+    (folder / "config.json").write_text('{"config": ' + '{"a": ' * 100_000 + "1" + "}" * 100_001)
+    with pytest.raises(InputError, match="no JSON|nests deeper"):
+        zoo.load(folder)
+    change_to: dict[str, Any] = {}
+    config = json.loads((index.zoo_folder() / "weights" / NAME / "config.json").read_text())
+    config["config"]["architecture"] = change_to
+    for _ in range(20):
+        change_to["a"] = {}
+        change_to = change_to["a"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="nests deeper"):
+        zoo.load(folder)
+
+
+@pytest.mark.parametrize("fault", ["missing", "extra", "shape", "dtype", "truncated"])
+def test_weights_that_do_not_fit(folder: Path, fault: str) -> None:
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    name = next(iter(weights))
+    reasons = {"missing": f"lack {name}", "extra": "add surprise", "shape": "has the shape", "dtype": "has the dtype"}
+    if fault == "truncated":
+        file.write_bytes(file.read_bytes()[:-9])
+    else:
+        if fault == "missing":
+            del weights[name]
+        elif fault == "extra":
+            weights["surprise"] = torch.zeros(1)
+        elif fault == "shape":
+            weights[name] = weights[name][:-1].contiguous()
+        else:
+            weights[name] = weights[name].half()
+        save_file(weights, file)
+    with pytest.raises(InputError, match=reasons.get(fault, "no safetensors file")):
+        zoo.load(folder)
+
+
+def test_an_artefact_without_its_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    with pytest.raises(InputError, match=r"config\.json.* cannot be read"):
+        zoo.load(folder)
+
+
+@pytest.mark.parametrize("name", [n for n in index.names() if n.endswith("digits_v1")])
+def test_shared_tensors_are_written_once_and_loaded_as_one(name: str) -> None:
+    model = zoo.load(name)
+    shared = {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}
+    assert len(plain_weights(model)) == len(shared)
+    parameters = sum(parameter.numel() for parameter in model.parameters())  # counts a shared one once
+    buffers = sum(buffer.numel() for name, buffer in model.named_buffers() if name in model.state_dict())
+    assert sum(tensor.numel() for tensor in plain_weights(model).values()) == parameters + buffers

@@ -1,0 +1,225 @@
+"""Encoders as feature extractors: any image in, features out; differentiable, trainable, exportable."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from torch import nn
+
+from lightning_ae import InputError, zoo
+from lightning_ae.zoo import index
+from lightning_ae.zoo.transformer import EncoderTransformer
+
+DIGITS = [name for name in index.names() if name.endswith("digits_v1")]
+CONV = [name for name in index.names() if "_conv." in name]
+
+
+@pytest.mark.parametrize("name", index.names())
+def test_features_are_the_codes(name: str) -> None:
+    encoder, model = zoo.load_encoder(name), zoo.load(name)
+    images = torch.randint(256, (3, *model.input_shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = encoder(images)
+    with torch.no_grad():
+        expected = model.encode(images.float() / 255).flatten(1)
+    torch.testing.assert_close(found, expected)
+    assert found.shape == (3, encoder.feature_dim)
+    assert encoder.feature_dim == zoo.info(name).features.dim
+    assert not found.requires_grad
+
+
+@pytest.mark.parametrize("shape", [(2, 28, 28), (2, 1, 16, 16), (2, 3, 20, 9), (2, 1, 8, 8), (2, 3, 8, 8)])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
+def test_images_of_any_size_and_type(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    encoder = zoo.load_encoder("vae_mlp.digits_v1")
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    bytes_ = (255 * images).round().to(torch.uint8)
+    given = bytes_ if dtype == torch.uint8 else (bytes_.double() / 255).to(dtype)
+    # bytes are rounded to bytes when they are resized
+    torch.testing.assert_close(encoder(given), encoder(bytes_.float() / 255), atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("name", DIGITS)
+def test_differentiable_though_frozen(name: str) -> None:
+    encoder = zoo.load_encoder(name)
+    x = torch.rand(2, 1, 8, 8, requires_grad=True)
+    (gradient,) = torch.autograd.grad(encoder(x).sum(), x)
+    assert gradient.abs().sum() > 0
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+    assert not encoder.train().training
+
+
+@pytest.mark.parametrize("name", DIGITS)
+def test_unfrozen_every_weight_is_trained(name: str) -> None:
+    encoder = zoo.load_encoder(name, freeze=False)
+    assert encoder.train().training
+    encoder(torch.rand(4, 1, 8, 8)).square().sum().backward()
+    trained = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+    assert trained
+    assert all(parameter.grad is not None for parameter in trained)  # DistributedDataParallel would complain
+
+
+@pytest.mark.parametrize("name", [*DIGITS, *CONV])
+def test_layers(name: str) -> None:
+    shape = zoo.info(name).input_shape
+    images = torch.rand(2, *shape)
+    for layer in zoo.load_encoder(name).feature_info:
+        encoder = zoo.load_encoder(name, layer=layer["name"])
+        found = encoder(images)
+        assert found.shape == (2, encoder.feature_dim)
+        if layer["stride"] is None:
+            assert encoder.feature_dim == layer["channels"]
+            continue
+        side = -(-shape[1] // layer["stride"])
+        assert encoder.feature_dim == layer["channels"] * side * side
+        for pool, reduce in (("avg", torch.mean), ("max", torch.amax)):
+            pooled = zoo.load_encoder(name, layer=layer["name"], pool=pool)(images)  # type: ignore[arg-type]
+            maps = found.unflatten(1, (layer["channels"], side, side))
+            torch.testing.assert_close(pooled, reduce(maps, dim=(2, 3)))
+
+
+def test_the_last_layer_of_a_plain_encoder_is_the_code() -> None:
+    images = torch.rand(2, 1, 8, 8)
+    layered = zoo.load_encoder("ae_mlp.digits_v1", layer="linears.2")
+    torch.testing.assert_close(layered(images), zoo.load_encoder("ae_mlp.digits_v1")(images))
+
+
+def test_normalize_standardises_over_the_training_data() -> None:
+    from lightning_ae import HFDataModule
+
+    data = HFDataModule("digits")
+    images = torch.cat([batch["image"] for batch in data.batches("train")])
+    found = zoo.load_encoder("sparse_mlp.digits_v1", normalize=True)(images)
+    torch.testing.assert_close(found.mean(dim=0), torch.zeros(128), atol=1e-3, rtol=0)
+    torch.testing.assert_close(found.std(dim=0), torch.ones(128), atol=1e-3, rtol=0)
+
+
+def test_samples_of_the_posterior() -> None:
+    model = zoo.load("vae_mlp.digits_v1")
+    images = torch.rand(1, 1, 8, 8).expand(20_000, -1, -1, -1)
+    torch.manual_seed(0)
+    found = zoo.load_encoder("vae_mlp.digits_v1", latent="sample")(images)
+    mean, log_variance = model.posterior(images[:1])  # type: ignore[operator]
+    std = (0.5 * log_variance).exp()
+    assert ((found.mean(dim=0) - mean).abs() < 5 * std / 20_000**0.5).all()
+    torch.testing.assert_close(found.std(dim=0), std[0], rtol=0.03, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"latent": "indices"}, "unknown latent"),
+        ({"latent": "sample"}, "unknown latent"),
+        ({"layer": "stages.9"}, "unknown layer"),
+        ({"pool": "avg"}, "needs a layer"),
+        ({"layer": "linears.0", "pool": "avg"}, "whose output is a map"),
+        ({"layer": "linears.0", "pool": "sum"}, "unknown pool"),
+        ({"layer": "linears.0", "normalize": True}, "leave layer out"),
+    ],
+)
+def test_options_that_cannot_work(options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        zoo.load_encoder("ae_mlp.digits_v1", **options)
+
+
+def test_exports(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    cases: list[tuple[str, dict[str, Any], torch.Tensor]] = [
+        ("vae_mlp.digits_v1", {}, torch.rand(2, 1, 8, 8)),
+        ("k_sparse_mlp.digits_v1", {"normalize": True}, (255 * torch.rand(2, 1, 8, 8)).to(torch.uint8)),
+    ]
+    if CONV:
+        cases.append((CONV[0], {"layer": "stages.1", "pool": "avg"}, torch.rand(2, 1, 28, 28)))
+    for name, options, images in cases:
+        encoder = zoo.load_encoder(name, **options)
+        expected = encoder(images)
+        exported = torch.export.export(encoder, (images,))
+        torch.testing.assert_close(exported.module()(images), expected)
+        file = tmp_path / f"{name}.onnx"
+        torch.onnx.export(encoder, (images,), file, dynamo=True, verbose=False)
+        session = onnxruntime.InferenceSession(str(file))
+        (found,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+        np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
+
+
+class Classifier(pl.LightningModule):
+    """A user's module with an encoder in it."""
+
+    def __init__(self, freeze: bool) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.encoder = zoo.load_encoder("denoising_mlp.digits_v1", freeze=freeze)
+        self.head = nn.Linear(self.encoder.feature_dim, 10)
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        images, labels = batch
+        return nn.functional.cross_entropy(self.head(self.encoder(images)), labels)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam([p for p in self.parameters() if p.requires_grad], 1e-3)
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_fine_tuning_in_another_module(fit: Any, digits: torch.Tensor, freeze: bool, tmp_path: Path) -> None:
+    from sklearn.datasets import load_digits
+
+    labels = torch.from_numpy(load_digits().target)
+    module = Classifier(freeze)
+    before = {key: value.clone() for key, value in module.encoder.state_dict().items()}
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(digits, labels), batch_size=64, shuffle=True)
+    trainer = pl.Trainer(
+        max_epochs=2, accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path,
+        enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, data)
+    moved = [key for key, value in module.encoder.state_dict().items() if not torch.equal(value, before[key])]
+    assert bool(moved) != freeze
+    trainer.save_checkpoint(tmp_path / "tuned.ckpt")
+    again = Classifier.load_from_checkpoint(tmp_path / "tuned.ckpt", map_location="cpu", weights_only=True).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(again.encoder(digits[:5]), module.eval().encoder(digits[:5]))
+
+
+def test_in_a_pipeline(digits: torch.Tensor) -> None:
+    from sklearn.datasets import load_digits
+
+    images, labels = digits.numpy(), load_digits().target
+    pipeline = make_pipeline(EncoderTransformer("k_sparse_mlp.digits_v1"), LogisticRegression(max_iter=500))
+    pipeline.fit(images[:1500], labels[:1500])
+    assert pipeline.score(images[1500:], labels[1500:]) > 0.85
+    flat = pipeline.predict(images[1500:].reshape(-1, 64))
+    np.testing.assert_array_equal(flat, pipeline.predict(images[1500:]))
+    transformer = pipeline[0]
+    np.testing.assert_allclose(
+        clone(transformer).set_params(batch_size=7).fit_transform(images[:20]), transformer.transform(images[:20]),
+        rtol=1e-5, atol=1e-6,
+    )  # fmt: skip
+    again = pickle.loads(pickle.dumps(pipeline))
+    np.testing.assert_array_equal(again.predict(images[:50]), pipeline.predict(images[:50]))
+    assert list(transformer.get_feature_names_out()[:2]) == ["code0", "code1"]
+    with pytest.raises(InputError, match="X has 63 columns"):
+        transformer.transform(images.reshape(-1, 64)[:, :63])
+
+
+RECIPES = Path(__file__).parents[2] / "recipes" / "zoo"
+
+
+@pytest.mark.parametrize("script", sorted(file.name for file in RECIPES.glob("*.py")))
+def test_recipes_run(script: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(RECIPES / script)], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout.strip()

@@ -1,0 +1,172 @@
+"""What the index says is true: files, golden values, every stated number, cards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from lightning_ae import InputError, list_models, zoo
+from lightning_ae.cli import main
+from lightning_ae.zoo import cards, index
+from lightning_ae.zoo.cards import beats_both
+
+DIGITS = [name for name in index.names() if name.endswith("digits_v1")]
+OTHERS = [name for name in index.names() if name not in DIGITS]
+BUNDLED = 30 << 20
+
+
+def test_sixteen_entries_over_every_variant_within_thirty_megabytes() -> None:
+    entries = [zoo.info(name) for name in index.names()]
+    assert len(entries) >= 16
+    assert {entry.model for entry in entries} == set(list_models())
+    assert {entry.dataset for entry in entries} == {"digits", "mnist", "fashion_mnist"}
+    bundled = sum(file.stat().st_size for file in (index.zoo_folder() / "weights").rglob("*") if file.is_file())
+    assert bundled <= BUNDLED
+    for entry in entries:
+        assert None not in [entry.metric(f"{p}{m}_error") for p in ("", "raw_", "pca_") for m in ("probe", "knn")]
+
+
+def test_three_entries_whose_features_beat_raw_pixels_and_pca() -> None:
+    def clearly(name: str) -> bool:
+        entry = zoo.info(name)
+        values = [entry.metric(f"{prefix}probe_error") or 1.0 for prefix in ("", "raw_", "pca_")]
+        return values[0] < 0.8 * min(values[1:]) and beats_both(entry, "knn_error")
+
+    assert sum(clearly(name) for name in index.names()) >= 3
+
+
+@pytest.mark.parametrize("name", index.names())
+def test_verified(name: str) -> None:
+    assert zoo.verify([name]) == [name]
+
+
+def test_verify_notices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    name = "linear_mlp.digits_v1"
+    entry = yaml.safe_load((index.zoo_folder() / "entries" / f"{name}.yaml").read_text())
+    weights = index.zoo_folder() / "weights"
+    folder = tmp_path / "zoo"
+    (folder / "entries").mkdir(parents=True)
+    (folder / "weights").symlink_to(weights)
+    monkeypatch.setattr(index, "zoo_folder", lambda: folder)
+    for what, reason in (
+        ("code", "golden code 0"),
+        ("config", "is not what the entry says"),
+        ("sha256", "another hash"),
+    ):
+        changed: dict[str, Any] = json.loads(json.dumps(entry))
+        if what == "code":
+            changed["golden"]["code"][0] += 10 * changed["golden"]["atol"]
+        elif what == "config":
+            changed["config"]["lr"] = 0.5
+        else:
+            changed["files"][0]["sha256"] = "0" * 64
+        (folder / "entries" / f"{name}.yaml").write_text(yaml.safe_dump(changed))
+        index.read_entry.cache_clear()
+        with pytest.raises(InputError, match=reason):
+            zoo.verify([name])
+    index.read_entry.cache_clear()
+
+
+@pytest.mark.parametrize("name", DIGITS)
+def test_stated_numbers_are_measured_again(name: str) -> None:
+    checks = zoo.reproduce(name)
+    assert len(checks) >= 8
+    assert [check for check in checks if not check.passed] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_stated_numbers_of_the_larger_entries(name: str, shared_data: Path) -> None:
+    checks = zoo.reproduce(name, str(shared_data / zoo.info(name).dataset))
+    assert len(checks) >= 8
+    assert [check for check in checks if not check.passed] == []
+
+
+def test_reproduce_notices(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from lightning_ae.zoo import evaluate
+
+    real = evaluate.load_with_config
+
+    def worse(name: str) -> Any:
+        model, config = real(name)
+        with torch.no_grad():
+            model.encoder.linears[-1].weight.mul_(1.02)
+        return model, config
+
+    monkeypatch.setattr(evaluate, "load_with_config", worse)
+    with pytest.raises(SystemExit, match="1"):
+        main(["zoo", "reproduce", "ae_mlp.digits_v1"])
+    assert "not reproduced" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_trained_again(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["zoo", "reproduce", "linear_mlp.digits_v1", "--train", "--json"])
+    output = capsys.readouterr().out
+    checks = json.loads(output[output.index("[\n") :])
+    assert len(checks) >= 8
+
+
+def test_cards_and_schema_are_up_to_date() -> None:
+    stale = [file for file, text in cards.generated().items() if not file.is_file() or file.read_text() != text]
+    assert stale == []
+
+
+@pytest.mark.parametrize("name", index.names())
+def test_cards_are_model_cards(name: str) -> None:
+    from huggingface_hub import ModelCard
+
+    card = ModelCard.load(index.zoo_folder() / "weights" / name / "README.md")
+    stated = {metric.name: metric.value for metric in zoo.info(name).metrics}
+    assert {result.metric_type: result.metric_value for result in card.data.eval_results} == stated
+    assert card.data.license == "apache-2.0"
+
+
+def test_recipes_exist() -> None:
+    root = Path(__file__).parents[2]
+    for name in index.names():
+        recipe = zoo.info(name).recipe
+        assert recipe.path is not None
+        assert (root / recipe.path).is_file()
+        assert recipe.seed is not None
+        assert recipe.checkpoint == "last"
+
+
+def test_list() -> None:
+    assert zoo.list_models("vae_*", dataset="digits") == ["vae_mlp.digits_v1"]
+    assert zoo.list_models(model="k_sparse", dataset="digits") == ["k_sparse_mlp.digits_v1"]
+    assert set(zoo.list_models(licence="MIT")) == {n for n in index.names() if ".fashion_mnist_" in n}
+    by_error = [zoo.info(name).metric("knn_error") for name in zoo.list_models(sort="knn_error")]
+    assert by_error == sorted(by_error)  # type: ignore[type-var]
+    with pytest.raises(InputError, match="unknown sort 'sise'"):
+        zoo.list_models(sort="sise")  # type: ignore[arg-type]
+
+
+def test_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    def run(*words: str, status: int | None = None) -> str:
+        if status is None:
+            main(["zoo", *words])
+        else:
+            with pytest.raises(SystemExit, match=str(status)):
+                main(["zoo", *words])
+        return capsys.readouterr().out
+
+    assert "vae_mlp.digits_v1" in run("list")
+    assert [entry["name"] for entry in json.loads(run("list", "vae*digits*", "--json"))] == ["vae_mlp.digits_v1"]
+    assert "negative_elbo" in run("info", "vae_mlp.digits_v1")
+    assert json.loads(run("info", "vae_mlp.digits_v1", "--json"))["schema"] == 1
+    assert "golden values agree" in run("load-test", "vae_mlp.digits_v1", status=0)
+    assert json.loads(run("verify", "vae_mlp.digits_v1", "--json", status=0)) == [
+        {"name": "vae_mlp.digits_v1", "error": None}
+    ]
+    assert "reproduced" in run("reproduce", "linear_mlp.digits_v1", status=0)
+    run("download", "linear_mlp.digits_v1", "--to", str(tmp_path))
+    assert (tmp_path / "linear_mlp.digits_v1" / "config.json").is_file()
+    run("verify", status=2)
+    run("info", "vae", status=2)

@@ -1,0 +1,152 @@
+"""Publishing: a dry run first, no name twice, another package's classes."""
+
+from __future__ import annotations
+
+import sys
+import types
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+import lightning_ae.models as registry
+from lightning_ae import VAE, HFDataModule, InputError, zoo
+from lightning_ae.cli import main
+from lightning_ae.zoo import index
+from lightning_ae.zoo.schema import Entry
+
+DATA = {"id": "digits", "licence": "CC-BY-4.0", "provenance": "a test"}
+
+
+def trained(model: Any, folder: Path) -> Path:
+    trainer = pl.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=folder,
+        enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    trainer.fit(model, HFDataModule("digits", val_fraction=0))
+    trainer.save_checkpoint(folder / "last.ckpt")
+    return folder / "last.ckpt"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(VAE((1, 8, 8), 4), tmp_path_factory.mktemp("vae"))
+
+
+def test_dry_run_by_default(checkpoint: Path, tmp_path: Path) -> None:
+    entry = zoo.publish(checkpoint, "vae_mlp.digits_v9", to=str(tmp_path / "zoo"))
+    assert isinstance(entry, Entry)
+    assert not (tmp_path / "zoo").exists()
+    assert entry.data.options["val_fraction"] == 0
+
+
+def test_published_loads_and_keeps_its_numbers(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = tmp_path / "zoo"
+    main(["zoo", "publish", str(checkpoint), "--name", "vae_mlp.digits_v9", "--to", str(to), "--write"])
+    assert "Published" in capsys.readouterr().out
+    assert sorted(file.name for file in (to / "weights" / "vae_mlp.digits_v9").iterdir()) == [
+        "README.md", "config.json", "model.safetensors", "preview.png",
+    ]  # fmt: skip
+    assert list(to.glob("**/.part*")) == []
+    assert zoo.load(to / "weights" / "vae_mlp.digits_v9").latent_dim == 4
+    with pytest.raises(InputError, match="is taken"):
+        zoo.publish(checkpoint, "vae_mlp.digits_v9", to=str(to))
+    monkeypatch.setattr(index, "zoo_folder", lambda: to)
+    assert zoo.verify() == ["vae_mlp.digits_v9"]
+    assert all(check.passed for check in zoo.reproduce("vae_mlp.digits_v9"))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "reason"),
+    [
+        ("vae_mlp.digits_v1", {}, "is taken"),
+        ("VAE", {}, "no name for an entry"),
+        ("../vae_mlp.digits_v9", {}, "no name for an entry"),
+        ("vae_mlp.other_v1", {}, "id, licence and provenance"),
+        ("vae_mlp.digits_v9", {"to": f"hf://org/name@{'a' * 40}"}, "pinned"),
+    ],
+)
+def test_refused(checkpoint: Path, name: str, options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        zoo.publish(checkpoint, name, **options)
+
+
+def test_to_the_hub(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    from lightning_ae.zoo import publishing
+
+    sent: dict[str, Any] = {}
+    commit = "0123456789" * 4
+
+    class Api:
+        def create_repo(self, repo: str, exist_ok: bool) -> None:
+            sent["repo"] = repo
+
+        def create_commit(self, repo: str, operations: Any, commit_message: str) -> Any:
+            sent["files"] = {each.path_in_repo for each in operations}
+            return types.SimpleNamespace(oid=commit)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(publishing, "hub_file", lambda *args: None)
+    entry = zoo.publish(checkpoint, "vae_mlp.digits_v9", to="hf://org/name", dry_run=False)
+    assert sent["repo"] == "org/name"
+    assert sent["files"] == {"README.md", "config.json", "model.safetensors", "preview.png"}
+    assert entry.file("model.safetensors").urls == [f"hf://org/name@{commit}/model.safetensors"]
+
+
+class Mine(VAE):
+    """A user's own class, as a package would have it."""
+
+
+def test_another_packages_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = trained(Mine((1, 8, 8), 3), tmp_path)
+    with pytest.raises(InputError, match="Mine is not in the registry"):
+        zoo.publish(checkpoint, "mine_mlp.digits_v1")
+    package = types.SimpleNamespace(name="my-autoencoders")
+    point = EntryPoint("mine", f"{Mine.__module__}:Mine", "lightning_ae.models")
+    vars(point).update(dist=package)
+    monkeypatch.setitem(sys.modules, Mine.__module__, sys.modules[Mine.__module__])
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    assert "mine" in registry.list_models()
+    entry = zoo.publish(checkpoint, "mine_mlp.digits_v1", to=str(tmp_path / "zoo"), data=DATA, dry_run=False)
+    assert (entry.model, entry.requires) == ("mine", "my-autoencoders")
+    artefact = tmp_path / "zoo" / "weights" / "mine_mlp.digits_v1"
+    assert isinstance(zoo.load(artefact), Mine)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [])
+    with pytest.raises(InputError, match="'my-autoencoders', which is not installed\n  hint: pip install my-autoenc"):
+        zoo.load(artefact)
+
+
+def test_vectors(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    from lightning_ae import Autoencoder
+
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(300, 6, generator=generator).tolist()
+    data = Dataset.from_dict({"x": rows})
+    parts = {"train": data.select(range(200)), "test": data.select(range(200, 300))}
+    from datasets import DatasetDict
+
+    DatasetDict(parts).save_to_disk(tmp_path / "data")
+    module = HFDataModule(str(tmp_path / "data"), val_fraction=0)
+    model = Autoencoder((6,), 2)
+    trainer = pl.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False,
+                         enable_model_summary=False, enable_checkpointing=False)  # fmt: skip
+    trainer.fit(model, module)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    about = {"id": "my/vectors", "licence": "MIT", "provenance": "a test"}
+    entry = zoo.publish(
+        tmp_path / "last.ckpt", "ae_mlp.vectors_v1", to=str(tmp_path / "zoo"), path=str(tmp_path / "data"), data=about,
+        dry_run=False,
+    )  # fmt: skip
+    assert entry.metric("probe_error") is None  # no labels: not measured, and no default
+    assert entry.metric("squared_error") is not None
+    encoder = zoo.load_encoder(tmp_path / "zoo" / "weights" / "ae_mlp.vectors_v1")
+    assert encoder(torch.randn(5, 6)).shape == (5, 2)
