@@ -190,12 +190,12 @@ def _retrained(entry: Entry, path: str | None) -> Autoencoder:
 
 
 def read_data(data: Data, model: Autoencoder, path: str | None = None) -> Samples:
-    """The training and the test split of a data set, as the model takes them; the last one read is kept."""
+    """The whole training and the test split of a data set, as the model takes them; the last one read is kept."""
     assert model.preprocess is not None
     place = os.path.abspath(path) if path else data.id
     key = repr((place, sorted(data.options.items()), to_plain(model.preprocess, "preprocess")))
     if key not in _KEPT:
-        module = HFDataModule(place, **data.options)
+        module = HFDataModule(place, val_fraction=0, **data.options)
         module.preprocess = model.preprocess
         inputs: dict[str, Tensor] = {}
         labels: dict[str, Tensor] = {}

@@ -31,17 +31,7 @@ from lightning_ae.zoo.evaluate import codes_of, golden, measure, read_data
 from lightning_ae.zoo.fetch import hub_file
 from lightning_ae.zoo.schema import Config, Data, Entry, Layer, golden_input, parse, parse_hf
 
-SPLITTING = (
-    "name",
-    "revision",
-    "kind",
-    "label",
-    "train_split",
-    "val_split",
-    "test_split",
-    "val_fraction",
-    "split_seed",
-)
+SPLITTING = ("name", "revision", "kind", "label", "train_split", "test_split")
 """Arguments of HFDataModule that say which samples there are."""
 DATASETS: dict[str, dict[str, str]] = {
     "digits": {
