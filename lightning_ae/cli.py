@@ -121,7 +121,7 @@ def _completion(args: list[str]) -> str:
     from lightning_ae.errors import InputError, unknown
     from lightning_ae.parsing import ToolParser
     from lightning_ae.training_cli import training_parser
-    from lightning_ae.zoo.cli import parser as zoo_parser
+    from lightning_ae.zoo.cli import add_commands as add_zoo_commands
 
     shells = ("bash", "zsh", "tcsh")
     if find_spec("shtab") is None:
@@ -137,7 +137,9 @@ def _completion(args: list[str]) -> str:
         elif name in ("fit", "validate", "test", "predict"):
             commands.add_subcommand(name, training_parser(name), help=text)
         elif name == "zoo":
-            commands.add_subcommand(name, zoo_parser(), help=text)
+            inner = ToolParser()
+            commands.add_subcommand(name, inner, help=text)
+            add_zoo_commands(inner)
         else:
             commands.add_subcommand(name, _tool_parser(name), help=text)
     return str(parser.get_completion_script(f"shtab-{shell}"))

@@ -25,8 +25,8 @@ COMMANDS = {
 }
 
 
-def parser() -> ToolParser:
-    """The parser of `lightning-ae zoo`."""
+def add_commands(parser: ToolParser) -> None:
+    """Gives a parser the commands of `lightning-ae zoo`."""
     parsers = {name: ToolParser(description=f"{text[0].upper()}{text[1:]}.") for name, text in COMMANDS.items()}
     given = parsers["list"]
     given.add_argument("pattern", nargs="?", default="*", help='of names, such as "vae_*" or "*mnist*"')
@@ -57,17 +57,17 @@ def parser() -> ToolParser:
     given.add_argument("--licence", default="Apache-2.0", help="of the weights, an SPDX identifier")
     given.add_argument("--minutes", type=float, help="how long the training took")
     given.add_argument("--write", action="store_true", help="write it; without this, everything is done but that")
-    whole = ToolParser(prog="lightning-ae zoo", description="Pretrained models.")
-    commands = whole.add_subcommands(required=True)
+    commands = parser.add_subcommands(required=True)
     for name, each in parsers.items():
         each.add_argument("--json", action="store_true", help="print JSON, for scripts")
         commands.add_subcommand(name, each, help=COMMANDS[name])
-    return whole
 
 
 def run(args: list[str]) -> None:
     """Runs a command."""
-    given = parser().parse_args(args if args else ["--help"]).as_dict()
+    parser = ToolParser(prog="lightning-ae zoo", description="Pretrained models.")
+    add_commands(parser)
+    given = parser.parse_args(args if args else ["--help"]).as_dict()
     name = given["subcommand"]
     options = given[name]
     as_json = options.pop("json")

@@ -97,7 +97,7 @@ def test_the_last_layer_of_a_plain_encoder_is_the_code() -> None:
 def test_normalize_standardises_over_the_training_data() -> None:
     from lightning_ae import HFDataModule
 
-    data = HFDataModule("digits")
+    data = HFDataModule("digits", val_fraction=0)
     images = torch.cat([batch["image"] for batch in data.batches("train")])
     found = zoo.load_encoder("sparse_mlp.digits_v1", normalize=True)(images)
     torch.testing.assert_close(found.mean(dim=0), torch.zeros(128), atol=1e-3, rtol=0)
