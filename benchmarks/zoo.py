@@ -57,8 +57,8 @@ def main() -> None:
     FILE.write_text(
         "# What the zoo's encoders cost\n\nMade by `python benchmarks/zoo.py`: MNIST's test images as bytes through "
         "`zoo.load_encoder`, preprocessing and all, beside `encode` on inputs that are ready; batches of "
-        f"{BATCH}, in turns, medians of {ROUNDS}. One thread of a CPU ({platform.machine()}), torch {torch.__version__}. "
-        "Loading: after imports, the first time.\n\n" + "\n".join(rows) + "\n"
+        f"{BATCH}, in turns, medians of {ROUNDS}. One thread of a CPU ({platform.machine()}), torch "
+        f"{torch.__version__}. Loading: after imports, the first time.\n\n" + "\n".join(rows) + "\n"
     )
     print(f"\nWritten\n  {FILE}")
 

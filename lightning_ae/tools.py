@@ -39,7 +39,7 @@ def features(
     written, it also prints the error of a 5-nearest-neighbour classifier on the codes.
 
     Args:
-        checkpoint: the model's checkpoint.
+        checkpoint: the model's checkpoint, or the name of a zoo entry.
         path: the data set: a hub id, a local folder or "digits" (default: what the model was trained on).
         splits: any of train, val and test.
         output: the folder to write to (default: "features" beside the folder of the checkpoint).
@@ -95,7 +95,7 @@ def reconstruct(
     """Write a picture of inputs above their reconstructions.
 
     Args:
-        checkpoint: the model's checkpoint.
+        checkpoint: the model's checkpoint, or the name of a zoo entry.
         path: the data set: a hub id, a local folder or "digits" (default: what the model was trained on).
         split: train, val or test.
         n: how many images, the first ones of the split.
@@ -138,7 +138,7 @@ def sample(
     """Write a picture of samples from a generative model.
 
     Args:
-        checkpoint: the model's checkpoint.
+        checkpoint: the model's checkpoint, or the name of a zoo entry.
         n: how many samples.
         seed: of the random draws.
         output: the PNG to write (default: "samples.png" beside the folder of the checkpoint).
@@ -176,7 +176,7 @@ def rate_distortion(
     """Write the rate-distortion curve of a model's codes on training and test data, as CSV and PNG.
 
     Args:
-        checkpoint: the model's checkpoint.
+        checkpoint: the model's checkpoint, or the name of a zoo entry.
         path: the data set: a hub id, a local folder or "digits" (default: what the model was trained on).
         samples: how many samples of each split, the first ones.
         output: the folder to write to (default: beside the folder of the checkpoint).
@@ -238,8 +238,15 @@ def cache(clear: bool = False) -> None:
 
 
 def _load(checkpoint: str, device: str) -> Autoencoder:
+    from lightning_ae import zoo
     from lightning_ae.autoencoder import Autoencoder
 
+    if not os.path.exists(checkpoint) and checkpoint in zoo.index.names():
+        model = zoo.load(checkpoint)
+        data = zoo.info(checkpoint).data
+        init_args = {"path": data.id, **data.options}
+        model.data_config = {"class_path": "lightning_ae.data.HFDataModule", "init_args": init_args}
+        return model.to(_device(device))
     model = load_model(checkpoint)
     if not isinstance(model, Autoencoder):
         raise InputError(
@@ -264,7 +271,7 @@ def _data(model: Autoencoder, checkpoint: str, path: str | None) -> HFDataModule
     config = model.data_config
     if config is None and path is None:
         raise InputError(f"{checkpoint!r} does not say what it was trained on", "give path, the data set to use")
-    config = config or {"class_path": "HFDataModule", "init_args": {}}
+    config = config or {"class_path": "lightning_ae.data.HFDataModule", "init_args": {}}
     cls = import_class(config["class_path"], HFDataModule, "the checkpoint's data module")
     init_args = config["init_args"] | ({"path": path} if path else {})
     data: HFDataModule = cls(**init_args)

@@ -237,3 +237,12 @@ def test_the_installed_command_and_completion(tmp_path: Path) -> None:
     assert subprocess.run(["bash", "-n"], input=script.stdout, text=True).returncode == 0
     assert "reconstruct" in script.stdout
     assert "--trainer.max_epochs" in script.stdout
+
+
+def test_features_of_a_checkpoint_that_names_no_data(fit: Any, digits: Any, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "plain.ckpt"
+    fit(VAE((1, 8, 8), 2), digits).save_checkpoint(checkpoint)
+    with pytest.raises(SystemExit):
+        main(["features", str(checkpoint)])
+    main(["features", str(checkpoint), "--path", "digits", "--splits", "[test]"])
+    assert (tmp_path / "features" / "test.parquet").is_file()

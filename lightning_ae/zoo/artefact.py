@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +53,8 @@ def read(name: str | os.PathLike[str]) -> tuple[Config, dict[str, Tensor]]:
     text = os.fspath(name)
     if text in index.names():
         entry = index.info(text)
+        if entry.deprecated:
+            warnings.warn(f"the zoo entry {text} is deprecated: {entry.deprecated}", FutureWarning, stacklevel=4)
         files = {file.name: fetch(entry, file) for file in entry.files if file.name in (WEIGHTS, CONFIG)}
         return entry, parse_weights(files[WEIGHTS], text)
     if text.startswith("hf://"):

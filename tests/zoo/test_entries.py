@@ -170,3 +170,11 @@ def test_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
     assert (tmp_path / "linear_mlp.digits_v1" / "config.json").is_file()
     run("verify", status=2)
     run("info", "vae", status=2)
+
+
+def test_tools_take_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["sample", "vae_mlp.digits_v1", "--n", "4"])
+    main(["reconstruct", "vae_mlp.digits_v1", "--n", "4"])
+    main(["features", "vae_mlp.digits_v1", "--splits", "[test]"])
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["features", "reconstructions.png", "samples.png"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import subprocess
 import sys
 import warnings
@@ -244,17 +243,22 @@ def test_a_cache_that_cannot_be_written(
     assert server.asked == []
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="the superuser may write to any folder")
-def test_a_read_only_cache_serves_what_it_has(remote: Remote, server: Any, weights: bytes, cache: Path) -> None:
+def test_a_read_only_cache_serves_what_it_has(
+    remote: Remote, server: Any, weights: bytes, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.answers["/w"] = weights
     name = remote(f"{server.address}/w")
     get(name)
-    cache.chmod(0o500)
-    try:
-        assert get(name) == weights
-        (cache / kept(cache)[0]).chmod(0o600)
-    finally:
-        cache.chmod(0o700)
+
+    def read_only(*args: Any, **kwargs: Any) -> Any:
+        raise OSError(errno.EROFS, "Read-only file system")  # the superuser may write to any folder on a writable one
+
+    monkeypatch.setattr(fetching, "FileLock", read_only)
+    monkeypatch.setattr(fetching.tempfile, "mkdtemp", read_only)
+    assert get(name) == weights
+    (cache / kept(cache)[0]).unlink()
+    with pytest.raises(InputError, match="cannot be written: Read-only file system"):
+        get(name)
 
 
 def test_a_full_disk(remote: Remote, server: Any, weights: bytes, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,3 +381,12 @@ def test_the_hub(hub: Any, remote: Remote, weights: bytes, cache: Path) -> None:
             zoo.load(place.replace("repo", "other"))
     with pytest.raises(InputError, match="not pinned"):
         zoo.load("hf://org/repo@main")
+
+
+def test_a_deprecated_entry_says_so(remote: Remote, server: Any, weights: bytes) -> None:
+    server.answers["/w"] = weights
+    name = remote(f"{server.address}/w")
+    place = index.zoo_folder() / "entries" / f"{name}.yaml"
+    place.write_text(place.read_text().replace("deprecated: null", "deprecated: use another"))
+    with pytest.warns(FutureWarning, match="is deprecated: use another"):
+        zoo.load(name)
