@@ -17,7 +17,7 @@ from lightning_ae.zoo.cards import beats_both
 
 DIGITS = [name for name in index.names() if name.endswith("digits_v1")]
 OTHERS = [name for name in index.names() if name not in DIGITS]
-BUNDLED = 30 << 20
+BUNDLED = 30_000_000
 
 
 def test_sixteen_entries_over_every_variant_within_thirty_megabytes() -> None:
