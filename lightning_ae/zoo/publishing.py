@@ -218,7 +218,7 @@ def _layers(model: Autoencoder, x: Tensor, shape: tuple[int, ...]) -> list[Layer
     def note(name: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             if isinstance(output, Tensor) and output.ndim in (2, 4):
-                stride = round(shape[1] / output.shape[2]) if output.ndim == 4 else None
+                stride = _stride(shape[1], output.shape[2]) if output.ndim == 4 else None
                 found[name] = Layer(name=name, channels=output.shape[1], stride=stride)
 
         return hook
@@ -230,6 +230,12 @@ def _layers(model: Autoencoder, x: Tensor, shape: tuple[int, ...]) -> list[Layer
         for handle in handles:
             handle.remove()
     return list(found.values())
+
+
+def _stride(size: int, steps: int) -> int:
+    """The stride that makes `steps` of `size` pixels, rounding up; a power of two where one does."""
+    fitting = [stride for stride in range(1, size + 1) if -(-size // stride) == steps] or [round(size / steps)]
+    return next((stride for stride in fitting if stride & (stride - 1) == 0), fitting[0])
 
 
 def _recipe(
@@ -333,7 +339,7 @@ def _preview(model: Autoencoder, x: Tensor, n: int = 12) -> bytes:
     padded = [nn.functional.pad(row, (1, 1, 1, 1), value=255) for row in pictures]
     grid = torch.cat([row.permute(1, 2, 0, 3).flatten(2) for row in padded], dim=1)
     image = Image.fromarray((grid[0] if len(grid) == 1 else grid.permute(1, 2, 0)).numpy())
-    zoom = max(1, 600 // image.width)
+    zoom = -(-600 // image.width)
     image = image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
     output = io.BytesIO()
     image.save(output, "PNG")

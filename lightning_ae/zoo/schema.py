@@ -222,11 +222,14 @@ class Recipe(_Part):
     versions: dict[str, str]
 
 
+Spdx = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+-]+( (AND|OR|WITH) [A-Za-z0-9.+-]+)*$")]
+
+
 class Licence(_Part):
     """SPDX identifiers."""
 
-    weights: str
-    data: str
+    weights: Spdx
+    data: Spdx
 
 
 class Data(_Part):
