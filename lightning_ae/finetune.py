@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_ae.autoencoder import Autoencoder
-from lightning_ae.checkpoint import load_model
 from lightning_ae.config import class_path, import_class, to_plain
 from lightning_ae.errors import InputError
 from lightning_ae.exact import ExactModule
@@ -31,7 +30,7 @@ class FineTuneClassifier(ExactModule):
     as the second entry of a tuple.
 
     Args:
-        pretrained: the path of an autoencoder's checkpoint, or an autoencoder; any variant.
+        pretrained: the path of an autoencoder's checkpoint, a name in the zoo, or an autoencoder; any variant.
         num_classes: the number of classes; labels are 0 to num_classes - 1.
         freeze: train the softmax layer alone, on codes without randomness.
         lr: the learning rate of AdamW.
@@ -153,15 +152,16 @@ def _autoencoder(pretrained: str | Autoencoder | Mapping[str, Any]) -> Autoencod
     if isinstance(pretrained, Autoencoder):
         return pretrained
     if isinstance(pretrained, str | os.PathLike):
-        model = load_model(pretrained)
-        if not isinstance(model, Autoencoder):
-            raise InputError(f"pretrained {os.fspath(pretrained)!r} holds a {type(model).__name__}, not an Autoencoder")
-        return model
+        from lightning_ae.zoo.artefact import load_trained  # the zoo stands on top of the models
+
+        return load_trained(pretrained)
     if isinstance(pretrained, Mapping) and set(pretrained) == {"class_path", "init_args"}:
         found = import_class(pretrained["class_path"], Autoencoder, "pretrained")
         rebuilt: Autoencoder = found(**pretrained["init_args"])
         return rebuilt
-    raise InputError(f"pretrained must be a checkpoint's path or an Autoencoder, got {type(pretrained).__name__}")
+    raise InputError(
+        f"pretrained must be a checkpoint's path, a name in the zoo or an Autoencoder, got {type(pretrained).__name__}"
+    )
 
 
 def _layers(network: nn.Module) -> list[list[nn.Parameter]]:

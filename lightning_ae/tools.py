@@ -15,7 +15,6 @@ import torch
 from rich.console import Console
 from tqdm.auto import tqdm
 
-from lightning_ae.checkpoint import load_model
 from lightning_ae.config import import_class
 from lightning_ae.errors import InputError
 
@@ -238,22 +237,9 @@ def cache(clear: bool = False) -> None:
 
 
 def _load(checkpoint: str, device: str) -> Autoencoder:
-    from lightning_ae import zoo
-    from lightning_ae.autoencoder import Autoencoder
+    from lightning_ae.zoo.artefact import load_trained
 
-    if not os.path.exists(checkpoint) and checkpoint in zoo.index.names():
-        model = zoo.load(checkpoint)
-        data = zoo.info(checkpoint).data
-        init_args = {"path": data.id, **data.options}
-        model.data_config = {"class_path": "lightning_ae.data.HFDataModule", "init_args": init_args}
-        return model.to(_device(device))
-    model = load_model(checkpoint)
-    if not isinstance(model, Autoencoder):
-        raise InputError(
-            f"{checkpoint!r} holds a {type(model).__name__}, not an autoencoder",
-            "give the checkpoint of the autoencoder that it was made from",
-        )
-    return model.to(_device(device))
+    return load_trained(checkpoint).to(_device(device))
 
 
 def _device(name: str) -> torch.device:

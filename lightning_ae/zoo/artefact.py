@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.checkpoint import load_model
 from lightning_ae.errors import InputError, unknown
 from lightning_ae.models import get_model
 from lightning_ae.models import list_models as variants
 from lightning_ae.zoo import index
 from lightning_ae.zoo.fetch import fetch, hub_file
-from lightning_ae.zoo.schema import LARGEST_FILE, Config, parse, parse_hf
+from lightning_ae.zoo.schema import LARGEST_FILE, Config, Entry, parse, parse_hf
 
 LARGEST_CONFIG = 1 << 20  # bytes
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -45,7 +46,28 @@ def load(name: str | os.PathLike[str]) -> Autoencoder:
 def load_with_config(name: str | os.PathLike[str]) -> tuple[Autoencoder, Config]:
     """A pretrained model and what is known of it; see `load`."""
     config, weights = read(name)
-    return build(config, weights, str(name)), config
+    model = build(config, weights, str(name))
+    if isinstance(config, Entry):
+        init_args = {"path": config.data.id, **config.data.options}
+        model.data_config = {"class_path": "lightning_ae.data.HFDataModule", "init_args": init_args}
+    return model, config
+
+
+def load_trained(source: str | os.PathLike[str]) -> Autoencoder:
+    """A trained model by the path of its checkpoint, or, where there is no such file, by its name in the zoo.
+
+    Raises:
+        InputError: when there is neither, or the checkpoint holds something else than an autoencoder.
+    """
+    if not os.path.exists(source) and os.fspath(source) in index.names():
+        return load(source)
+    model = load_model(source)
+    if not isinstance(model, Autoencoder):
+        raise InputError(
+            f"{os.fspath(source)!r} holds a {type(model).__name__}, not an autoencoder",
+            "give the checkpoint of the autoencoder that it was made from",
+        )
+    return model
 
 
 def read(name: str | os.PathLike[str]) -> tuple[Config, dict[str, Tensor]]:

@@ -20,13 +20,12 @@ import yaml
 from torch import Tensor, nn
 
 from lightning_ae.autoencoder import Autoencoder
-from lightning_ae.checkpoint import load_model
 from lightning_ae.data import HFDataModule
 from lightning_ae.errors import InputError
 from lightning_ae.models import VAE, model_name
 from lightning_ae.preprocess import ImagePreprocess, TabularPreprocess
 from lightning_ae.zoo import index
-from lightning_ae.zoo.artefact import CONFIG, WEIGHTS, build, parse_weights, plain_weights
+from lightning_ae.zoo.artefact import CONFIG, WEIGHTS, build, load_trained, parse_weights, plain_weights
 from lightning_ae.zoo.evaluate import codes_of, golden, measure, read_data
 from lightning_ae.zoo.fetch import hub_file
 from lightning_ae.zoo.schema import Config, Data, Entry, Layer, golden_input, parse, parse_hf
@@ -88,9 +87,7 @@ def publish(
         InputError: when the name is taken or no name, the model is not in the registry, or the data cannot be read.
     """
     _check_new(name, to)
-    model = load_model(checkpoint)
-    if not isinstance(model, Autoencoder):
-        raise InputError(f"{os.fspath(checkpoint)!r} holds a {type(model).__name__}, not an autoencoder")
+    model = load_trained(checkpoint)
     about = _about_data(name, data, model)
     config = _config(name, model)
     model.preprocess = config.preprocess.build()

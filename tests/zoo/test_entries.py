@@ -178,3 +178,11 @@ def test_tools_take_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     main(["reconstruct", "vae_mlp.digits_v1", "--n", "4"])
     main(["features", "vae_mlp.digits_v1", "--splits", "[test]"])
     assert sorted(file.name for file in tmp_path.iterdir()) == ["features", "reconstructions.png", "samples.png"]
+
+
+def test_the_supervised_stage_takes_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = Path(__file__).parents[2] / "recipes" / "digits" / "finetune.yaml"
+    words = ["--model.pretrained", "stacked_mlp.digits_v1", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]
+    main(["fit", "-c", str(recipe), *words, "--run_dir", "r"])
+    assert list((tmp_path / "r" / "checkpoints").glob("*.ckpt"))
