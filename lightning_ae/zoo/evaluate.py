@@ -166,7 +166,7 @@ def reproduce(name: str, path: str | None = None, train: bool = False) -> list[C
 
 def _retrained(entry: Entry, path: str | None) -> Autoencoder:
     from lightning_ae.checkpoint import load_model
-    from lightning_ae.cli import main
+    from lightning_ae.training_cli import TrainingCLI
 
     recipe = entry.recipe
     if recipe.path is None:
@@ -177,10 +177,10 @@ def _retrained(entry: Entry, path: str | None) -> Autoencoder:
     if not place.is_file():
         raise InputError(f"there is no recipe {recipe.path!r} here", "run this in a checkout of the project")
     with tempfile.TemporaryDirectory() as folder:
-        words = ["fit", "-c", str(place), "--run_dir", f"{folder}/run", "--seed_everything", str(recipe.seed)]
+        words = ["-c", str(place), "--run_dir", f"{folder}/run", "--seed_everything", str(recipe.seed)]
         for key, value in recipe.overrides.items():
             words += [f"--{key}", str(value)]
-        main([*words, *(["--data.path", os.path.abspath(path)] if path else [])])
+        TrainingCLI("fit", words + (["--data.path", os.path.abspath(path)] if path else []), "train again").run()
         model: Autoencoder = load_model(Path(folder, "run", "checkpoints", f"{recipe.checkpoint}.ckpt"))
     model.preprocess = entry.preprocess.build()
     return model
