@@ -111,11 +111,11 @@ def build(config: Config, weights: dict[str, Tensor], where: str) -> Autoencoder
             raise unknown(f"argument of {cls.__name__} in the config of {where}", key, set(known) - {"self"})
     state = torch.random.get_rng_state()  # to load a model is no draw
     try:
-        with torch.device("meta"), _at_most(4 * len(weights) + 64, where):
+        with torch.device("meta"), _at_most(4 * len(weights) + 64):
             skeleton = cls(**config.config)
         expected = skeleton.state_dict(keep_vars=True)
         complete = _complete(expected, weights)
-        _compare(expected, complete, where)
+        _compare(expected, complete)
         model = cls(**config.config)
     except InputError as error:
         raise InputError(f"{where} cannot be built: {error.message}", error.hint) from error
@@ -168,7 +168,7 @@ def _complete(expected: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[s
     return complete
 
 
-def _compare(expected: dict[str, Tensor], found: dict[str, Tensor], where: str) -> None:
+def _compare(expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
     missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing or extra:
         parts = [f"{what} {', '.join(names[:5])}" for what, names in (("lack", missing), ("add", extra)) if names]
@@ -182,7 +182,7 @@ def _compare(expected: dict[str, Tensor], found: dict[str, Tensor], where: str) 
 
 
 @contextmanager
-def _at_most(tensors: int, where: str) -> Iterator[None]:
+def _at_most(tensors: int) -> Iterator[None]:
     """Stops the building of a model with far more parameters than its file holds, before it takes memory or time."""
     count, thread = 0, threading.get_ident()
 

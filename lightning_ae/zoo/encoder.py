@@ -78,7 +78,10 @@ class Encoder(nn.Module):
         self.eval()
         with torch.no_grad():
             self._feature_dim = int(self(golden_input(config)).shape[1])
-        _ = self.freeze() if freeze else self.unfreeze()
+        if freeze:
+            self.freeze()
+        else:
+            self.unfreeze()
 
     @property
     def feature_dim(self) -> int:

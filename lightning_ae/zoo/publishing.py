@@ -9,6 +9,7 @@ import io
 import json
 import os
 import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -27,8 +28,8 @@ from lightning_ae.preprocess import ImagePreprocess, TabularPreprocess
 from lightning_ae.zoo import index
 from lightning_ae.zoo.artefact import CONFIG, WEIGHTS, build, load_trained, parse_weights, plain_weights
 from lightning_ae.zoo.evaluate import codes_of, golden, measure, read_data
-from lightning_ae.zoo.fetch import hub_file
-from lightning_ae.zoo.schema import Config, Data, Entry, Layer, golden_input, parse, parse_hf
+from lightning_ae.zoo.fetch import hub_file, write
+from lightning_ae.zoo.schema import NAME, Config, Data, Entry, Layer, golden_input, parse, parse_hf
 
 SPLITTING = ("name", "revision", "kind", "label", "train_split", "test_split")
 """Arguments of HFDataModule that say which samples there are."""
@@ -66,6 +67,8 @@ def publish(
 ) -> Entry:
     """Evaluates a checkpoint and makes an entry of it: weights, config, card, preview, and what the index says.
 
+    The hardware and the versions that it states are those of this process: publish where you train.
+
     Args:
         checkpoint: of a model in the registry; another package's class is there by its entry point.
         name: <variant>_<architecture>.<dataset>_v<N>, new.
@@ -88,8 +91,8 @@ def publish(
     """
     _check_new(name, to)
     model = load_trained(checkpoint)
-    about = _about_data(name, data, model)
     config = _config(name, model)
+    about = _about_data(config.dataset, data, model)
     model.preprocess = config.preprocess.build()
     samples = read_data(about[0], model, path)
     codes = codes_of(model, samples.inputs["train"])
@@ -137,10 +140,6 @@ def dump(entry: Entry) -> str:
 
 
 def _check_new(name: str, to: str) -> None:
-    import re
-
-    from lightning_ae.zoo.schema import NAME
-
     if not re.fullmatch(NAME, name):
         raise InputError(
             f"{name!r} is no name for an entry", "<variant>_<architecture>.<dataset>_v<N>, such as vae_mlp.digits_v1"
@@ -155,8 +154,7 @@ def _check_new(name: str, to: str) -> None:
         raise InputError(f"the name {name!r} is taken; entries never change", "count its version up")
 
 
-def _about_data(name: str, given: Mapping[str, Any] | None, model: Autoencoder) -> tuple[Data, str]:
-    dataset = name.partition(".")[2].rpartition("_v")[0]
+def _about_data(dataset: str, given: Mapping[str, Any] | None, model: Autoencoder) -> tuple[Data, str]:
     about = dict(given or DATASETS.get(dataset, {}))
     lacking = {"id", "licence", "provenance"} - about.keys()
     if lacking or about.keys() - {"id", "licence", "provenance"}:
@@ -272,15 +270,17 @@ def _write(entry: Entry, files: dict[str, bytes], to: Path) -> Entry:
         folder = Path(tempfile.mkdtemp(dir=weights, prefix=".part-"))
     except OSError as error:
         raise InputError(f"to={str(to)!r} cannot be written: {error.strerror}", "name another folder") from error
+    place = folder
     try:
         for name, data in files.items():
             (folder / name).write_bytes(data)
         (folder / "README.md").write_text(card(entry))
         os.chmod(folder, 0o755)
         os.rename(folder, weights / entry.name)
-        (entries / f"{entry.name}.yaml").write_text(dump(entry))
+        place = weights / entry.name
+        write(entries / f"{entry.name}.yaml", dump(entry).encode())
     except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(place, ignore_errors=True)
         raise InputError(f"to={str(to)!r} cannot be written: {error.strerror}", "nothing was published") from error
     return entry
 
@@ -288,15 +288,24 @@ def _write(entry: Entry, files: dict[str, bytes], to: Path) -> Entry:
 def _upload(entry: Entry, files: dict[str, bytes], to: str, checkpoint: str | os.PathLike[str]) -> Entry:
     """Uploads the artefact in one commit; the entry names that commit."""
     from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     from lightning_ae.zoo.cards import card
 
     repo = to.removeprefix("hf://")
     api = HfApi()
-    api.create_repo(repo, exist_ok=True)
     content = files | {"README.md": card(entry).encode()}
     adds = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=io.BytesIO(data)) for name, data in content.items()]
-    commit = api.create_commit(repo, adds, commit_message=f"Publish {entry.name}")
+    try:
+        api.create_repo(repo, exist_ok=True)
+        taken = api.file_exists(repo, CONFIG)
+        commit = None if taken else api.create_commit(repo, adds, commit_message=f"Publish {entry.name}")
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise InputError(
+            f"to={to!r} cannot be published to: {type(error).__name__}: {error}", "log in with `hf auth login`"
+        ) from error
+    if commit is None:
+        raise InputError(f"{to!r} holds an artefact already; entries never change", "publish to a new repository")
     pinned = f"hf://{repo}@{commit.oid}"
     parse_hf(pinned)
     urls = [file.model_copy(update={"urls": [f"{pinned}/{file.name}"]}) for file in entry.files]

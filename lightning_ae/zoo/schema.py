@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import torch
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
 from lightning_ae.errors import InputError
@@ -44,7 +44,7 @@ def parse_hf(url: str) -> HubFile:
     Raises:
         InputError: on another form; above all without a commit, since a branch may change under its name.
     """
-    match = _HF.match(url)
+    match = _HF.fullmatch(url)
     if not match or ".." in url:
         raise InputError(
             f"{url!r} is not pinned to a commit",
@@ -177,6 +177,17 @@ class Config(_Part):
     config: Annotated[dict[str, Any], AfterValidator(_plain)] = Field(description="the arguments of the model's class")
     preprocess: Annotated[ImageInput | TabularInput, Field(discriminator="kind")]
     features: Features
+
+    @model_validator(mode="after")
+    def _fits(self) -> Config:
+        shape = self.config.get("input_shape")
+        if not isinstance(shape, list | tuple) or not all(isinstance(n, int) and n > 0 for n in shape):
+            raise InputError(f"config must hold input_shape, positive integers; got {shape!r}")
+        given = self.preprocess
+        wanted = (given.channels, *given.size) if isinstance(given, ImageInput) else None
+        if (wanted is None and len(shape) != 1) or (wanted is not None and wanted != tuple(shape)):
+            raise InputError(f"preprocess gives {wanted or 'vectors'}, but the model takes the input_shape {shape}")
+        return self
 
     @property
     def dataset(self) -> str:

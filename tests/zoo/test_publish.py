@@ -87,6 +87,9 @@ def test_to_the_hub(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def create_repo(self, repo: str, exist_ok: bool) -> None:
             sent["repo"] = repo
 
+        def file_exists(self, repo: str, name: str) -> bool:
+            return repo == "org/taken"
+
         def create_commit(self, repo: str, operations: Any, commit_message: str) -> Any:
             sent["files"] = {each.path_in_repo for each in operations}
             return types.SimpleNamespace(oid=commit)
@@ -97,6 +100,29 @@ def test_to_the_hub(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sent["repo"] == "org/name"
     assert sent["files"] == {"README.md", "config.json", "model.safetensors", "preview.png"}
     assert entry.file("model.safetensors").urls == [f"hf://org/name@{commit}/model.safetensors"]
+    sent.clear()
+    with pytest.raises(InputError, match="holds an artefact already"):
+        zoo.publish(checkpoint, "vae_mlp.digits_v9", to="hf://org/taken", dry_run=False)
+    assert "files" not in sent
+
+    def refuse(self: Any, repo: str, exist_ok: bool) -> None:
+        raise OSError("no token")
+
+    monkeypatch.setattr(Api, "create_repo", refuse)
+    with pytest.raises(InputError, match="cannot be published to: OSError: no token"):
+        zoo.publish(checkpoint, "vae_mlp.digits_v9", to="hf://org/name", dry_run=False)
+
+
+def test_nothing_is_left_of_what_failed(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning_ae.zoo import publishing
+
+    def full(place: Path, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(publishing, "write", full)
+    with pytest.raises(InputError, match="cannot be written: No space left"):
+        zoo.publish(checkpoint, "vae_mlp.digits_v9", to=str(tmp_path / "zoo"), dry_run=False)
+    assert [path for path in (tmp_path / "zoo").rglob("*") if path.is_file()] == []
 
 
 class Mine(VAE):
