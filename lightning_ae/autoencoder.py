@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_ae.architectures import MLP, Architecture
-from lightning_ae.config import from_plain, to_plain
+from lightning_ae.config import from_plain
 from lightning_ae.errors import InputError
 from lightning_ae.exact import ExactModule
 from lightning_ae.likelihoods import Gaussian, Likelihood, LikelihoodHead, output_shape
@@ -58,11 +57,6 @@ class Autoencoder(ExactModule):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__()
-        # collects the arguments of every subclass's __init__ on the way here, but those that a subclass settles
-        # for its users; then makes them plain data
-        self.save_hyperparameters(ignore=_settled_arguments(type(self)))
-        self.save_hyperparameters({name: to_plain(value, name) for name, value in self.hparams.items()})
-
         self.input_shape = tuple(input_shape)
         self.latent_dim = latent_dim
         self.architecture = from_plain(Architecture, architecture, "architecture")
@@ -228,14 +222,6 @@ class Autoencoder(ExactModule):
         if batch_idx == 0:  # once an epoch: the check reads the values back from the device
             self.likelihood.check(target)
         return self.loss(self.corrupt(x), target)
-
-
-def _settled_arguments(cls: type[Autoencoder]) -> list[str]:
-    """The arguments of the base class that a subclass's `__init__` does not take."""
-    taken = inspect.signature(cls.__init__).parameters
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in taken.values()):
-        return []
-    return [name for name in inspect.signature(Autoencoder.__init__).parameters if name not in taken]
 
 
 def _check_arguments(model: Autoencoder) -> None:

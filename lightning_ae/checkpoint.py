@@ -1,21 +1,46 @@
-"""Checkpoints: which class one holds, and loading it as that class."""
+"""Checkpoints: which class one holds, and loading it as that class.
+
+A checkpoint is read here and nowhere else: plain data and weights, from which a class of an allow-list is constructed
+(see `rebuild`). Lightning's own loading would construct what the file asks for.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
+from inspect import currentframe
 from pathlib import Path
 from typing import Any, TypeVar
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from lightning_fabric.plugins.io import TorchCheckpointIO
+from pytorch_lightning.utilities.parsing import collect_init_args
+from torch import Tensor
 
-from lightning_ae.config import class_path, from_plain, import_class, to_plain
-from lightning_ae.errors import InputError
+from lightning_ae.config import arguments, bind_arguments, class_path, from_plain, import_class, to_plain
+from lightning_ae.errors import InputError, unknown
 from lightning_ae.preprocess import Preprocess
+from lightning_ae.rebuild import DAMAGED, check_finite, check_plain, check_weights, rebuild, skeleton
 
 METADATA_KEY = "lightning_ae"
 C = TypeVar("C", bound="Checkpointed")
+
+_TYPES: dict[str, type] = {
+    METADATA_KEY: dict,
+    "state_dict": dict,
+    "hyper_parameters": dict,
+    "exact": dict,
+    "loops": dict,
+    "callbacks": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "epoch": int,
+    "global_step": int,
+}
+_CONSTRUCTING = ("hparams", "module_arguments", "hparams_type", "hparams_name")
+"""What older versions of Lightning wrote, and its loading obeys."""
 
 
 class Checkpointed:
@@ -29,45 +54,177 @@ class Checkpointed:
     data_config: dict[str, Any] | None = None
     """The data module's plain data, where it has some."""
 
+    hparams: Any
+    state_dict: Any
+    named_parameters: Any
+    _argument_names: tuple[str, ...]
+    _known_to_load = False
+
+    def __new__(cls: type[C], *args: Any, **kwargs: Any) -> C:
+        """Notes what the class is called with, which makes it again whatever it settles for the class above it."""
+        self = super().__new__(cls)
+        vars(self)["_called_with"] = args, kwargs
+        return self
+
+    def keep_arguments(self) -> None:
+        """Keeps the arguments of all constructors that are at work, as plain data in `hparams`.
+
+        Raises:
+            InputError: when one has no plain form.
+        """
+        args, kwargs = vars(self).pop("_called_with")
+        given = bind_arguments(type(self), args, kwargs)
+        self._argument_names = tuple(given)
+        kept: dict[str, Any] = {}
+        frame = currentframe()
+        assert frame is not None
+        assert frame.f_back is not None
+        for of_one_class in collect_init_args(frame.f_back, [], classes=(Checkpointed,)):
+            kept |= of_one_class
+        known = arguments(type(self))
+        kept = {name: value for name, value in kept.items() if name in known} | given
+        self.save_hyperparameters({name: to_plain(value, name) for name, value in kept.items()})  # type: ignore[attr-defined]
+
+    @property
+    def init_args(self) -> dict[str, Any]:
+        """The hyper-parameters that make this module again, when its class is called with them, as plain data.
+
+        `hparams` may hold more: what a subclass settles for the class above it, or notes for itself.
+        """
+        plain = self._plain_hparams()
+        return {name: plain[name] for name in self._argument_names if name in plain}
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Writes which class this is, and its preprocessing."""
+        """Writes which class this is, its hyper-parameters, and its preprocessing.
+
+        Raises:
+            InputError: when the checkpoint would never load; see `check_loads`.
+        """
         from lightning_ae import __version__
 
+        if not self._known_to_load:
+            self.check_loads()
+        for key in _CONSTRUCTING:
+            checkpoint.pop(key, None)
+        checkpoint["hyper_parameters"] = self._plain_hparams()
         checkpoint[METADATA_KEY] = {
             "class_path": class_path(type(self)),
             "version": __version__,
+            "arguments": list(self.init_args),
             "preprocess": None if self.preprocess is None else to_plain(self.preprocess, "preprocess"),
             "data": self.data_config,
         }
+
+    def check_loads(self) -> None:
+        """Refuses to train what no checkpoint could bring back: networks that were changed from outside.
+
+        Raises:
+            InputError: when the class, called with the hyper-parameters, makes another module than this one.
+        """
+        init_args, weights = self.init_args, self.state_dict(keep_vars=True)
+        try:
+            make: Any = type(self).from_init_args
+            bare: Any = skeleton(lambda: make(init_args), len(weights), _is_ours(type(self)))
+            if bare is not None:
+                check_weights(bare.state_dict(keep_vars=True), weights)
+        except InputError as error:
+            raise InputError(
+                f"a checkpoint of this {type(self).__name__} would never load: called with its hyper-parameters, the "
+                f"class makes another module, and {error.message}",
+                "make such changes in a subclass (build_encoder, build_decoder, or its __init__), or write an "
+                "Architecture; compile with model.compile(); or train with enable_checkpointing=False",
+            ) from error
+        self._known_to_load = True
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses another class's checkpoint; reads the preprocessing.
 
         Raises:
-            InputError: when the checkpoint is of another class.
+            InputError: when the checkpoint is of another class, or its weights are not finite.
         """
         check_class(checkpoint, type(self))
+        check_finite(checkpoint["state_dict"], {name for name, _ in self.named_parameters()})
         saved = checkpoint[METADATA_KEY]
-        if saved["preprocess"] is not None:
+        if saved.get("preprocess") is not None:
             self.preprocess = from_plain(Preprocess, saved["preprocess"], "preprocess")
-        self.data_config = saved["data"]
+        self.data_config = saved.get("data")
 
     @classmethod
-    def load_from_checkpoint(cls: type[C], checkpoint_path: str | os.PathLike[str], **kwargs: Any) -> C:
+    def from_init_args(cls: type[C], init_args: Mapping[str, Any]) -> C:
+        """The module that plain data of a file describe.
+
+        Raises:
+            InputError: for an argument that the class does not take.
+        """
+        known = arguments(cls)
+        for name in init_args:
+            if name not in known:
+                raise unknown(f"argument of {cls.__name__}", name, known)
+        return cls(**init_args)
+
+    @classmethod
+    def load_from_checkpoint(
+        cls: type[C],
+        checkpoint_path: str | os.PathLike[str],
+        map_location: Any = "cpu",
+        strict: bool | None = None,
+        **changed: Any,
+    ) -> C:
         """The model saved in a checkpoint; nothing but the path is needed.
+
+        The file is read as weights and plain data, and only this class is constructed from them.
 
         Args:
             checkpoint_path: the file that Lightning wrote.
-            kwargs: `map_location`, `strict`, and hyper-parameters to change, as in Lightning.
+            map_location: the device, as for `torch.load`.
+            strict: whether the weights must be the model's exactly; by default as its `strict_loading` says.
+            changed: hyper-parameters to change.
 
         Raises:
-            InputError: when the file is missing or damaged, or holds another class.
+            InputError: when the file is missing or damaged, holds another class, or weights that are not finite.
         """
-        check_class(read_checkpoint(checkpoint_path), cls)
-        kwargs.setdefault("weights_only", True)
-        parent: Any = super()
-        model: C = parent.load_from_checkpoint(Path(checkpoint_path), **kwargs)
-        return model
+        for name in ("hparams_file", "weights_only"):
+            if changed.pop(name, None) not in (None, True):
+                raise InputError(
+                    f"{name} is no option here: a checkpoint holds its own hyper-parameters, and nothing but weights "
+                    "and plain data is read",
+                    "change hyper-parameters by their names",
+                )
+        checkpoint = read_checkpoint(checkpoint_path, map_location)
+        try:
+            return cls._from(checkpoint, strict, changed)
+        except InputError as error:
+            raise InputError(f"{os.fspath(checkpoint_path)!r} cannot be loaded: {error.message}", error.hint) from error
+
+    @classmethod
+    def _from(cls: type[C], checkpoint: dict[str, Any], strict: bool | None, changed: Mapping[str, Any]) -> C:
+        check_class(checkpoint, cls)
+        kept: dict[str, Any] = checkpoint.get("hyper_parameters", {})
+        names = checkpoint[METADATA_KEY].get("arguments", list(kept))
+        if lacking := [name for name in names if name not in kept]:
+            raise InputError(f"its hyper-parameters lack {', '.join(lacking)}", DAMAGED)
+        init_args = {**{name: kept[name] for name in names}, **changed}
+
+        def make() -> Any:
+            module: Any = cls.from_init_args(init_args)
+            module.configure_model()
+            return module
+
+        def weights_for(module: Any) -> dict[str, Tensor]:
+            content = {**checkpoint, "state_dict": dict(checkpoint["state_dict"])}
+            module.on_load_checkpoint(content)  # where a subclass may rename what an earlier version of it saved
+            return content["state_dict"]
+
+        weights = checkpoint["state_dict"]
+        module: Any = rebuild(make, weights_for, len(weights), _is_ours(cls), strict=strict)
+        module.hparams.update({name: value for name, value in kept.items() if name not in init_args})
+        for value in weights.values():
+            return module.to(value.device)
+        return module
+
+    def _plain_hparams(self) -> dict[str, Any]:
+        # Lightning's command line adds names with an underscore, which would let a file choose what is constructed
+        return {name: to_plain(value, name) for name, value in self.hparams.items() if not name.startswith("_")}
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -105,9 +262,26 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 "make room; earlier checkpoints are untouched, and the run goes on from the last one with ckpt_path",
             ) from error
 
+    def load_checkpoint(
+        self,
+        path: str | os.PathLike[str],
+        map_location: Any = lambda storage, location: storage,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Reads what a fit goes on from, or what is evaluated: weights and plain data, and nothing else.
 
-def write_atomically(trainer: Any) -> None:
-    """Makes a trainer that writes checkpoints in Lightning's way write them with `AtomicCheckpointIO`."""
+        Raises:
+            InputError: when it is missing, damaged, or no checkpoint of this package.
+        """
+        if "://" not in os.fspath(path):
+            return read_checkpoint(path, map_location, mmap=False)
+        checkpoint = super().load_checkpoint(os.fspath(path), map_location, weights_only=True)
+        check_content(checkpoint)
+        return checkpoint
+
+
+def use_own_checkpoints(trainer: Any) -> None:
+    """Makes a trainer that reads and writes checkpoints in Lightning's way do so with `AtomicCheckpointIO`."""
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()
 
@@ -117,18 +291,23 @@ def load_model(path: str | os.PathLike[str], **kwargs: Any) -> Any:
 
     Args:
         path: a checkpoint that Lightning wrote.
-        kwargs: passed to `load_from_checkpoint`: `map_location`, `strict`, hyper-parameters to change.
+        kwargs: of `load_from_checkpoint`: `map_location`, `strict`, hyper-parameters to change.
 
     Raises:
         InputError: when the file is missing or damaged, or its class is not imported.
     """
-    saved = _metadata_of(read_checkpoint(path))
+    saved = read_checkpoint(path)[METADATA_KEY]
     cls: Any = import_class(saved["class_path"], Checkpointed, "the checkpoint")
     return cls.load_from_checkpoint(path, **kwargs).eval()
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a checkpoint holds, with the weights left on disk until they are used.
+def read_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu", mmap: bool = True) -> dict[str, Any]:
+    """What a checkpoint holds.
+
+    Args:
+        path: of the file.
+        map_location: the device of its tensors, as for `torch.load`.
+        mmap: leave the weights on disk until they are used.
 
     Raises:
         InputError: when the file is missing, damaged, or no checkpoint of this package.
@@ -136,17 +315,63 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not Path(path).is_file():
         raise InputError(f"there is no checkpoint at {os.fspath(path)!r}")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with ZipFile(path) as archive:
+            parts = archive.infolist()
+        # torch writes its parts as they are; packed or overlapping ones could unfold to any size
+        if (
+            any(part.compress_type for part in parts)
+            or sum(part.file_size for part in parts) > Path(path).stat().st_size
+        ):
+            raise BadZipFile("its parts are compressed, or overlap")
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
     except Exception as error:  # the reader raises half a dozen kinds, none of which says what to do
         raise InputError(
             f"{os.fspath(path)!r} cannot be read as a checkpoint: it is truncated, damaged, or holds more than weights "
             f"and plain data ({type(error).__name__})",
             "use an earlier checkpoint of the run; they lie beside it",
         ) from error
-    if not isinstance(checkpoint, dict):
-        raise InputError(f"{os.fspath(path)!r} holds a {type(checkpoint).__name__}, not a Lightning checkpoint")
-    _metadata_of(checkpoint)
+    try:
+        check_content(checkpoint)
+    except InputError as error:
+        raise InputError(f"{os.fspath(path)!r}: {error.message}", error.hint) from error
     return checkpoint
+
+
+def check_content(checkpoint: Any) -> None:
+    """Refuses what no checkpoint of this package holds: other types, and what asks Lightning to construct something.
+
+    Raises:
+        InputError: naming it.
+    """
+    if not isinstance(checkpoint, dict):
+        raise InputError(f"it holds a {type(checkpoint).__name__}, not a Lightning checkpoint")
+    saved = checkpoint.get(METADATA_KEY)
+    if not isinstance(saved, dict) or not isinstance(saved.get("class_path"), str):
+        raise InputError(
+            "the checkpoint does not say which autoencoder it holds",
+            "only checkpoints of lightning_ae models can be loaded; on_save_checkpoint must call super()",
+        )
+    for key, kind in _TYPES.items():
+        if not isinstance(checkpoint.get(key, kind()), kind):
+            raise InputError(f"its {key} is a {type(checkpoint[key]).__name__}, not a {kind.__name__}", DAMAGED)
+    weights = checkpoint.get("state_dict")
+    if weights is None or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()):
+        raise InputError("its state_dict is missing, or holds more than tensors by their names", DAMAGED)
+    constructing = [key for key in _CONSTRUCTING if checkpoint.get(key) is not None]
+    constructing += [key for key in checkpoint.get("hyper_parameters", {}) if str(key).startswith("_")]
+    if constructing:
+        raise InputError(
+            f"it asks to construct something by {', '.join(map(str, constructing))}, which is never done",
+            "a checkpoint of this package has none of these; one that Lightning's own command line wrote before "
+            "version 0.2 is saved again by loading its state_dict into a model of yours",
+        )
+    names, data = saved.get("arguments", []), saved.get("data")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError("its list of arguments is none", DAMAGED)
+    if data is not None and not (isinstance(data, dict) and isinstance(data.get("init_args"), dict)):
+        raise InputError("it does not say what data it was trained on in the way that it should", DAMAGED)
+    check_plain(checkpoint.get("hyper_parameters", {}), "hyper_parameters")
+    check_plain(saved, METADATA_KEY)
 
 
 def check_class(checkpoint: dict[str, Any], cls: type) -> None:
@@ -155,7 +380,7 @@ def check_class(checkpoint: dict[str, Any], cls: type) -> None:
     Raises:
         InputError: naming both classes.
     """
-    saved, wanted = _metadata_of(checkpoint)["class_path"], class_path(cls)
+    saved, wanted = checkpoint[METADATA_KEY]["class_path"], class_path(cls)
     if saved == wanted:
         return
     modules, names = zip(*(path.rpartition(".")[::2] for path in (saved, wanted)), strict=True)
@@ -168,11 +393,5 @@ def check_class(checkpoint: dict[str, Any], cls: type) -> None:
     )
 
 
-def _metadata_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    saved = checkpoint.get(METADATA_KEY)
-    if not isinstance(saved, dict) or "class_path" not in saved:
-        raise InputError(
-            "the checkpoint does not say which autoencoder it holds",
-            "only checkpoints of lightning_ae models can be loaded; on_save_checkpoint must call super()",
-        )
-    return saved
+def _is_ours(cls: type) -> bool:
+    return cls.__module__.startswith("lightning_ae.")

@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
 from abc import ABC
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
 from lightning_ae.errors import InputError, unknown
@@ -57,6 +59,8 @@ def import_class(path: str, base: type, argument: str) -> type:
     Raises:
         InputError: when there is no such class, or it is no subclass of `base`.
     """
+    if not isinstance(path, str) or not all(part.isidentifier() for part in path.split(".")):
+        raise InputError(f"{argument} names a class by {path!r}, which is no import path")
     if "." not in path:
         known = {cls.__name__: cls for cls in _subclasses(base)}
         if path not in known:
@@ -65,7 +69,7 @@ def import_class(path: str, base: type, argument: str) -> type:
     parts = path.split(".")
     for depth in range(len(parts) - 1, 0, -1):
         module_name = ".".join(parts[:depth])
-        if parts[0] == "lightning_ae" and importlib.util.find_spec(module_name):
+        if parts[0] == "lightning_ae" and _has_module(module_name):
             importlib.import_module(module_name)
         found: Any = sys.modules.get(module_name)
         for name in parts[depth:]:
@@ -98,12 +102,17 @@ def from_plain(base: type[C], value: C | Mapping[str, Any], argument: str) -> C:
             f"{argument} must be a {base.__name__} or its plain form, got {value!r}",
             'the plain form is {"class_path": "...", "init_args": {...}}',
         )
-    cls = import_class(value["class_path"], base, argument)
-    init_args = dict(value.get("init_args") or {})
+    cls: Any = import_class(value["class_path"], base, argument)
+    if not hasattr(cls, "__dataclass_fields__"):
+        raise InputError(f"{argument} names {value['class_path']!r}, a base class", "name one of its subclasses")
+    given = value.get("init_args") or {}
+    if not isinstance(given, Mapping):
+        raise InputError(f"init_args of {argument} must be a dict, got {given!r}")
+    init_args = dict(given)
     fields = {f.name for f in dataclasses.fields(cls) if f.init}
     for key, item in init_args.items():
         if key not in fields:
-            raise unknown(f"option of {cls.__name__} ({argument})", key, fields)
+            raise unknown(f"option of {cls.__name__} ({argument})", str(key), fields)
         if isinstance(item, Mapping) and "class_path" in item:
             init_args[key] = from_plain(Configurable, item, f"{argument}.{key}")
     result: C = cls(**init_args)
@@ -116,8 +125,14 @@ def to_plain(value: Any, argument: str) -> Any:
     Raises:
         InputError: when the value has no plain form.
     """
-    if isinstance(value, bool | int | float | str) or value is None:
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, str):
+        return str.__str__(value)  # of an enumeration's member, too
+    if isinstance(value, Integral):  # numpy's, too
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
     if isinstance(value, Configurable):
         init_args = {
             f.name: to_plain(getattr(value, f.name), f"{argument}.{f.name}")
@@ -125,6 +140,8 @@ def to_plain(value: Any, argument: str) -> Any:
             if f.init
         }
         return {"class_path": class_path(type(value)), "init_args": init_args}
+    if hasattr(type(value), "from_init_args"):  # a model that another is made of
+        return {"class_path": class_path(type(value)), "init_args": value.init_args}
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, Mapping):
@@ -135,6 +152,56 @@ def to_plain(value: Any, argument: str) -> Any:
         f"the hyper-parameter {argument} is a {type(value).__name__}, which a checkpoint cannot hold as plain data",
         "pass numbers, strings, lists or dicts, or a frozen dataclass that inherits lightning_ae.config.Configurable",
     )
+
+
+def arguments(cls: type) -> list[str]:
+    """The names of the arguments that a class takes, those too that its `**options` pass on to the class above it."""
+    names: list[str] = []
+    for parameters in _signatures(cls):
+        names += [p.name for p in parameters if p.kind not in _VARIADIC and p.name not in names]
+    return names
+
+
+def bind_arguments(cls: type, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call of a class by their names, with its own defaults; for calls that succeed.
+
+    What `*args` and `**options` take has the names that the class above gives it. What a class settles for that one is
+    not among them, so that the class called with the result is the same again.
+    """
+    found: dict[str, Any] = {}
+    rest, first = list(args), True
+    for parameters in _signatures(cls):
+        for parameter in parameters:
+            if parameter.kind in _VARIADIC:
+                continue
+            if rest and parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+                found.setdefault(parameter.name, rest.pop(0))
+            elif parameter.name in kwargs:
+                found.setdefault(parameter.name, kwargs[parameter.name])
+            elif first and parameter.default is not inspect.Parameter.empty:
+                found[parameter.name] = parameter.default
+        first = False
+    return found | {name: value for name, value in kwargs.items() if name not in found}
+
+
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def _signatures(cls: type) -> Iterator[list[inspect.Parameter]]:
+    """The parameters of a class's `__init__`, and of those above it as far as each passes some on."""
+    for owner in cls.__mro__:
+        if "__init__" in vars(owner) and owner is not object:
+            parameters = list(inspect.signature(vars(owner)["__init__"]).parameters.values())[1:]
+            yield parameters
+            if not any(parameter.kind in _VARIADIC for parameter in parameters):
+                return
+
+
+def _has_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # the part before the last dot is no package
+        return False
 
 
 def _subclasses(base: type) -> list[type]:

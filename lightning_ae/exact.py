@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lightning_ae.checkpoint import Checkpointed, write_atomically
+from lightning_ae.checkpoint import Checkpointed, use_own_checkpoints
 from lightning_ae.distributed import (
     GLOBAL_BATCH_SIZE,
     Noise,
@@ -50,6 +50,7 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
 
     def __init__(self) -> None:
         super().__init__()
+        self.keep_arguments()
         self._run_seed: int | None = None
         self._gathered = False
         self._epoch = _EpochTerms()
@@ -106,9 +107,11 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
         mesh = self.device_mesh
         use_group(None if mesh is None else mesh["data_parallel"].get_group())
         self._run_seed = self.trainer.strategy.broadcast(torch.initial_seed())
+        use_own_checkpoints(self.trainer)
         if stage == "fit":
+            if self.trainer.checkpoint_callbacks:  # before anything is trained that could not be saved
+                self.check_loads()
             use_lean_loop(self.trainer)
-            write_atomically(self.trainer)
             if world_size() > 1:
                 synchronise_batch_norm(self)
 

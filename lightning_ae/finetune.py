@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_ae.autoencoder import Autoencoder
-from lightning_ae.config import class_path, import_class, to_plain
+from lightning_ae.config import import_class, to_plain
 from lightning_ae.errors import InputError
 from lightning_ae.exact import ExactModule
 from lightning_ae.speed import adamw
@@ -45,7 +45,7 @@ class FineTuneClassifier(ExactModule):
 
     def __init__(
         self,
-        pretrained: str | Autoencoder | Mapping[str, Any],
+        pretrained: str | Autoencoder,
         num_classes: int = 10,
         freeze: bool = False,
         lr: float = 1e-3,
@@ -55,9 +55,7 @@ class FineTuneClassifier(ExactModule):
         super().__init__()
         model = _autoencoder(pretrained)
         # a checkpoint must be able to rebuild the encoder without the file that it came from
-        plain = {"class_path": class_path(type(model)), "init_args": to_plain(dict(model.hparams), "pretrained")}
-        self.save_hyperparameters(ignore=["pretrained"])
-        self.save_hyperparameters({"pretrained": plain})
+        self.save_hyperparameters({"pretrained": to_plain(model, "pretrained")})
         if not isinstance(num_classes, int) or num_classes < 2:
             raise InputError(f"num_classes must be an integer of at least 2, got {num_classes!r}")
         if not lr > 0 or not weight_decay >= 0:
@@ -79,6 +77,25 @@ class FineTuneClassifier(ExactModule):
         self.accuracy = nn.ModuleDict(
             {f"{s}_accuracy": MulticlassAccuracy(num_classes, average="micro") for s in stages}
         )
+
+    @classmethod
+    def from_init_args(cls, init_args: Mapping[str, Any]) -> FineTuneClassifier:
+        """The classifier that plain data of a file describe, on the autoencoder that they describe.
+
+        Raises:
+            InputError: when they do not; a file never names another.
+        """
+        plain = init_args.get("pretrained")
+        if isinstance(plain, Autoencoder):
+            return super().from_init_args(init_args)
+        if (
+            not isinstance(plain, Mapping)
+            or set(plain) != {"class_path", "init_args"}
+            or not isinstance(plain["init_args"], Mapping)
+        ):
+            raise InputError(f"pretrained must describe an autoencoder by class_path and init_args, got {plain!r}")
+        found: Any = import_class(plain["class_path"], Autoencoder, "pretrained")
+        return super().from_init_args({**init_args, "pretrained": found.from_init_args(plain["init_args"])})
 
     def forward(self, x: Tensor) -> Tensor:
         """The classes' logits: (B, *input_shape) to (B, num_classes)."""
@@ -148,17 +165,13 @@ class FineTuneClassifier(ExactModule):
         return labels
 
 
-def _autoencoder(pretrained: str | Autoencoder | Mapping[str, Any]) -> Autoencoder:
+def _autoencoder(pretrained: str | Autoencoder) -> Autoencoder:
     if isinstance(pretrained, Autoencoder):
         return pretrained
     if isinstance(pretrained, str | os.PathLike):
         from lightning_ae.zoo.artefact import load_trained  # the zoo stands on top of the models
 
         return load_trained(pretrained)
-    if isinstance(pretrained, Mapping) and set(pretrained) == {"class_path", "init_args"}:
-        found = import_class(pretrained["class_path"], Autoencoder, "pretrained")
-        rebuilt: Autoencoder = found(**pretrained["init_args"])
-        return rebuilt
     raise InputError(
         f"pretrained must be a checkpoint's path, a name in the zoo or an Autoencoder, got {type(pretrained).__name__}"
     )

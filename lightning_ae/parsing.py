@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 from pytorch_lightning.cli import LightningArgumentParser
@@ -21,7 +21,14 @@ class ToolParser(ArgumentParser):
 
 
 class TrainingParser(LightningArgumentParser):
-    """Parses the options of a model, its data and the trainer."""
+    """Parses the options of a model, its data and the trainer.
+
+    Recipes are what -c, --model and --data name. A file that an option of a class names, a checkpoint say, is never
+    read as one: its text could name any class.
+    """
+
+    def add_class_arguments(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
+        return super().add_class_arguments(*args, **{**kwargs, "sub_configs": False})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: D102
         if not self.exit_on_error:

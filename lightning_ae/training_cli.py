@@ -24,6 +24,7 @@ from lightning_ae.checkpoint import check_class, read_checkpoint
 from lightning_ae.errors import InputError
 from lightning_ae.finetune import FineTuneClassifier
 from lightning_ae.parsing import TrainingParser
+from lightning_ae.rebuild import check_weights
 
 
 class TrainingCLI(LightningCLI):
@@ -120,6 +121,7 @@ class TrainingCLI(LightningCLI):
             check_class(checkpoint, type(self.model))
             if self.command != "fit":  # only the weights are wanted, not the state of the training callbacks
                 self.model.on_load_checkpoint(checkpoint)
+                check_weights(self.model.state_dict(keep_vars=True), checkpoint["state_dict"])
                 self.model.load_state_dict(checkpoint["state_dict"])
                 path = None
         run = getattr(self.trainer, self.command)

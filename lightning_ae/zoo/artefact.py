@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
-import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.checkpoint import load_model
 from lightning_ae.errors import InputError, unknown
 from lightning_ae.models import get_model
 from lightning_ae.models import list_models as variants
+from lightning_ae.rebuild import rebuild
 from lightning_ae.zoo import index
 from lightning_ae.zoo.fetch import fetch, hub_file
 from lightning_ae.zoo.schema import LARGEST_FILE, Config, Entry, parse, parse_hf
@@ -105,25 +100,16 @@ def build(config: Config, weights: dict[str, Tensor], where: str) -> Autoencoder
         InputError: when the config does not suit the model, or the weights do not suit the config.
     """
     cls = _class(config)
-    known = inspect.signature(cls.__init__).parameters
-    for key in config.config:
-        if key not in known or key == "self":
-            raise unknown(f"argument of {cls.__name__} in the config of {where}", key, set(known) - {"self"})
-    state = torch.random.get_rng_state()  # to load a model is no draw
     try:
-        with torch.device("meta"), _at_most(4 * len(weights) + 64):
-            skeleton = cls(**config.config)
-        expected = skeleton.state_dict(keep_vars=True)
-        complete = _complete(expected, weights)
-        _compare(expected, complete)
-        model = cls(**config.config)
+        model = rebuild(
+            lambda: cls.from_init_args(config.config),
+            lambda module: _complete(module.state_dict(keep_vars=True), weights),
+            len(weights),
+            own=True,
+            same_types=True,
+        )
     except InputError as error:
         raise InputError(f"{where} cannot be built: {error.message}", error.hint) from error
-    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, OverflowError, ArithmeticError) as error:
-        raise InputError(f"{where} cannot be built: its config is not what {cls.__name__} takes ({error})") from error
-    finally:
-        torch.random.set_rng_state(state)
-    model.load_state_dict(complete, strict=True)
     model.preprocess = config.preprocess.build()
     return model.eval()
 
@@ -166,38 +152,6 @@ def _complete(expected: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[s
         if source != name and source in weights:
             complete.setdefault(name, weights[source])
     return complete
-
-
-def _compare(expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
-    missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
-    if missing or extra:
-        parts = [f"{what} {', '.join(names[:5])}" for what, names in (("lack", missing), ("add", extra)) if names]
-        raise InputError(f"its weights {' and '.join(parts)}", "the artefact is of another version, or damaged")
-    for name, tensor in expected.items():
-        for what in ("shape", "dtype"):
-            if getattr(tensor, what) != getattr(found[name], what):
-                given, wanted = getattr(found[name], what), getattr(tensor, what)
-                given, wanted = (tuple(given), tuple(wanted)) if what == "shape" else (given, wanted)
-                raise InputError(f"the tensor {name} has the {what} {given}, but its config asks for {wanted}")
-
-
-@contextmanager
-def _at_most(tensors: int) -> Iterator[None]:
-    """Stops the building of a model with far more parameters than its file holds, before it takes memory or time."""
-    count, thread = 0, threading.get_ident()
-
-    def registered(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
-        nonlocal count
-        if threading.get_ident() == thread:
-            count += 1
-            if count > tensors:
-                raise InputError("its config asks for more layers than its weights have")
-
-    handle = register_module_parameter_registration_hook(registered)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _class(config: Config) -> type[Autoencoder]:

@@ -189,7 +189,7 @@ def _config(name: str, model: Autoencoder) -> Config:
             "name": name,
             "model": registered,
             "requires": package,
-            "config": dict(model.hparams),
+            "config": model.init_args,
             "preprocess": plain,
             "features": {
                 "latents": ["mean", "sample"] if isinstance(model, VAE) else ["mean"],
