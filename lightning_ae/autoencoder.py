@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_ae.architectures import MLP, Architecture
-from lightning_ae.config import from_plain
+from lightning_ae.config import from_plain, to_plain
 from lightning_ae.errors import InputError
 from lightning_ae.exact import ExactModule
 from lightning_ae.likelihoods import Gaussian, Likelihood, LikelihoodHead, output_shape
@@ -57,12 +57,12 @@ class Autoencoder(ExactModule):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__()
-        self.input_shape = tuple(input_shape)
-        self.latent_dim = latent_dim
+        self.input_shape = tuple(to_plain(input_shape, "input_shape"))  # numpy's integers, too
+        self.latent_dim = to_plain(latent_dim, "latent_dim")
         self.architecture = from_plain(Architecture, architecture, "architecture")
         self.likelihood = from_plain(Likelihood, likelihood, "likelihood")
-        self.lr = lr
-        self.weight_decay = weight_decay
+        self.lr = to_plain(lr, "lr")
+        self.weight_decay = to_plain(weight_decay, "weight_decay")
         _check_arguments(self)
 
         self.encoder = self.build_encoder()

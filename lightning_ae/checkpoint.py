@@ -22,7 +22,7 @@ from torch import Tensor
 from lightning_ae.config import arguments, bind_arguments, class_path, from_plain, import_class, to_plain
 from lightning_ae.errors import InputError, unknown
 from lightning_ae.preprocess import Preprocess
-from lightning_ae.rebuild import DAMAGED, check_finite, check_plain, check_weights, rebuild, skeleton
+from lightning_ae.rebuild import DAMAGED, check_finite, check_plain, check_sizes, check_weights, rebuild, skeleton
 
 METADATA_KEY = "lightning_ae"
 C = TypeVar("C", bound="Checkpointed")
@@ -357,6 +357,7 @@ def check_content(checkpoint: Any) -> None:
     weights = checkpoint.get("state_dict")
     if weights is None or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()):
         raise InputError("its state_dict is missing, or holds more than tensors by their names", DAMAGED)
+    check_sizes(weights)
     constructing = [key for key in _CONSTRUCTING if checkpoint.get(key) is not None]
     constructing += [key for key in checkpoint.get("hyper_parameters", {}) if str(key).startswith("_")]
     if constructing:
@@ -368,7 +369,9 @@ def check_content(checkpoint: Any) -> None:
     names, data = saved.get("arguments", []), saved.get("data")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError("its list of arguments is none", DAMAGED)
-    if data is not None and not (isinstance(data, dict) and isinstance(data.get("init_args"), dict)):
+    if data is not None and not (
+        isinstance(data, dict) and isinstance(data.get("class_path"), str) and isinstance(data.get("init_args"), dict)
+    ):
         raise InputError("it does not say what data it was trained on in the way that it should", DAMAGED)
     check_plain(checkpoint.get("hyper_parameters", {}), "hyper_parameters")
     check_plain(saved, METADATA_KEY)

@@ -20,6 +20,7 @@ from lightning_ae.errors import InputError
 M = TypeVar("M", bound=nn.Module)
 
 DEEPEST, LARGEST = 32, 1_000_000
+SMALL = 65_536  # numbers that are not worth a refusal
 DAMAGED = "the file is of another version, or damaged"
 _WRONG_VALUES = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, ArithmeticError, RecursionError)
 
@@ -118,6 +119,17 @@ def check_weights(
             )
 
 
+def check_sizes(weights: Mapping[str, Tensor]) -> None:
+    """Refuses a few numbers in a file that claim to be a large tensor, by strides of zero.
+
+    Raises:
+        InputError: naming the tensor.
+    """
+    for name, tensor in weights.items():
+        if tensor.numel() > max(_held(tensor), SMALL):
+            raise InputError(f"the tensor {name} claims {tensor.numel()} numbers, of {_held(tensor)} there", DAMAGED)
+
+
 def check_finite(weights: Mapping[str, Tensor], parameters: Collection[str]) -> None:
     """Refuses parameters that are NaN or infinite; buffers may be.
 
@@ -161,13 +173,15 @@ def _is_strict(module: nn.Module, strict: bool | None) -> bool:
 
 
 def _check_size(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Refuses one number in a file that claims to be a large tensor, by strides of zero, or to be many."""
+    """Refuses numbers in a file that claim to be those of several tensors."""
     needed = {id(tensor): tensor.numel() for name, tensor in expected.items() if name in found and not is_lazy(tensor)}
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() // t.itemsize for t in found.values()}
-    if sum(needed.values()) > sum(storages.values()):
-        raise InputError(
-            f"its config asks for {sum(needed.values())} numbers, and its weights are {sum(storages.values())}", DAMAGED
-        )
+    held = {tensor.untyped_storage().data_ptr(): max(_held(tensor), SMALL) for tensor in found.values()}
+    if sum(needed.values()) > sum(held.values()):
+        raise InputError(f"it asks for {sum(needed.values())} numbers, but its weights are fewer", DAMAGED)
+
+
+def _held(tensor: Tensor) -> int:
+    return tensor.untyped_storage().nbytes() // tensor.itemsize
 
 
 @contextlib.contextmanager
