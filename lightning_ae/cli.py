@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-import os
+import re
 import sys
 import warnings
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
@@ -61,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from lightning_ae.errors import InputError, unknown
 
-    sys.path.insert(0, os.getcwd())  # a class of your own in the folder you stand in can be named, as python -m does
+    _find_own_classes(args)
     _quiet()
     try:
         if args[0] not in COMMANDS:
@@ -83,6 +86,29 @@ def main(argv: list[str] | None = None) -> None:
             "what that one printed says why; the run goes on from its last checkpoint with --ckpt_path",
             status=1,
         )
+
+
+def _find_own_classes(args: list[str]) -> None:
+    """Lets a class of the folder that one stands in be named, by `module.Class` in an option or a recipe.
+
+    Nothing else that lies there is ever imported: the folder comes last on the path, and only where a class is named
+    that no installed module has.
+    """
+    values = [arg.partition("=")[2] if arg.startswith("-") else arg for arg in args]
+    named = {match[1] for value in values if (match := re.fullmatch(r"([A-Za-z_]\w*)(\.[A-Za-z_]\w*)+", value))}
+    for value in values:
+        text = value
+        if value.endswith((".yaml", ".yml", ".json")):
+            with contextlib.suppress(OSError, UnicodeDecodeError):  # the parser says what is wrong with it
+                text = Path(value).read_text()
+        named |= set(
+            re.findall(r"""(?:class_path["']?|^model|^data)\s*:\s*["']?([A-Za-z_]\w*)\.""", text, re.MULTILINE)
+        )
+    folder = Path.cwd()
+    for module in named:
+        if ((folder / f"{module}.py").is_file() or (folder / module).is_dir()) and find_spec(module) is None:
+            sys.path.append(str(folder))
+            return
 
 
 def _run(command: str, args: list[str]) -> None:
@@ -116,8 +142,6 @@ def _tool_parser(command: str) -> ToolParser:
 
 
 def _completion(args: list[str]) -> str:
-    from importlib.util import find_spec
-
     from lightning_ae.errors import InputError, unknown
     from lightning_ae.parsing import ToolParser
     from lightning_ae.training_cli import training_parser

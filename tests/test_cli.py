@@ -246,3 +246,40 @@ def test_features_of_a_checkpoint_that_names_no_data(fit: Any, digits: Any, tmp_
         main(["features", str(checkpoint)])
     main(["features", str(checkpoint), "--path", "digits", "--splits", "[test]"])
     assert (tmp_path / "features" / "test.parquet").is_file()
+
+
+MARKING = "open(r'{mark}', 'a').write(__name__ + ' ')\n"
+
+
+def started(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    """The command as installed, started in a folder."""
+    command = [sys.executable, "-P", "-c", "from lightning_ae.cli import main; main()", *args]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+def test_nothing_that_lies_where_one_stands_is_imported(tmp_path: Path) -> None:
+    for module in ("pydantic", "datasets", "tensorboard", "onnx", "mine"):
+        (tmp_path / f"{module}.py").write_text(MARKING.format(mark=tmp_path / "mark"))
+    found = started(tmp_path, "zoo", "list")
+    assert found.returncode == 0, found.stderr
+    found = started(tmp_path, "fit", "--model", "VAE", "--model.input_shape", "[1,8,8]", "--data", "HFDataModule",
+                    "--data.path", "digits", "--trainer.fast_dev_run", "true")  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("way", ["option", "recipe"])
+def test_a_class_of_ones_own_where_one_stands(way: str, tmp_path: Path) -> None:
+    for module in ("pydantic", "datasets", "torchmetrics"):
+        (tmp_path / f"{module}.py").write_text(MARKING.format(mark=tmp_path / "mark"))
+    (tmp_path / "helpers.py").write_text("WIDTH = 3\n")
+    (tmp_path / "mine.py").write_text(
+        "from helpers import WIDTH\nfrom lightning_ae import VAE\n"
+        "class Mine(VAE):\n    def __init__(self) -> None:\n        super().__init__((1, 8, 8), WIDTH)\n"
+    )
+    (tmp_path / "recipe.yaml").write_text("model:\n  class_path: mine.Mine\n")
+    args = {"option": ["--model", "mine.Mine"], "recipe": ["-c", "recipe.yaml"]}[way]
+    found = started(tmp_path, "fit", *args, "--data", "HFDataModule", "--data.path", "digits",
+                    "--trainer.fast_dev_run", "true")  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert not (tmp_path / "mark").exists()
