@@ -99,10 +99,14 @@ def test_it_goes_on_in_the_middle_of_an_epoch(options: dict[str, Any]) -> None:
 
 
 def test_other_batches_cannot_go_on() -> None:
-    state = loader().state_dict()
+    stopped = loader()
+    next(iter(stopped))
     for changed in (loader(46), BatchLoader(Columns({"row": torch.arange(45)}), Order(45, 9))):
         with pytest.raises(InputError, match="middle of an epoch with (samples 45|batch_size 8)"):
-            changed.load_state_dict(state)
+            changed.load_state_dict(stopped.state_dict())
+        list(ended := loader())
+        changed.load_state_dict(ended.state_dict())  # what an epoch's end allows
+        assert len(list(changed)) == len(changed)
 
 
 def test_ahead_keeps_order_and_errors() -> None:
