@@ -128,7 +128,7 @@ def _looked_at(rows: Any, columns: list[str], streaming: bool) -> Iterator[tuple
     rows = rows.select_columns(columns).with_format("arrow")
     if not streaming:
         yield "the first rows", rows[:FIRST]
-        yield "the spread rows", rows[np.unique(np.linspace(0, len(rows) - 1, SPREAD).round().astype(int))]
+        yield "the spread rows", rows[np.unique(np.arange(SPREAD) * (len(rows) - 1) // (SPREAD - 1))]
         return
     files = {"the first rows": 0, "the last file's first rows": rows.num_shards - 1}
     for place, file in files.items() if rows.num_shards > 1 else [("the first rows", None)]:
