@@ -142,11 +142,11 @@ def test_scripts_beside_the_data_do_not_run(
     rows["train"].to_parquet(folder / "train-0.parquet")
     (folder / script).write_text(SCRIPT)
     monkeypatch.setattr("builtins.input", lambda *args: pytest.fail("asked whether to run it"))
-    try:
+    if script == "data.py":  # named as the folder is, as scripts of data sets were
+        with pytest.raises(InputError, match="scripts are no longer supported"):
+            load_splits("data", streaming=streaming)
+    else:
         assert list(load_splits("data", streaming=streaming)) == ["train"]
-    except InputError as error:  # named as the folder is, as scripts of data sets were
-        assert script == "data.py"
-        assert "scripts are no longer supported" in str(error)
     assert sorted(each.name for each in folder.iterdir()) == sorted(["train-0.parquet", script])
 
 
@@ -165,7 +165,7 @@ def test_a_folder_named_like_a_format_is_a_folder(
         assert load_splits(path)["train"].column_names == ["a"]
 
 
-def no_pickle(folder: Path) -> None:
+def pickles(folder: Path) -> None:
     class Acts:
         def __reduce__(self) -> Any:
             return os.system, (f"touch {folder}/ran",)
@@ -178,19 +178,16 @@ def no_pickle(folder: Path) -> None:
             tar.add(folder / f"0.{ending}", f"0.{ending}")
 
 
-@pytest.mark.parametrize("kept", [{".tar"}, {".npy"}, {".pkl"}])
-def test_pickles_in_a_folder_are_not_loaded(tmp_path: Path, cache: Path, kept: set[str]) -> None:
+@pytest.mark.parametrize("kept", [".tar", ".npy", ".pkl"])
+def test_pickles_in_a_folder_are_not_loaded(tmp_path: Path, cache: Path, kept: str) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
-    no_pickle(folder)
+    pickles(folder)
     for file in folder.iterdir():
-        if file.suffix not in kept or not file.name.startswith("train"):
+        if file.name != f"train-0{kept}":
             file.unlink()
-    try:
-        for split in load_splits(str(folder)).values():
-            _ = split[:]
-    except InputError as error:
-        assert "cannot be read as a data set" in str(error)
+    with pytest.raises(InputError, match="cannot be read as a data set"):
+        load_splits(str(folder))
     assert not (folder / "ran").exists()
 
 
