@@ -208,7 +208,7 @@ class BatchLoader:
     def _batches(self, shares: Iterator[tuple[Tensor, int]]) -> Iterator[Batch]:
         if self.num_workers:
             options: dict[str, Any] = {"prefetch_factor": self.prefetch} if self.prefetch else {}
-            yield from DataLoader(
+            loader: Any = DataLoader(
                 _Reader(self._read_share),
                 batch_size=None,
                 sampler=list(shares),
@@ -216,6 +216,10 @@ class BatchLoader:
                 pin_memory=self.pin_memory,
                 **options,
             )
+            for batch in loader:
+                if isinstance(batch, InputError):
+                    raise batch
+                yield batch
         elif self.prefetch:
             yield from _ahead(self._read, shares, self.prefetch)
         else:
@@ -237,8 +241,11 @@ class _Reader(TorchDataset[Any]):
     def __init__(self, read: Callable[[Any], Batch]) -> None:
         self.read = read
 
-    def __getitem__(self, share: Any) -> Batch:
-        return self.read(share)
+    def __getitem__(self, share: Any) -> Batch | InputError:
+        try:
+            return self.read(share)
+        except InputError as error:  # a worker's exception would reach the user as the text of a traceback
+            return error
 
 
 def _ahead(function: Callable[[Any], Any], items: Iterator[Any], n: int) -> Iterator[Any]:

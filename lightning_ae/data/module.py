@@ -40,7 +40,8 @@ class HFDataModule(pl.LightningDataModule):
     A batch is that of all ranks together, of which each takes its share: the batches, their order (shuffled by torch's
     seed and the epoch) and what is drawn for them are the same on any number of ranks, and each sample comes once in an
     epoch. Where the last batch would be less than half full, the last two share their samples. A run that stopped in
-    the middle of an epoch goes on there.
+    the middle of an epoch goes on there, on the same data: checkpoints carry their `identity`, and what differs is
+    refused by name (see `lightning_ae.data.identity`).
 
     Args:
         path: a data set's id on the hub, a local folder (parquet files, or written by `save_to_disk`), "digits" (the
@@ -386,8 +387,12 @@ class HFDataModule(pl.LightningDataModule):
         """Samples of the training split; of any that is open, where they will do."""
         if self.streaming or self.cache == "none":
             rows: Any = self._rows_of(self.train_split).select_columns(self.input_columns).with_format("arrow")
-            for first, table in enumerate(rows.iter(256)):
-                yield torch.from_numpy(self._kind().decode(table, self.input_columns, self.train_split, 256 * first))
+            first = 0
+            for table in rows.iter(256):
+                yield torch.from_numpy(self._kind().decode(table, self.input_columns, self.train_split, first))
+                first += len(table)
+            if first == 0:
+                raise InputError(f"split {self.train_split!r} of the data set is empty")
         elif self._arrays and not self._kind().fitted:
             yield next(iter(self._arrays.values()))
         else:

@@ -33,6 +33,9 @@ def load_splits(path: Any, name: str | None = None, revision: str | None = None,
 
     splits = _load(path, name, revision, streaming)
     if streaming and isinstance(splits, DatasetDict):  # of what lies here as a whole
+        for split, rows in splits.items():
+            if len(rows) == 0:
+                raise InputError(f"split {split!r} of the data set is empty", "leave it out of what is streamed")
         streams = IterableDatasetDict({split: rows.to_iterable_dataset() for split, rows in splits.items()})
         for split, rows in streams.items():
             rows.info.splits = SplitDict({split: SplitInfo(split, num_examples=len(splits[split]))})
@@ -58,7 +61,9 @@ def _load(path: Any, name: str | None, revision: str | None, streaming: bool) ->
     if path == "digits":
         # read as it is: small enough for memory, and it needs no cache folder that can be written
         return DatasetDict({s: Dataset(parquet.read_table(DIGITS / f"{s}.parquet")) for s in ("train", "test")})
-    folder = Path(path).expanduser().absolute()  # a bare name like "csv" would be that of a format, not of a folder
+    folder = Path(
+        os.path.expanduser(path)
+    ).absolute()  # a bare name like "csv" would be that of a format, not of a folder
     if folder.is_dir():
         _check_folder(folder)
         try:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 READ = 256  # rows fetched at a time
 
 
-class Stream(TorchIterableDataset[Batch]):
+class Stream(TorchIterableDataset[Any]):
     """An epoch of batches in one order over all ranks and workers, each sample once.
 
     Shuffling takes the data set's files in an order of the epoch's, and draws from a buffer of samples. Every rank and
@@ -66,8 +66,16 @@ class Stream(TorchIterableDataset[Batch]):
                 f"batch_size counts the samples of all ranks together: give at least {2 * world}",
             )
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch | InputError]:
         worker = get_worker_info()
+        try:
+            yield from self._pass(worker)
+        except InputError as error:
+            if worker is None:
+                raise
+            yield error  # a worker's exception would reach the user as the text of a traceback
+
+    def _pass(self, worker: Any) -> Iterator[Batch]:
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
         index = -1
         for index, samples in enumerate(self._batches()):
@@ -201,6 +209,8 @@ class StreamLoader:
         start = self._given = self.stream.start = self._start
         self._start = samples = 0
         for batch in self._loader:
+            if isinstance(batch, InputError):
+                raise batch
             self._given += 1
             samples += batch.get(GLOBAL_BATCH_SIZE) or len(next(iter(batch.values())))
             yield batch

@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 from datasets import Dataset
 
-from lightning_ae import InputError
+from lightning_ae import VAE, InputError
 from lightning_ae.cli import main
 from lightning_ae.data import HFDataModule, Image, Tabular
 from lightning_ae.data.cache import cached, clear, entries
@@ -243,6 +244,24 @@ def test_a_worker_that_is_killed_leaves_nothing_half_made(folder: Path, monkeypa
         HFDataModule("digits", kind=Dies()).setup("fit")
     assert entries() == []
     assert not list(folder.glob("*.part"))
+
+
+class RankDies(Dies):
+    """Ends the first of the ranks, which decodes while the others wait."""
+
+    def decode(self, rows: Any, columns: list[str], split: str, first: int) -> np.ndarray:
+        return super().decode(rows, columns, split, first + 2000)
+
+
+def test_a_rank_that_is_killed_while_it_decodes(folder: Path) -> None:
+    """The run ends, and the next one decodes again."""
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    ranks = {"strategy": "ddp_fork", "devices": 2, "max_epochs": 1, "enable_checkpointing": False}
+    with pytest.raises(Exception, match="SIGKILL"):
+        pl.Trainer(**quiet | ranks).fit(VAE((1, 8, 8), 2), HFDataModule("digits", kind=RankDies()))
+    assert entries() == []
+    pl.Trainer(**quiet | ranks).fit(VAE((1, 8, 8), 2), HFDataModule("digits"))
+    assert len(entries()) == 1
 
 
 def test_an_error_leaves_nothing_half_made(folder: Path) -> None:

@@ -140,6 +140,14 @@ def test_every_cache_gives_the_same_batches(options: dict[str, Any]) -> None:
     torch.testing.assert_close(batches(**options), batches(), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_cannot_be_read_is_named(workers: int) -> None:
+    rows = Dataset.from_dict({"a": [0.0] * 40 + [float("nan")]})
+    loader = HFDataModule(rows, cache="none", num_workers=workers, val_fraction=0).train_dataloader()
+    with pytest.raises(InputError, match="^column 'a' of split 'train' holds NaN"):
+        list(loader)
+
+
 def counted(n: int) -> Dataset:
     return Dataset.from_dict({"a": np.arange(n, dtype=np.float32), "row": list(range(n))})
 

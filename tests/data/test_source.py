@@ -90,7 +90,9 @@ def test_folder_without_data(tmp_path: Path) -> None:
         HFDataModule(str(tmp_path)).prepare_data()
 
 
-@pytest.mark.parametrize("path", ["../no/such/folder", "/no_such_folder", "~/no_such_folder", "a/b/c"])
+@pytest.mark.parametrize(
+    "path", ["../no/such/folder", "/no_such_folder", "~/no_such_folder", "~no_such_user/a", "a/b/c"]
+)
 def test_missing_folder(path: str) -> None:
     with pytest.raises(InputError, match="looks like a local folder, but there is none"):
         HFDataModule(path).prepare_data()
