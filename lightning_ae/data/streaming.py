@@ -114,6 +114,8 @@ class Stream(TorchIterableDataset[Any]):
             del waiting[:size]
 
     def _check_count(self, seen: int, ended: bool) -> None:
+        if ended and seen == 0:
+            raise InputError("the stream is empty", "see whether its files are there, or a filter lets nothing pass")
         found = f"{seen}" if ended else "more"
         if self.samples is not None and (seen != self.samples if ended else seen > self.samples):
             raise InputError(

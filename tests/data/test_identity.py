@@ -20,6 +20,7 @@ from datasets import Image as ImageFeature
 from lightning_ae import InputError
 from lightning_ae.data import HFDataModule, Image, Tabular
 from lightning_ae.data.identity import check_identity
+from lightning_ae.preprocess import TabularPreprocess
 
 ROWS = 600
 VALUES = np.random.default_rng(0).normal(size=(ROWS, 2)).astype(np.float32)
@@ -207,6 +208,10 @@ def test_a_sum_in_another_order_is_no_difference() -> None:
         tuple(s * (1 - 1e-12) for s in one.preprocess.std),  # type: ignore
     )
     assert one.identity == other.identity
+    one, other = data(kind=kind), data(kind=kind)
+    for each, nothing in ((one, 1e-17), (other, -1e-17)):
+        each.preprocess = TabularPreprocess((nothing, 0.3), (1.0, 2.0))
+    assert one.identity == other.identity
 
 
 # ---- in a Trainer ---------------------------------------------------------------------------------------------------
@@ -340,6 +345,14 @@ def test_a_loader_of_its_own_knows_its_data(options: dict[str, Any]) -> None:
         data(table(VALUES + 1), **options).train_dataloader().load_state_dict(state)
 
 
+def test_a_stream_that_has_ended_goes_on_with_the_next_epoch() -> None:
+    """Also in other batches, which an epoch's end allows."""
+    loader, other = streamed().train_dataloader(), streamed(batch_size=32).train_dataloader()
+    assert len(list(loader)) == 10
+    other.load_state_dict(loader.state_dict())
+    assert len(list(other)) == 19
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_stream_that_shrinks_between_epochs_is_refused(workers: int) -> None:
     held = list(VALUES[:200])
@@ -383,7 +396,11 @@ def test_a_stream_that_is_told_to_change_may(tmp_path: Path) -> None:
         lambda: ({"a": float(a), "b": float(b)} for a, b in held),
         features=Features({"a": Value("float32"), "b": Value("float32")}),
     )
-    assert fit(streamed(rows), callbacks=[Shrinks()], reload_dataloaders_every_n_epochs=1).batches == 6
+    path = tmp_path / "stopped.ckpt"
+    options: dict[str, Any] = {"reload_dataloaders_every_n_epochs": 1}
+    assert fit(streamed(rows), callbacks=[Saves(path, 0), Shrinks()], **options).batches == 6
+    held[:] = list(VALUES[:200])
+    assert fit(streamed(rows), path, callbacks=[Shrinks()], max_epochs=3, **options).batches == 6
 
 
 def test_the_last_file_of_a_stream_is_looked_at(tmp_path: Path) -> None:

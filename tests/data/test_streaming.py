@@ -188,5 +188,9 @@ def test_an_empty_stream_is_refused(whole: bool) -> None:
     empty = Dataset.from_dict({"v": [[1.0]]}).select([])
     if not whole:
         empty = IterableDataset.from_generator(lambda: iter(()), features=empty.features)
-    with pytest.raises(InputError, match="split 'train' of the data set is empty"):
-        HFDataModule(empty, streaming=True, val_fraction=0).setup("fit")
+    for kind in (Tabular(), None, ImageKind(size=(1, 1))) if whole else (Tabular(), None):
+        with pytest.raises(InputError, match="is empty"):
+            list(HFDataModule(empty, streaming=True, val_fraction=0, kind=kind).train_dataloader())
+    images = IterableDataset.from_generator(lambda: iter(()), features=Features({"image": Image()}))
+    with pytest.raises(InputError, match="is empty"):
+        HFDataModule(images, streaming=True, val_fraction=0).setup("fit")
