@@ -13,7 +13,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -29,6 +29,7 @@ from lightning_ae.errors import InputError
 
 FORMAT = 1
 BLOCK = 1 << 20
+ABOUT = 64 << 20  # bytes of a description, enough for samples of 3 TiB
 CHECKED = 256  # blocks read when an entry is opened: all of what is smaller than 256 MiB
 
 
@@ -52,7 +53,7 @@ def entries() -> list[Entry]:
     found = []
     for path in cache_folder().glob("*/entry.json"):
         try:
-            about = json.loads(path.read_text())
+            about = _about(path.parent)
             size = sum(file.stat().st_size for file in path.parent.iterdir())
         except (OSError, ValueError):  # removed meanwhile, or damaged: noticed when it is used
             continue
@@ -65,7 +66,10 @@ def clear() -> int:
     freed = sum(entry.size for entry in entries())
     folder = cache_folder()
     if folder.is_dir():
-        shutil.rmtree(folder)
+        for path in folder.iterdir():
+            _remove(path)
+        if not folder.is_symlink():
+            folder.rmdir()
     return freed
 
 
@@ -82,33 +86,37 @@ def cached(name: str, about: dict[str, Any], rows: int, chunks: Iterable[np.ndar
         chunks: its parts in order, all of one type, iterated only where it is not there yet.
 
     Raises:
-        InputError: when the disk is full. Where the folder cannot be written at all, there is a warning, and the array
-            is kept in this process's memory.
+        InputError: when the disk is full. Where the folder cannot be written at all, or holds a damaged entry that
+            cannot be removed, there is a warning, and the array is kept in this process's memory.
     """
     about = {"format": FORMAT, **about}
     key = hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=16).hexdigest()
     entry = cache_folder() / key
-    if (found := _open(entry, quiet=True)) is not None:
+    if (found := _open(entry, rows, quiet=True)) is not None:
         return found
-    try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{entry}.lock")
-        lock.acquire()
-    except OSError as error:
-        warnings.warn(
-            f"the cache folder {str(entry.parent)!r} cannot be written ({error.strerror}): decoded samples are kept "
-            "in memory, and decoded again in each run; set LIGHTNING_AE_CACHE to a folder that can be written, or "
-            "cache='memory'",
-            stacklevel=2,
-        )
-        return in_memory(rows, chunks)
-    try:
-        found = _open(entry)  # another process may have been faster
-        if found is None:
-            _write(entry, {"name": name, **about}, rows, chunks)
-            found = _open(entry)
-    finally:
-        lock.release()
+    part = entry.with_suffix(".part")
+    with ExitStack() as locked:
+        try:
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            locked.enter_context(FileLock(f"{entry}.lock"))
+            if (found := _open(entry, rows)) is not None:  # another process may have been faster
+                return found
+            _remove(part)  # of a process that was killed
+            part.mkdir()
+        except OSError as error:
+            warnings.warn(
+                f"the cache folder {str(entry.parent)!r} cannot be written ({error.strerror}): decoded samples are "
+                "kept in memory, and decoded again in each run; set LIGHTNING_AE_CACHE to a folder that can be "
+                "written, or cache='memory'",
+                stacklevel=2,
+            )
+            return in_memory(rows, chunks)
+        try:
+            _write(part, {"name": name, **about}, rows, chunks)
+            part.rename(entry)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        found = _open(entry, rows)
     assert found is not None
     return found
 
@@ -127,15 +135,18 @@ def in_memory(rows: int, chunks: Iterable[np.ndarray]) -> np.ndarray:
     return array
 
 
-def _open(entry: Path, quiet: bool = False) -> np.ndarray | None:
+def _open(entry: Path, rows: int, quiet: bool = False) -> np.ndarray | None:
     """The array of an entry, or None where it is missing or damaged; unless `quiet`, what is damaged is removed."""
-    if not entry.is_dir():
+    if not os.path.lexists(entry):
         return None
     try:
-        about = json.loads((entry / "entry.json").read_text())
+        about = _about(entry)
+        if not (entry / "samples.npy").is_file():  # a pipe would never open
+            raise ValueError("it has no samples")
         # private to the process where it is written to, else one copy for all
-        array: np.ndarray = open_memmap(entry / "samples.npy", mode="c")
-        if [list(array.shape), array.dtype.str] != [about["shape"], about["dtype"]]:
+        with np.errstate(over="raise"):  # of a size that no number holds
+            array: np.ndarray = open_memmap(entry / "samples.npy", mode="c")
+        if [list(array.shape), array.dtype.str] != [about["shape"], about["dtype"]] or len(array) != rows:
             raise ValueError(f"it holds {array.dtype} {array.shape}")
         flat = array.reshape(-1).view(np.uint8)
         sums = about["checksums"]
@@ -144,40 +155,63 @@ def _open(entry: Path, quiet: bool = False) -> np.ndarray | None:
         for i in np.unique(np.linspace(0, len(sums) - 1, min(CHECKED, len(sums)), dtype=np.int64)).tolist():
             if xxhash.xxh3_64_hexdigest(flat[i * BLOCK : (i + 1) * BLOCK].data) != sums[i]:
                 raise ValueError(f"block {i} has another checksum")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    # a header is parsed as Python's literals, which nest and overflow
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, MemoryError, RecursionError) as error:
         if not quiet:
-            warnings.warn(f"the cached samples in {str(entry)!r} are damaged ({error}): decoding again", stacklevel=3)
-            shutil.rmtree(entry)
+            why = str(error).partition("\n")[0]
+            warnings.warn(f"the cached samples in {str(entry)!r} are damaged ({why}): decoding again", stacklevel=3)
+            _remove(entry)
         return None
     return array
 
 
-def _write(entry: Path, about: dict[str, Any], rows: int, chunks: Iterable[np.ndarray]) -> None:
-    part = entry.with_suffix(".part")
-    shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+def _about(entry: Path) -> dict[str, Any]:
+    """What was written about an entry.
+
+    Raises:
+        OSError, ValueError: when it cannot be read, or is something else.
+    """
+    file = entry / "entry.json"
+    if not file.is_file() or file.stat().st_size > ABOUT:  # neither waits for a pipe nor reads what fills the memory
+        raise ValueError("it has no description")
     try:
-        with _enough_space(entry.parent) as check:
-            part.mkdir()
-            sums, shape, dtype = _Checksums(), (rows,), None
-            with (part / "samples.npy").open("wb") as file:
-                for chunk in chunks:
-                    chunk = np.ascontiguousarray(chunk)
-                    if dtype is None:
-                        shape, dtype = (rows, *chunk.shape[1:]), chunk.dtype
-                        check(rows * chunk[:1].nbytes)
-                        header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
-                        np.lib.format.write_array_header_2_0(file, header)
-                    file.write(chunk.data)
-                    sums.add(chunk.data.cast("B"))
-                assert dtype is not None  # empty splits are refused before
-                file.flush()
-                os.fsync(file.fileno())
-            made = datetime.now(timezone.utc).isoformat(timespec="seconds")
-            written = {**about, "shape": shape, "dtype": dtype.str, "made": made, "checksums": sums.all()}
-            (part / "entry.json").write_text(json.dumps(written))
-            part.rename(entry)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        about = json.loads(file.read_text())
+    except RecursionError as error:
+        raise ValueError("its description is nested too deeply") from error
+    types = {"name": str, "shape": list, "dtype": str, "made": str, "checksums": list}
+    if not isinstance(about, dict) or not all(isinstance(about.get(key), kind) for key, kind in types.items()):
+        raise ValueError("its description is incomplete")
+    return about
+
+
+def _remove(path: Path) -> None:
+    """A file, a folder or a link, but never what a link leads to; what is not there stays so."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _write(part: Path, about: dict[str, Any], rows: int, chunks: Iterable[np.ndarray]) -> None:
+    """An entry's files, in the empty folder `part`."""
+    with _enough_space(part.parent) as check:
+        sums, shape, dtype = _Checksums(), (rows,), None
+        with (part / "samples.npy").open("wb") as file:
+            for chunk in chunks:
+                chunk = np.ascontiguousarray(chunk)
+                if dtype is None:
+                    shape, dtype = (rows, *chunk.shape[1:]), chunk.dtype
+                    check(rows * chunk[:1].nbytes)
+                    header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_2_0(file, header)
+                file.write(chunk.data)
+                sums.add(chunk.data.cast("B"))
+            assert dtype is not None  # empty splits are refused before
+            file.flush()
+            os.fsync(file.fileno())
+        made = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        written = {**about, "shape": shape, "dtype": dtype.str, "made": made, "checksums": sums.all()}
+        (part / "entry.json").write_text(json.dumps(written))
 
 
 class _Checksums:

@@ -133,4 +133,12 @@ def _all(chunks: _Chunks, started: float) -> Iterator[Any]:
     loader: Any = DataLoader(
         chunks, batch_size=None, sampler=range(1, len(chunks)), num_workers=workers, collate_fn=lambda item: item
     )
-    yield from loader
+    try:
+        yield from loader
+    except RuntimeError as error:  # torch's, where one of them is gone
+        if "exited unexpectedly" not in str(error):
+            raise
+        raise InputError(
+            f"a process that decodes split {chunks.split!r} ended unexpectedly: {error}",
+            "it may have been killed because memory ran out: free some, or let fewer processes decode (taskset -c 0)",
+        ) from error

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import struct
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +23,7 @@ from lightning_ae.preprocess import ImagePreprocess, Preprocess, TabularPreproce
 
 if TYPE_CHECKING:
     from datasets import Features
+    from PIL.Image import Image as PILImage
 
 COMPACT = {np.dtype(name) for name in ("uint8", "int8", "float16", "float32")}
 
@@ -301,18 +304,34 @@ def _is_number(feature: Any) -> bool:
     )
 
 
-def _pixels(item: dict[str, Any], split: str, row: int) -> np.ndarray:
-    """One encoded image as uint8 (C, H, W)."""
+@contextmanager
+def open_image(item: dict[str, Any] | None, split: str, row: int) -> Iterator[PILImage]:
+    """One encoded image, read whole; errors name its row.
+
+    Raises:
+        InputError: when there is none, or it cannot be read.
+    """
     import PIL.Image
-    import PIL.ImageOps
 
     if item is None:
         raise InputError(f"row {row} of split {split!r} has no image")
     try:
-        with PIL.Image.open(io.BytesIO(item["bytes"]) if item["bytes"] is not None else item["path"]) as opened:
+        opened = PIL.Image.open(io.BytesIO(item["bytes"]) if item["bytes"] is not None else item["path"])
+        opened.load()
+    # PIL raises a family for damaged files
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, PIL.Image.DecompressionBombError) as error:
+        raise InputError(f"row {row} of split {split!r} is not a readable image: {error}") from error
+    with opened:
+        yield opened
+
+
+def _pixels(item: dict[str, Any] | None, split: str, row: int) -> np.ndarray:
+    """One encoded image as uint8 (C, H, W)."""
+    import PIL.ImageOps
+
+    with open_image(item, split, row) as opened:
+        try:
             # photographs may lie on their side, as `datasets` knows too
             return image_array(PIL.ImageOps.exif_transpose(opened))
-    except InputError as error:
-        raise InputError(f"row {row} of split {split!r}: {error.message}", error.hint) from None
-    except OSError as error:
-        raise InputError(f"row {row} of split {split!r} is not a readable image: {error}") from error
+        except InputError as error:
+            raise InputError(f"row {row} of split {split!r}: {error.message}", error.hint) from None

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from lightning_ae.data.identity import Identity, check_identity
 from lightning_ae.distributed import GLOBAL_BATCH_SIZE
 from lightning_ae.errors import InputError
 
@@ -148,6 +149,7 @@ class BatchLoader:
         prefetch: how many batches a thread reads ahead; with workers, each of them.
         pin_memory: whether batches lie in page-locked memory, from which a GPU copies while it computes.
         position: the epoch, and how many of its batches have been used; by default, how many were given out.
+        identity: of the data, see `lightning_ae.data.identity`.
     """
 
     def __init__(
@@ -158,10 +160,11 @@ class BatchLoader:
         prefetch: int = 0,
         pin_memory: bool = False,
         position: Callable[[], tuple[int, int]] | None = None,
+        identity: Callable[[], Identity] | None = None,
     ) -> None:
         self.read, self.batch_sampler = read, order
         self.num_workers, self.prefetch, self.pin_memory = num_workers, prefetch, pin_memory
-        self._position = position
+        self._position, self._identity = position, identity
         self._given = self._start = 0
 
     def __len__(self) -> int:
@@ -173,21 +176,26 @@ class BatchLoader:
         for batch in self._batches(self.batch_sampler.batches(start)):
             self._given += 1
             yield batch
+        self._given = 0  # the next epoch's beginning
 
     def state_dict(self) -> dict[str, Any]:
-        """Where in the epoch it is."""
+        """Where in the epoch it is, and of which data."""
         batch = self._given if self._position is None else self._position()[1]
         order = self.batch_sampler
-        return {"batch": batch, "samples": order.samples, "batch_size": order.batch_size, "seed": order.seed}
+        state = {"batch": batch, "samples": order.samples, "batch_size": order.batch_size, "seed": order.seed}
+        return state if self._identity is None else state | {"identity": self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from there in the next pass.
 
         Raises:
-            InputError: when the batches are no longer the same ones.
+            InputError: when the batches are no longer the same ones in the middle of an epoch, or the data are others
+                than a run can go on with.
         """
         order = self.batch_sampler
-        for name in ("samples", "batch_size"):
+        if self._identity is not None and "identity" in state:  # older checkpoints have none
+            check_identity(state["identity"], self._identity(), middle=state["batch"] > 0)
+        for name in ("samples", "batch_size") if state["batch"] else ():
             if state[name] != getattr(order, name):
                 raise InputError(
                     f"the run stopped in the middle of an epoch with {name} {state[name]}, and goes on with "
@@ -200,7 +208,7 @@ class BatchLoader:
     def _batches(self, shares: Iterator[tuple[Tensor, int]]) -> Iterator[Batch]:
         if self.num_workers:
             options: dict[str, Any] = {"prefetch_factor": self.prefetch} if self.prefetch else {}
-            yield from DataLoader(
+            loader: Any = DataLoader(
                 _Reader(self._read_share),
                 batch_size=None,
                 sampler=list(shares),
@@ -208,6 +216,10 @@ class BatchLoader:
                 pin_memory=self.pin_memory,
                 **options,
             )
+            for batch in loader:
+                if isinstance(batch, InputError):
+                    raise batch
+                yield batch
         elif self.prefetch:
             yield from _ahead(self._read, shares, self.prefetch)
         else:
@@ -229,8 +241,11 @@ class _Reader(TorchDataset[Any]):
     def __init__(self, read: Callable[[Any], Batch]) -> None:
         self.read = read
 
-    def __getitem__(self, share: Any) -> Batch:
-        return self.read(share)
+    def __getitem__(self, share: Any) -> Batch | InputError:
+        try:
+            return self.read(share)
+        except InputError as error:  # a worker's exception would reach the user as the text of a traceback
+            return error
 
 
 def _ahead(function: Callable[[Any], Any], items: Iterator[Any], n: int) -> Iterator[Any]:

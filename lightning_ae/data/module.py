@@ -17,6 +17,7 @@ from torch import Tensor
 from lightning_ae.config import class_path, from_plain, to_plain
 from lightning_ae.data.cache import cached, in_memory
 from lightning_ae.data.decoding import OnTheFly, decode_chunks
+from lightning_ae.data.identity import Identity, check_identity, identity
 from lightning_ae.data.kinds import Kind, check_columns, kind_of, scalar_columns
 from lightning_ae.data.loader import Batch, BatchLoader, Columns, Order
 from lightning_ae.data.source import load_splits
@@ -39,7 +40,8 @@ class HFDataModule(pl.LightningDataModule):
     A batch is that of all ranks together, of which each takes its share: the batches, their order (shuffled by torch's
     seed and the epoch) and what is drawn for them are the same on any number of ranks, and each sample comes once in an
     epoch. Where the last batch would be less than half full, the last two share their samples. A run that stopped in
-    the middle of an epoch goes on there.
+    the middle of an epoch goes on there, on the same data: checkpoints carry their `identity`, and what differs is
+    refused by name (see `lightning_ae.data.identity`).
 
     Args:
         path: a data set's id on the hub, a local folder (parquet files, or written by `save_to_disk`), "digits" (the
@@ -107,6 +109,9 @@ class HFDataModule(pl.LightningDataModule):
         self._arrays: dict[tuple[str, bool], Tensor] = {}
         self._preprocess: Preprocess | None = None
         self._seed: int | None = None
+        self._identity: Identity | None = None
+        self._stream: Stream | None = None  # that trains
+        self._counted: int | None = None  # its samples, as a checkpoint has them
 
     # ---- what the data are --------------------------------------------------------------------------------------
 
@@ -185,6 +190,16 @@ class HFDataModule(pl.LightningDataModule):
         for batch in self._loader(split, batch_size=batch_size or self.batch_size):
             yield self._ready(batch)
 
+    @property
+    def identity(self) -> Identity:
+        """By what a fit that goes on knows its data again; see `lightning_ae.data.identity`."""
+        if self._identity is None:
+            rows = self._rows_of(self.train_split)
+            self._identity = identity(self, self._declared(self.train_split) if self.streaming else len(rows))
+        counted = None if self._stream is None else self._stream.counted
+        content = ({} if counted is None else {"rows": counted}) | self._identity["content"]
+        return self._identity | {"content": content}
+
     # ---- what Lightning calls -----------------------------------------------------------------------------------
 
     def prepare_data(self) -> None:
@@ -200,15 +215,31 @@ class HFDataModule(pl.LightningDataModule):
             self._run_seed()
         self._prepare(stage)
         _ = self.preprocess
+        if stage == "fit":
+            self._identity = self._stream = self._counted = None
+            _ = self.identity  # of the data as the run begins
 
     def state_dict(self) -> dict[str, Any]:
-        """The seed of the run's order, for checkpoints."""
-        return {"seed": self._run_seed()}
+        """The seed of the run's order and the identity of its data, for checkpoints."""
+        state: dict[str, Any] = {"seed": self._run_seed()}
+        if self._identity is not None:  # of a run that trains
+            state |= {"identity": self.identity, "middle": self._position()[1] > 0}
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up the order of the run that a fit goes on with."""
-        if self.trainer is not None and self.trainer.state.fn == "fit":
-            self._seed = state_dict["seed"]
+        """Takes up the order of the run that a fit goes on with; other uses of a checkpoint leave the data alone.
+
+        Raises:
+            InputError: when these are other data than a run can go on with; see `check_identity`.
+        """
+        if self.trainer is None or self.trainer.state.fn != "fit":
+            return
+        self._seed = state_dict["seed"]
+        if (was := state_dict.get("identity")) is not None:  # older checkpoints have none
+            check_identity(was, self.identity, state_dict["middle"])
+            now = self.identity["content"]
+            if all(now.get(name, value) == value for name, value in was["content"].items()):
+                self._counted = was["content"].get("rows")
 
     def train_dataloader(self) -> BatchLoader | StreamLoader:
         """Batches of the training split, shuffled.
@@ -312,6 +343,7 @@ class HFDataModule(pl.LightningDataModule):
         if self.streaming or self.cache == "none":
             return
         needed = {"fit": ["train", "val"], "validate": ["val"], "test": ["test"], "predict": ["test"]}
+        stage = getattr(stage, "value", stage)  # Lightning's own are of an enum, whose str() is another
         for split in needed.get(str(stage), []):
             if split != "val" or self._validates:
                 name, _ = self._part(split)
@@ -355,8 +387,12 @@ class HFDataModule(pl.LightningDataModule):
         """Samples of the training split; of any that is open, where they will do."""
         if self.streaming or self.cache == "none":
             rows: Any = self._rows_of(self.train_split).select_columns(self.input_columns).with_format("arrow")
-            for first, table in enumerate(rows.iter(256)):
-                yield torch.from_numpy(self._kind().decode(table, self.input_columns, self.train_split, 256 * first))
+            first = 0
+            for table in rows.iter(256):
+                yield torch.from_numpy(self._kind().decode(table, self.input_columns, self.train_split, first))
+                first += len(table)
+            if first == 0:
+                raise InputError(f"split {self.train_split!r} of the data set is empty")
         elif self._arrays and not self._kind().fitted:
             yield next(iter(self._arrays.values()))
         else:
@@ -392,6 +428,7 @@ class HFDataModule(pl.LightningDataModule):
         options: dict[str, Any] = {
             "prefetch": self.prefetch,
             "pin_memory": torch.cuda.is_available() and not self.on_device,
+            "identity": (lambda: self.identity) if training else None,
         }
         name, rows = self._part(split)
         frozen = self._kind().frozen is not None and (not training or self._kind().trains_frozen)
@@ -407,6 +444,8 @@ class HFDataModule(pl.LightningDataModule):
             decoded = OnTheFly(self._kind(), data, name, self.input_columns, self._key, others, seeds)
             buffer = self.shuffle_buffer if shuffle else 0
             stream = Stream(decoded.rows, decoded.share, batch_size, buffer, seed, world, rank, self._declared(name))
+            if training:
+                stream.counted, self._counted, self._stream = self._counted, None, stream
             return StreamLoader(stream, self.num_workers, position=position, **options)
         order = Order(
             len(data) if rows is None else len(rows),

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pkgutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from lightning_ae.errors import InputError
 
@@ -28,6 +33,9 @@ def load_splits(path: Any, name: str | None = None, revision: str | None = None,
 
     splits = _load(path, name, revision, streaming)
     if streaming and isinstance(splits, DatasetDict):  # of what lies here as a whole
+        for split, rows in splits.items():
+            if len(rows) == 0:
+                raise InputError(f"split {split!r} of the data set is empty", "leave it out of what is streamed")
         streams = IterableDatasetDict({split: rows.to_iterable_dataset() for split, rows in splits.items()})
         for split, rows in streams.items():
             rows.info.splits = SplitDict({split: SplitInfo(split, num_examples=len(splits[split]))})
@@ -53,8 +61,11 @@ def _load(path: Any, name: str | None, revision: str | None, streaming: bool) ->
     if path == "digits":
         # read as it is: small enough for memory, and it needs no cache folder that can be written
         return DatasetDict({s: Dataset(parquet.read_table(DIGITS / f"{s}.parquet")) for s in ("train", "test")})
-    folder = Path(path).expanduser()
+    folder = Path(
+        os.path.expanduser(path)
+    ).absolute()  # a bare name like "csv" would be that of a format, not of a folder
     if folder.is_dir():
+        _check_folder(folder)
         try:
             if any((folder / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
                 loaded = load_from_disk(str(folder))
@@ -69,6 +80,11 @@ def _load(path: Any, name: str | None, revision: str | None, streaming: bool) ->
         raise InputError(f"path {path!r} is a file", f"give the folder it lies in, {str(folder.parent)!r}")
     if path.startswith((".", "/", "~")) or path.count("/") > 1:
         raise InputError(f"path {path!r} looks like a local folder, but there is none", f"looked from {os.getcwd()!r}")
+    if path in _formats():
+        raise InputError(
+            f"path {path!r} names a file format, not a data set, and there is no folder of that name",
+            f"looked from {os.getcwd()!r}; give the folder that holds the files",
+        )
     try:
         return load_dataset(path, name, revision=revision, streaming=streaming)
     except (OSError, ValueError) as error:  # the hub's client raises a family of each
@@ -77,6 +93,70 @@ def _load(path: Any, name: str | None, revision: str | None, streaming: bool) ->
             "check the id and the network; offline, give path the folder of a local copy, or set HF_HUB_OFFLINE=1 to "
             "use one that is cached",
         ) from error
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuses a folder whose description has other things read than its own files, or that holds what never ends."""
+    try:
+        endless = [each for place in (folder, *filter(Path.is_dir, folder.iterdir())) for each in _endless(place)]
+        named = [] if endless else list(_named(folder))
+    except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError) as error:
+        raise InputError(
+            f"the description of the data in the folder {str(folder)!r} cannot be read: {_first_line(error)}"
+        ) from error
+    if endless:
+        raise InputError(f"{endless[0]!r} is no file: a pipe, a socket or a device", "remove it from the folder")
+    for value in named:
+        # "::" chains file systems, some of which fill in templates
+        if "::" in value or "://" in value or value.startswith(("/", "~")) or ".." in Path(value).parts:
+            raise InputError(
+                f"the description of the data in the folder {str(folder)!r} names {value!r}, which lies elsewhere",
+                "a local folder is read by itself: copy the files into it, and name them by their paths in it",
+            )
+
+
+def _endless(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:  # the types come with the names: no look at each of a million images
+        return [e.path for e in entries if not (e.is_file() or e.is_dir()) and os.path.exists(e.path)]
+
+
+def _named(folder: Path) -> Iterator[str]:
+    """The files and folders that descriptions of the data name, those that `datasets` reads."""
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK
+
+    cards: list[Any] = []
+    if (folder / "README.md").is_file() and (
+        block := REGEX_YAML_BLOCK.search((folder / "README.md").read_text(encoding="utf-8"))
+    ):
+        cards.append(yaml.safe_load(block.group(2)))
+    if (folder / ".huggingface.yaml").is_file():
+        cards.append(yaml.safe_load((folder / ".huggingface.yaml").read_text(encoding="utf-8")))
+    for card in filter(None, cards):
+        for config in card.get("configs") or []:
+            yield from _strings([config.get("data_files"), config.get("data_dir")])
+    for name, key in (("state.json", "_data_files"), ("dataset_dict.json", "splits")):
+        for file in filter(Path.is_file, (folder / name, *folder.glob(f"*/{name}"))):
+            yield from _strings(json.loads(file.read_text(encoding="utf-8")).get(key))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    left, seen = [value], 0
+    while left:
+        each = left.pop()
+        if isinstance(each, str):
+            yield each
+        elif isinstance(each, dict | list):
+            left += each.values() if isinstance(each, dict) else each
+        seen += 1
+        if seen > 1_000_000:  # aliases of YAML multiply
+            raise ValueError("it names more than a million files")
+
+
+def _formats() -> set[str]:
+    """Names that `load_dataset` takes for those of file formats, and reads from the working folder."""
+    import datasets.packaged_modules
+
+    return {module.name for module in pkgutil.iter_modules(datasets.packaged_modules.__path__)}
 
 
 def _first_line(error: Exception) -> str:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import IterableDataset as TorchIterableDataset
 
+from lightning_ae.data.identity import Identity, check_identity
 from lightning_ae.data.loader import Batch, split_evenly
 from lightning_ae.distributed import GLOBAL_BATCH_SIZE
 from lightning_ae.errors import InputError
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 READ = 256  # rows fetched at a time
 
 
-class Stream(TorchIterableDataset[Batch]):
+class Stream(TorchIterableDataset[Any]):
     """An epoch of batches in one order over all ranks and workers, each sample once.
 
     Shuffling takes the data set's files in an order of the epoch's, and draws from a buffer of samples. Every rank and
@@ -38,6 +39,9 @@ class Stream(TorchIterableDataset[Batch]):
         world: the number of ranks.
         rank: this one.
         samples: how many there are, where that is known; then a stream has a length.
+
+    Raises:
+        InputError: from a pass, when it holds more or fewer samples than it declares, or than an earlier epoch had.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class Stream(TorchIterableDataset[Batch]):
         self.rows, self.decode, self.batch_size, self.samples = rows, decode, batch_size, samples
         self.buffer, self.seed, self.world, self.rank = buffer, seed, world, rank
         self.epoch = self.start = 0
+        self.counted: int | None = None  # in an earlier epoch
         self._schema: pa.Schema | None = None
         if batch_size < 2 * world and world > 1:
             raise InputError(
@@ -61,9 +66,18 @@ class Stream(TorchIterableDataset[Batch]):
                 f"batch_size counts the samples of all ranks together: give at least {2 * world}",
             )
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch | InputError]:
         worker = get_worker_info()
+        try:
+            yield from self._pass(worker)
+        except InputError as error:
+            if worker is None:
+                raise
+            yield error  # a worker's exception would reach the user as the text of a traceback
+
+    def _pass(self, worker: Any) -> Iterator[Batch]:
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        index = -1
         for index, samples in enumerate(self._batches()):
             if index >= self.start and (index - self.start) % step == first:
                 if len(samples) < self.world:
@@ -74,6 +88,11 @@ class Stream(TorchIterableDataset[Batch]):
                 share = slice(self.rank, None, self.world)
                 batch = self.decode(self._table(samples[share]), share, index, len(samples))
                 yield batch if self.world == 1 else batch | {GLOBAL_BATCH_SIZE: len(samples)}
+        if 0 < self.start > index:
+            raise InputError(
+                f"the run stopped after batch {self.start} of an epoch, but the stream now ends after {index + 1}",
+                "give the data it began with, or go on from a checkpoint written at the end of an epoch",
+            )
 
     def _table(self, samples: list[Any]) -> pa.Table:
         return pa.Table.from_pylist(samples, schema=self._schema)
@@ -85,22 +104,30 @@ class Stream(TorchIterableDataset[Batch]):
             waiting.append(sample)
             seen += 1
             if len(waiting) == 2 * self.batch_size:  # the last two may share theirs
-                if self.samples is not None and seen > self.samples:
-                    raise self._miscounted("more")
+                self._check_count(seen, ended=False)
                 yield waiting[: self.batch_size]
                 del waiting[: self.batch_size]
-        if self.samples is not None and seen != self.samples:
-            raise self._miscounted(f"{seen}")
+        self._check_count(seen, ended=True)
         while waiting:
             size = split_evenly(len(waiting), self.batch_size)
             yield waiting[:size]
             del waiting[:size]
 
-    def _miscounted(self, found: str) -> InputError:
-        return InputError(
-            f"the data set declares {self.samples} samples, but its files hold {found}",
-            "correct its description, or load it yourself and give the IterableDataset as path",
-        )
+    def _check_count(self, seen: int, ended: bool) -> None:
+        if ended and seen == 0:
+            raise InputError("the stream is empty", "see whether its files are there, or a filter lets nothing pass")
+        found = f"{seen}" if ended else "more"
+        if self.samples is not None and (seen != self.samples if ended else seen > self.samples):
+            raise InputError(
+                f"the data set declares {self.samples} samples, but its files hold {found}",
+                "correct its description, or load it yourself and give the IterableDataset as path",
+            )
+        if self.counted is not None and (seen != self.counted if ended else seen > self.counted):
+            raise InputError(
+                f"the stream had {self.counted} samples in an earlier epoch, and now holds {found}",
+                "see whether files are missing; each epoch passes over the same samples. Where they are meant to "
+                "change, set Trainer(reload_dataloaders_every_n_epochs=1)",
+            )
 
     def _shuffled(self) -> Iterator[Any]:
         if not self.buffer:
@@ -140,6 +167,7 @@ class StreamLoader:
         pin_memory: whether batches lie in page-locked memory, from which a GPU copies while it computes.
         position: the epoch, and how many of its batches have been used; by default, what `set_epoch` said, and how many
             were given out.
+        identity: of the data, see `lightning_ae.data.identity`.
     """
 
     def __init__(
@@ -149,8 +177,9 @@ class StreamLoader:
         prefetch: int = 0,
         pin_memory: bool = False,
         position: Callable[[], tuple[int, int]] | None = None,
+        identity: Callable[[], Identity] | None = None,
     ) -> None:
-        self.stream, self._position = stream, position
+        self.stream, self._position, self._identity = stream, position, identity
         self._start = self._given = 0
         options: dict[str, Any] = {"prefetch_factor": prefetch} if prefetch and num_workers else {}
         self._loader: Any = DataLoader(
@@ -179,24 +208,35 @@ class StreamLoader:
     def __iter__(self) -> Iterator[Batch]:
         if self._position is not None:  # Lightning asks for a first batch before it calls set_epoch
             self.stream.epoch = self._position()[0]
-        self._given = self.stream.start = self._start
-        self._start = 0
+        start = self._given = self.stream.start = self._start
+        self._start = samples = 0
         for batch in self._loader:
+            if isinstance(batch, InputError):
+                raise batch
             self._given += 1
+            samples += batch.get(GLOBAL_BATCH_SIZE) or len(next(iter(batch.values())))
             yield batch
+        self._given = 0  # the next epoch's beginning
+        if start == 0:
+            self.stream.counted = samples
 
     def state_dict(self) -> dict[str, Any]:
-        """Where in the epoch it is."""
+        """Where in the epoch it is, and of which data."""
         batch = self._given if self._position is None else self._position()[1]
-        return {name: getattr(self.stream, name) for name in ("batch_size", "buffer", "seed")} | {"batch": batch}
+        state = {name: getattr(self.stream, name) for name in ("batch_size", "buffer", "seed", "counted")}
+        state["batch"] = batch
+        return state if self._identity is None else state | {"identity": self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from there in the next pass.
 
         Raises:
-            InputError: when the batches are no longer the same ones.
+            InputError: when the batches are no longer the same ones in the middle of an epoch, or the data are others
+                than a run can go on with.
         """
-        for name in ("batch_size", "buffer"):
+        if self._identity is not None and "identity" in state:  # older checkpoints have none
+            check_identity(state["identity"], self._identity(), middle=state["batch"] > 0)
+        for name in ("batch_size", "buffer") if state["batch"] else ():
             if state[name] != getattr(self.stream, name):
                 raise InputError(
                     f"the run stopped in the middle of an epoch with {name} {state[name]}, and goes on with "
@@ -204,4 +244,6 @@ class StreamLoader:
                     f"use {name} {state[name]}, or go on from a checkpoint written at the end of an epoch",
                 )
         self.stream.seed = state["seed"]
+        if state["batch"]:
+            self.stream.counted = state.get("counted")
         self._start = state["batch"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import resource
 import shutil
 import signal
@@ -17,9 +18,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 from datasets import Dataset
 
-from lightning_ae import InputError
+from lightning_ae import VAE, InputError
 from lightning_ae.cli import main
 from lightning_ae.data import HFDataModule, Image, Tabular
 from lightning_ae.data.cache import cached, clear, entries
@@ -91,7 +93,64 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
     "another shape": lambda e: (e / "entry.json").write_text(
         json.dumps(json.loads((e / "entry.json").read_text()) | {"shape": [ROWS, 10]})
     ),
+    "a list for a description": lambda e: (e / "entry.json").write_text("[1, 2]"),
+    "a number for a shape": lambda e: describe(e, shape=ROWS),
+    "numbers for checksums": lambda e: describe(e, checksums=3),
+    "a deep description": lambda e: (e / "entry.json").write_text("[" * 100_000),
+    "a description of bytes": lambda e: (e / "entry.json").write_bytes(b"\xff\x00"),
+    "a description without an end": lambda e: os.truncate(e / "entry.json", 200 << 30),
+    "a pipe for a description": lambda e: pipe(e / "entry.json"),
+    "a pipe for samples": lambda e: pipe(e / "samples.npy"),
+    "a folder for samples": lambda e: [(e / "samples.npy").unlink(), (e / "samples.npy").mkdir()],
+    "a pickle for samples": lambda e: np.save(e / "samples.npy", np.array([Acts(e)] * ROWS, object), allow_pickle=True),
+    "a pickle that is described": lambda e: [
+        describe(e, shape=[ROWS], dtype="|O"),
+        np.save(e / "samples.npy", np.array([Acts(e)] * ROWS, object), allow_pickle=True),
+    ],
+    "more samples than the file has": lambda e: header(e, (ROWS, 10**9)),
+    "more samples than there are numbers": lambda e: header(e, (ROWS, 2**40, 2**40)),
+    "less than no samples": lambda e: header(e, (ROWS, -1000)),
+    "a number of samples in words": lambda e: header(e, ("many", 1)),
+    "fewer samples, and described so": lambda e: header(e, (ROWS // 2, 2000)),
+    "a type of no size": lambda e: header(e, (ROWS, 1000), "|V0"),
+    "a deep header": lambda e: raw_header(e, "(" * 4000 + ")" * 4000),
+    "a header of a megabyte": lambda e: raw_header(e, "(" * 500_000 + ")" * 500_000),
+    "a header that computes": lambda e: raw_header(e, "__import__('os').system('touch ran')"),
+    "a file for an entry": lambda e: [shutil.rmtree(e), e.write_text("")],
+    "a pipe for an entry": lambda e: [shutil.rmtree(e), os.mkfifo(e)],
+    "a link to itself": lambda e: [shutil.rmtree(e), e.symlink_to(e)],
+    "a link to nothing": lambda e: [shutil.rmtree(e), e.symlink_to(e.parent / "nothing")],
 }
+
+
+class Acts:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.folder.parent}/ran",)
+
+
+def describe(entry: Path, **changes: Any) -> None:
+    file = entry / "entry.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def header(entry: Path, shape: tuple[Any, ...], dtype: str = "|u1") -> None:
+    """Other words at the beginning of the file, and the same ones beside it."""
+    describe(entry, shape=list(shape), dtype=dtype)
+    raw_header(entry, repr({"descr": dtype, "fortran_order": False, "shape": shape}))
+
+
+def raw_header(entry: Path, words: str) -> None:
+    text = words.encode() + b" " * (-(len(words) + 13) % 64) + b"\n"
+    head = b"\x93NUMPY\x02\x00" + len(text).to_bytes(4, "little") + text
+    (entry / "samples.npy").write_bytes(head + WHOLE.tobytes())
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -99,10 +158,15 @@ def test_damage_is_noticed_and_repaired(folder: Path, damage: str) -> None:
     get()
     [entry] = entries()
     DAMAGES[damage](entry.folder)
+    for listed in entries():  # what the command shows
+        assert isinstance(listed.about["shape"], list)
     made: list[int] = []
-    with pytest.warns(UserWarning, match="damaged .*: decoding again"):
+    with pytest.warns() as said:
         assert np.array_equal(get(made), WHOLE)
+    assert re.fullmatch("the cached samples .* are damaged .*: decoding again", str(said.pop().message))
+    assert not list(said)
     assert made
+    assert not (folder / "ran").exists()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert np.array_equal(cached("", {"x": 1}, ROWS, no_parts()), WHOLE)
@@ -140,6 +204,63 @@ def test_a_killed_decode_leaves_nothing_half_made(folder: Path) -> None:
     assert entries() == []
     assert np.array_equal(get(), WHOLE)
     assert not list(folder.glob("*.part"))
+    assert len(entries()) == 1
+
+
+def test_who_waits_goes_on_for_who_was_killed(folder: Path, tmp_path: Path) -> None:
+    """Of three that want one entry, as the ranks of a node do, the one that makes it is killed."""
+    log = tmp_path / "log"
+    slowly = {"target": decode_slowly, "args": (log,)}
+    first, *others = [FORK.Process(**slowly) for _ in range(3)]  # type: ignore[arg-type]
+    first.start()
+    deadline = time.monotonic() + 20
+    while not list(folder.glob("*.part/samples.npy")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for other in others:
+        other.start()
+    os.kill(first.pid or 0, signal.SIGKILL)
+    for process in (first, *others):
+        process.join(30)
+    assert [process.exitcode for process in (first, *others)] == [-signal.SIGKILL, 0, 0]
+    assert log.read_text() == "decoded\ndecoded\n"  # once by each that was the first to try
+    assert len(entries()) == 1
+    assert not list(folder.glob("*.part"))
+
+
+class Dies(Image):
+    """Ends the worker that decodes the last rows, as a machine without memory does."""
+
+    def decode(self, rows: Any, columns: list[str], split: str, first: int) -> np.ndarray:
+        if first > 1000 and multiprocessing.parent_process() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().decode(rows, columns, split, first)
+
+
+def test_a_worker_that_is_killed_leaves_nothing_half_made(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_ae.data.decoding.CHUNK_BYTES", 6400)
+    monkeypatch.setattr("lightning_ae.data.decoding.WORTH_WORKERS", 0.0)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
+    with pytest.raises(InputError, match=r"(?s)process that decodes split 'train' ended.*memory"):
+        HFDataModule("digits", kind=Dies()).setup("fit")
+    assert entries() == []
+    assert not list(folder.glob("*.part"))
+
+
+class RankDies(Dies):
+    """Ends the first of the ranks, which decodes while the others wait."""
+
+    def decode(self, rows: Any, columns: list[str], split: str, first: int) -> np.ndarray:
+        return super().decode(rows, columns, split, first + 2000)
+
+
+def test_a_rank_that_is_killed_while_it_decodes(folder: Path) -> None:
+    """The run ends, and the next one decodes again."""
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    ranks = {"strategy": "ddp_fork", "devices": 2, "max_epochs": 1, "enable_checkpointing": False}
+    with pytest.raises(Exception, match="SIGKILL"):
+        pl.Trainer(**quiet | ranks).fit(VAE((1, 8, 8), 2), HFDataModule("digits", kind=RankDies()))
+    assert entries() == []
+    pl.Trainer(**quiet | ranks).fit(VAE((1, 8, 8), 2), HFDataModule("digits"))
     assert len(entries()) == 1
 
 
@@ -191,6 +312,73 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.warns(UserWarning, match=r"cannot be written .*kept in memory"):
         data.setup("test")
     assert len(list(data.batches("test"))) > 0
+
+
+def test_links_are_removed_and_not_what_they_lead_to(folder: Path, tmp_path: Path) -> None:
+    get()
+    [entry] = entries()
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "entry.json").write_text("{}")
+    (theirs / "file").write_text("precious")
+    shutil.rmtree(entry.folder)
+    entry.folder.symlink_to(theirs)
+    entry.folder.with_suffix(".part").symlink_to(theirs)
+    with pytest.warns(UserWarning, match="damaged"):
+        assert np.array_equal(get(), WHOLE)
+    assert not entry.folder.is_symlink()
+    (folder / "other").symlink_to(theirs)
+    clear()
+    assert {file.name: file.read_text() for file in theirs.iterdir()} == {"entry.json": "{}", "file": "precious"}
+    assert not folder.exists()
+
+
+def test_a_lock_that_is_a_link_leaves_the_file_alone(folder: Path, tmp_path: Path) -> None:
+    get()
+    [entry] = entries()
+    (tmp_path / "file").write_text("precious")
+    shutil.rmtree(entry.folder)
+    lock = Path(f"{entry.folder}.lock")
+    lock.unlink(missing_ok=True)
+    lock.symlink_to(tmp_path / "file")
+    with pytest.warns(UserWarning, match="cannot be written"):
+        assert np.array_equal(get(), WHOLE)
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_samples_that_are_a_link_are_read_and_never_written(folder: Path, tmp_path: Path) -> None:
+    """As where a cache was moved to another disk file by file."""
+    get()
+    [entry] = entries()
+    shutil.move(entry.folder / "samples.npy", tmp_path / "samples.npy")
+    (entry.folder / "samples.npy").symlink_to(tmp_path / "samples.npy")
+    before = (tmp_path / "samples.npy").read_bytes()
+    again = cached("", {"x": 1}, ROWS, no_parts())
+    again[:] = 0
+    assert (tmp_path / "samples.npy").read_bytes() == before
+
+
+def test_a_cache_folder_that_is_a_link(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    folder.symlink_to(tmp_path / "disk")
+    get()
+    assert len(list((tmp_path / "disk").glob("*/entry.json"))) == 1
+    assert clear() > WHOLE.nbytes
+    assert list((tmp_path / "disk").iterdir()) == []
+    assert np.array_equal(get(), WHOLE)
+
+
+def test_a_damaged_entry_of_another_user(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    get()
+    [entry] = entries()
+    os.truncate(entry.folder / "samples.npy", 0)
+
+    def not_ours(path: Any, **options: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(shutil, "rmtree", not_ours)
+    with pytest.warns(UserWarning, match="cannot be written .Permission denied.*kept in memory"):
+        assert np.array_equal(get(), WHOLE)
 
 
 def images(shift: int = 0) -> Dataset:

@@ -17,6 +17,7 @@ import lightning_ae.data  # noqa: F401  imported, its classes are known by their
 from lightning_ae import VAE, InputError
 from lightning_ae.config import class_path
 from lightning_ae.data import HFDataModule, Image, Tabular
+from lightning_ae.data.cache import entries
 from lightning_ae.preprocess import ImagePreprocess
 
 
@@ -208,6 +209,19 @@ def test_stages_decode_what_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
     data.setup("fit")
     list(data.train_dataloader())
     assert not decoded
+
+
+@pytest.mark.parametrize("stage", ["fit", "test"])
+def test_a_trainer_decodes_before_other_ranks_ask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stage: str) -> None:
+    """In the one process of a node that prepares; the others find what they need in the cache."""
+    monkeypatch.setenv("LIGHTNING_AE_CACHE", str(tmp_path))
+
+    class Looks(HFDataModule):
+        def setup(self, stage: Any) -> None:
+            assert len(entries()) == 1
+            super().setup(stage)
+
+    getattr(trainer(fast_dev_run=True), stage)(Tiny(64), Looks("digits"))
 
 
 def test_config_makes_it_again() -> None:

@@ -99,10 +99,14 @@ def test_it_goes_on_in_the_middle_of_an_epoch(options: dict[str, Any]) -> None:
 
 
 def test_other_batches_cannot_go_on() -> None:
-    state = loader().state_dict()
+    stopped = loader()
+    next(iter(stopped))
     for changed in (loader(46), BatchLoader(Columns({"row": torch.arange(45)}), Order(45, 9))):
         with pytest.raises(InputError, match="middle of an epoch with (samples 45|batch_size 8)"):
-            changed.load_state_dict(state)
+            changed.load_state_dict(stopped.state_dict())
+        list(ended := loader())
+        changed.load_state_dict(ended.state_dict())  # what an epoch's end allows
+        assert len(list(changed)) == len(changed)
 
 
 def test_ahead_keeps_order_and_errors() -> None:
@@ -134,6 +138,14 @@ def test_every_cache_gives_the_same_batches(options: dict[str, Any]) -> None:
         return [*data.train_dataloader(), *data.batches("val"), *data.batches("test")]
 
     torch.testing.assert_close(batches(**options), batches(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_cannot_be_read_is_named(workers: int) -> None:
+    rows = Dataset.from_dict({"a": [0.0] * 40 + [float("nan")]})
+    loader = HFDataModule(rows, cache="none", num_workers=workers, val_fraction=0).train_dataloader()
+    with pytest.raises(InputError, match="^column 'a' of split 'train' holds NaN"):
+        list(loader)
 
 
 def counted(n: int) -> Dataset:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, Features, Image, Value
+from datasets import Dataset, Features, Image, IterableDataset, Value
 
 from lightning_ae import InputError
 from lightning_ae.data import HFDataModule, Tabular
@@ -173,10 +173,24 @@ def test_length(folder: Path) -> None:
         len(data.train_dataloader())
 
 
+@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("declared", [100, 90, 104, 200])
-def test_a_wrong_count_is_noticed(folder: Path, declared: int) -> None:
-    data = stream(folder)
+def test_a_wrong_count_is_noticed(folder: Path, declared: int, workers: int) -> None:
+    data = stream(folder, num_workers=workers)
     loader = data.train_dataloader()
     loader.stream.samples = declared  # type: ignore[union-attr]
-    with pytest.raises(InputError, match=f"declares {declared} samples, but its files hold (more|103)"):
+    with pytest.raises(InputError, match=f"^the data set declares {declared} samples, but its files hold (more|103)"):
         list(loader)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_empty_stream_is_refused(whole: bool) -> None:
+    empty = Dataset.from_dict({"v": [[1.0]]}).select([])
+    if not whole:
+        empty = IterableDataset.from_generator(lambda: iter(()), features=empty.features)
+    for kind in (Tabular(), None, ImageKind(size=(1, 1))) if whole else (Tabular(), None):
+        with pytest.raises(InputError, match="is empty"):
+            list(HFDataModule(empty, streaming=True, val_fraction=0, kind=kind).train_dataloader())
+    images = IterableDataset.from_generator(lambda: iter(()), features=Features({"image": Image()}))
+    with pytest.raises(InputError, match="is empty"):
+        HFDataModule(images, streaming=True, val_fraction=0).setup("fit")
