@@ -15,7 +15,6 @@ import torch
 from rich.console import Console
 from tqdm.auto import tqdm
 
-from lightning_ae.config import import_class
 from lightning_ae.errors import InputError
 
 if TYPE_CHECKING:
@@ -258,9 +257,7 @@ def _data(model: Autoencoder, checkpoint: str, path: str | None) -> HFDataModule
     if config is None and path is None:
         raise InputError(f"{checkpoint!r} does not say what it was trained on", "give path, the data set to use")
     config = config or {"class_path": "lightning_ae.data.HFDataModule", "init_args": {}}
-    cls = import_class(config["class_path"], HFDataModule, "the checkpoint's data module")
-    init_args = config["init_args"] | ({"path": path} if path else {})
-    data: HFDataModule = cls(**init_args)
+    data = HFDataModule.from_config(config, **({"path": path} if path else {}))
     if model.preprocess is not None:
         data.preprocess = model.preprocess  # the statistics of another data set are not what the model learned
     return data

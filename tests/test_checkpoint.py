@@ -504,3 +504,37 @@ def test_many_layers_of_one_storage(contents: dict[str, Content], tmp_path: Path
     with pytest.raises(InputError, match="its weights are fewer"):
         load_model(tmp_path / "deep.ckpt")
     assert peak() < before + 200
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"class_path": "subprocess.Popen"}, "subprocess.Popen"),
+        ({"class_path": "evilmod.Foo"}, "not imported"),
+        ({"class_path": "lightning_ae.VAE"}, "no subclass of HFDataModule"),
+        ({"init_args": {"path": "digits", "_instantiator": INSTANTIATOR}}, "unknown argument"),
+        ({"init_args": {"path": "digits", "kind": shell(Path())}}, "subprocess.Popen"),
+        ({"init_args": {"path": "digits", "kind": FOO}}, "not imported"),
+        ({"init_args": {}}, "missing 1 required"),
+        ({"init_args": {"path": "digits", "batch_size": "many"}}, "batch_size"),
+    ],
+)
+def test_data_that_a_checkpoint_names(
+    config: dict[str, Any], reason: str, contents: dict[str, Content], tmp_path: Path
+) -> None:
+    content = copy.deepcopy(contents["vae"])
+    content["lightning_ae"]["data"] |= config
+    torch.save(content, tmp_path / "m.ckpt")
+    for load in (HFDataModule.load_from_checkpoint, lambda path: main(["features", str(path)])):
+        with pytest.raises((InputError, SystemExit)) as refused:
+            load(tmp_path / "m.ckpt")
+        assert reason in str(refused.value) or isinstance(refused.value, SystemExit)
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_data_module_does_not_obey_lightnings_keys(contents: dict[str, Content], tmp_path: Path) -> None:
+    content = copy.deepcopy(contents["vae"])
+    content["datamodule_hyper_parameters"] = {"_instantiator": INSTANTIATOR, "path": shell(tmp_path)}
+    torch.save(content, tmp_path / "m.ckpt")
+    assert HFDataModule.load_from_checkpoint(tmp_path / "m.ckpt").path == "digits"
+    assert not (tmp_path / "mark").exists()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any, Literal
 
@@ -14,7 +15,8 @@ import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_ae.config import class_path, from_plain, to_plain
+from lightning_ae.checkpoint import METADATA_KEY, read_checkpoint
+from lightning_ae.config import arguments, class_path, from_plain, import_class, to_plain
 from lightning_ae.data.cache import cached, in_memory
 from lightning_ae.data.decoding import OnTheFly, decode_chunks
 from lightning_ae.data.identity import Identity, check_identity, identity
@@ -23,7 +25,7 @@ from lightning_ae.data.loader import Batch, BatchLoader, Columns, Order
 from lightning_ae.data.source import load_splits
 from lightning_ae.data.streaming import Stream, StreamLoader
 from lightning_ae.distributed import GLOBAL_BATCH_SIZE, Noise
-from lightning_ae.errors import InputError
+from lightning_ae.errors import InputError, unknown
 from lightning_ae.preprocess import Preprocess
 
 LABELS = ("label", "labels", "target", "class", "y")
@@ -123,6 +125,44 @@ class HFDataModule(pl.LightningDataModule):
         names = set(inspect.signature(HFDataModule.__init__).parameters) - {"self", "label"}
         init_args = {name: to_plain(getattr(self, name), name) for name in sorted(names)}
         return {"class_path": class_path(type(self)), "init_args": init_args | {"label": self._given_label}}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], **changed: Any) -> HFDataModule:
+        """The data module that plain data of a checkpoint describe.
+
+        Args:
+            config: `{"class_path": ..., "init_args": {...}}` of this class, or of an imported subclass.
+            changed: arguments to change.
+
+        Raises:
+            InputError: for another class, or an argument that it does not take.
+        """
+        found: Any = import_class(config["class_path"], cls, "the data of the checkpoint")
+        known, init_args = arguments(found), {**config["init_args"], **changed}
+        for name in init_args:
+            if name not in known:
+                raise unknown(f"argument of {found.__name__}", name, known)
+        try:
+            data: HFDataModule = found(**init_args)
+        except TypeError as error:
+            raise InputError(f"the data of the checkpoint are not what {found.__name__} takes: {error}") from error
+        return data
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | os.PathLike[str], **changed: Any) -> HFDataModule:  # type: ignore[override]
+        """The data module that a model was trained with, from the model's checkpoint.
+
+        Args:
+            checkpoint_path: the file.
+            changed: arguments to change.
+
+        Raises:
+            InputError: when the file is missing, damaged, or does not say.
+        """
+        config = read_checkpoint(checkpoint_path)[METADATA_KEY].get("data")
+        if config is None:
+            raise InputError(f"{os.fspath(checkpoint_path)!r} does not say what data it was trained on")
+        return cls.from_config(config, **changed)
 
     @property
     def splits(self) -> Any:
