@@ -10,15 +10,18 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
+from torchmetrics.image import StructuralSimilarityIndexMeasure
 
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.errors import InputError
 from lightning_ae.metrics import (
     ActiveUnits,
-    ExplainedVariance,
+    NotFiniteError,
+    PSNRPerImage,
+    RSquared,
     Sparsity,
     SquaredErrorPerSample,
     knn_error,
@@ -27,9 +30,13 @@ from lightning_ae.metrics import (
 
 
 class _Accumulated(pl.Callback):
-    """Base of the callbacks that add up metrics over the batches of validation and test."""
+    """Base of the callbacks that add up metrics over the batches of validation and test.
+
+    A model that has diverged does not end the run: where it gives values that are not finite, the metrics are NaN.
+    """
 
     _metrics: dict[str, Metric]
+    _diverged: bool
 
     @abstractmethod
     def metrics(self, model: Autoencoder) -> dict[str, Metric]:
@@ -42,16 +49,24 @@ class _Accumulated(pl.Callback):
     def _start(self, module: pl.LightningModule) -> None:
         model = as_autoencoder(self, module)
         self._metrics = {name: metric.to(model.device) for name, metric in self.metrics(model).items()}
+        self._diverged = False
 
     def _add(self, model: Autoencoder, batch: Any, batch_idx: int, stage: str) -> None:
         with torch.no_grad(), model.at_step(stage, batch_idx, batch):
-            self.add(model, self._metrics, *model.unpack(batch))
+            try:
+                self.add(model, self._metrics, *model.unpack(batch))
+            except NotFiniteError as error:
+                if not self._diverged:
+                    rank_zero_warn(f"{type(self).__name__} logs NaN: {error.message}")
+                self._diverged = True
 
     def _finish(self, model: Autoencoder, stage: str) -> None:
         values: dict[str, Tensor] = {}
         for name, metric in self._metrics.items():
             value = metric.compute()
             values |= value if isinstance(value, dict) else {name: value}
+        if self._diverged:  # one rank's NaN is that of all, since the logged value is their mean
+            values = {name: value * math.nan for name, value in values.items()}
         model.log_dict({f"{stage}/{name}": value.to(model.device) for name, value in values.items()}, sync_dist=True)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -81,8 +96,9 @@ class ReconstructionMetrics(_Accumulated):
     """Logs, under val/ and test/, how well inputs are reconstructed and how many code dimensions are in use.
 
     - `mse`: the squared error summed over the dimensions of a sample, in the model's units;
-    - `psnr` (dB) and `ssim`, for images, both of images in [0, 1]. SSIM takes the Gaussian window of Wang et al. 2004
-      (11 pixels wide), and for images of 10 pixels or fewer a uniform window of up to 7;
+    - `psnr` (dB) and `ssim`, for images, both of images in [0, 1] and as the mean over images. PSNR counts an image as
+      100 dB at most. SSIM takes the Gaussian window of Wang et al. 2004 (11 pixels wide), and for images of 10 pixels
+      or fewer a uniform window of up to 7;
     - `active_units`: code dimensions whose variance over the data exceeds 0.01.
 
     A denoising model reconstructs from the corrupted input, and is compared with the clean one.
@@ -92,7 +108,7 @@ class ReconstructionMetrics(_Accumulated):
         """The metrics that the model's input has."""
         metrics: dict[str, Metric] = {"mse": SquaredErrorPerSample(), "active_units": ActiveUnits(model.latent_dim)}
         if len(model.input_shape) == 3:
-            metrics["psnr"] = PeakSignalNoiseRatio(data_range=1.0)
+            metrics["psnr"] = PSNRPerImage()
             side = min(model.input_shape[1:])
             if side > 10:
                 metrics["ssim"] = StructuralSimilarityIndexMeasure(data_range=1.0)
@@ -120,7 +136,7 @@ class SparsityMetrics(_Accumulated):
     - `l0`: the mean number of units active in a sample;
     - `mean_activation`: over units and samples;
     - `dead_units`: units active in no sample;
-    - `explained_variance`: 1 minus the squared error as a share of the data's variance.
+    - `r_squared`: 1 minus the squared error as a share of the data's variance, so 1 minus the FVU.
 
     Args:
         threshold: a unit is active where the size of its activation exceeds this; sigmoid units are never quite zero.
@@ -135,17 +151,17 @@ class SparsityMetrics(_Accumulated):
         """Both metrics."""
         return {
             "sparsity": Sparsity(model.latent_dim, self.threshold),
-            "explained_variance": ExplainedVariance(math.prod(model.input_shape)),
+            "r_squared": RSquared(math.prod(model.input_shape)),
         }
 
     def add(self, model: Autoencoder, metrics: dict[str, Metric], x: Tensor, target: Tensor) -> None:
         """Adds a batch."""
         metrics["sparsity"].update(model.encode(x).flatten(1))
-        metrics["explained_variance"].update(model(x), x)
+        metrics["r_squared"].update(model(x), x)
 
 
 class DenoisingMetrics(_Accumulated):
-    """Logs, under val/ and test/, what a denoising model is to be compared with, in dB.
+    """Logs, under val/ and test/, what a denoising model is to be compared with, in dB as the mean over images.
 
     - `psnr_corrupted`: of the corrupted images as they are;
     - `psnr_median`: of the corrupted images after a 3x3 median filter.
@@ -165,7 +181,7 @@ class DenoisingMetrics(_Accumulated):
                 f"{model.input_shape} denoises none",
                 "leave DenoisingMetrics out, or train a DenoisingAutoencoder on images",
             )
-        return {name: PeakSignalNoiseRatio(data_range=1.0) for name in ("psnr_corrupted", "psnr_median")}
+        return {name: PSNRPerImage() for name in ("psnr_corrupted", "psnr_median")}
 
     def add(self, model: Autoencoder, metrics: dict[str, Metric], x: Tensor, target: Tensor) -> None:
         """Adds a batch."""
@@ -231,10 +247,13 @@ class LatentProbe(pl.Callback):
             codes, labels = _codes(model, trainer, stage)
         kept = torch.randperm(len(train_codes), generator=torch.Generator().manual_seed(0))[: self.max_train]
         learned = train_codes[kept], train_labels[kept]
-        return {
-            f"{stage}/knn_error": knn_error(*learned, codes, labels, k=min(self.k, len(kept))),
-            f"{stage}/probe_error": linear_probe_error(*learned, codes, labels),
-        }
+        try:
+            knn = knn_error(*learned, codes, labels, k=min(self.k, len(kept)))
+            probe = linear_probe_error(*learned, codes, labels)
+        except NotFiniteError as error:  # a model that has diverged does not end the run
+            rank_zero_warn(f"LatentProbe logs NaN: {error.message}")
+            knn = probe = math.nan
+        return {f"{stage}/knn_error": knn, f"{stage}/probe_error": probe}
 
 
 def as_autoencoder(callback: pl.Callback, module: pl.LightningModule) -> Autoencoder:
