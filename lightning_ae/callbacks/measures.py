@@ -10,7 +10,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.image import StructuralSimilarityIndexMeasure
@@ -19,7 +18,6 @@ from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.errors import InputError
 from lightning_ae.metrics import (
     ActiveUnits,
-    NotFiniteError,
     PSNRPerImage,
     RSquared,
     Sparsity,
@@ -30,13 +28,9 @@ from lightning_ae.metrics import (
 
 
 class _Accumulated(pl.Callback):
-    """Base of the callbacks that add up metrics over the batches of validation and test.
-
-    A model that has diverged does not end the run: where it gives values that are not finite, the metrics are NaN.
-    """
+    """Base of the callbacks that add up metrics over the batches of validation and test."""
 
     _metrics: dict[str, Metric]
-    _diverged: bool
 
     @abstractmethod
     def metrics(self, model: Autoencoder) -> dict[str, Metric]:
@@ -49,24 +43,16 @@ class _Accumulated(pl.Callback):
     def _start(self, module: pl.LightningModule) -> None:
         model = as_autoencoder(self, module)
         self._metrics = {name: metric.to(model.device) for name, metric in self.metrics(model).items()}
-        self._diverged = False
 
     def _add(self, model: Autoencoder, batch: Any, batch_idx: int, stage: str) -> None:
         with torch.no_grad(), model.at_step(stage, batch_idx, batch):
-            try:
-                self.add(model, self._metrics, *model.unpack(batch))
-            except NotFiniteError as error:
-                if not self._diverged:
-                    rank_zero_warn(f"{type(self).__name__} logs NaN: {error.message}")
-                self._diverged = True
+            self.add(model, self._metrics, *model.unpack(batch))
 
     def _finish(self, model: Autoencoder, stage: str) -> None:
         values: dict[str, Tensor] = {}
         for name, metric in self._metrics.items():
             value = metric.compute()
             values |= value if isinstance(value, dict) else {name: value}
-        if self._diverged:  # one rank's NaN is that of all, since the logged value is their mean
-            values = {name: value * math.nan for name, value in values.items()}
         model.log_dict({f"{stage}/{name}": value.to(model.device) for name, value in values.items()}, sync_dist=True)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -247,13 +233,10 @@ class LatentProbe(pl.Callback):
             codes, labels = _codes(model, trainer, stage)
         kept = torch.randperm(len(train_codes), generator=torch.Generator().manual_seed(0))[: self.max_train]
         learned = train_codes[kept], train_labels[kept]
-        try:
-            knn = knn_error(*learned, codes, labels, k=min(self.k, len(kept)))
-            probe = linear_probe_error(*learned, codes, labels)
-        except NotFiniteError as error:  # a model that has diverged does not end the run
-            rank_zero_warn(f"LatentProbe logs NaN: {error.message}")
-            knn = probe = math.nan
-        return {f"{stage}/knn_error": knn, f"{stage}/probe_error": probe}
+        return {
+            f"{stage}/knn_error": knn_error(*learned, codes, labels, k=min(self.k, len(kept))),
+            f"{stage}/probe_error": linear_probe_error(*learned, codes, labels),
+        }
 
 
 def as_autoencoder(callback: pl.Callback, module: pl.LightningModule) -> Autoencoder:

@@ -1,13 +1,12 @@
 """Metrics that torchmetrics lacks, or computes in another way."""
 
-from lightning_ae.metrics.base import NotFiniteError, SampleMetric
+from lightning_ae.metrics.base import SampleMetric
 from lightning_ae.metrics.codes import ActiveUnits, Sparsity, knn_error, linear_probe_error
 from lightning_ae.metrics.reconstruction import ExplainedVariance, PSNRPerImage, RSquared, SquaredErrorPerSample
 
 __all__ = [
     "ActiveUnits",
     "ExplainedVariance",
-    "NotFiniteError",
     "PSNRPerImage",
     "RSquared",
     "SampleMetric",

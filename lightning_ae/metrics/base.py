@@ -12,10 +12,6 @@ from torchmetrics import Metric
 from lightning_ae.errors import InputError
 
 
-class NotFiniteError(InputError):
-    """Values are NaN or infinite."""
-
-
 class SampleMetric(Metric):
     """Base of the metrics: sums over samples, of which those of several processes add up.
 
@@ -62,11 +58,11 @@ def check_finite(name: str, x: Tensor) -> None:
     """Refuses values that are NaN or infinite.
 
     Raises:
-        NotFiniteError: naming them.
+        InputError: naming them.
     """
     finite = torch.isfinite(x)
     if not finite.all():
-        raise NotFiniteError(f"{int((~finite).sum())} of the {x.numel()} values of {name} are NaN or infinite")
+        raise InputError(f"{int((~finite).sum())} of the {x.numel()} values of {name} are NaN or infinite")
 
 
 def code_doubles(codes: Tensor, latent_dim: int) -> Tensor:
