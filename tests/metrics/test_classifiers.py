@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from lightning_ae import Autoencoder
 from lightning_ae.errors import InputError
 from lightning_ae.metrics import knn_error, linear_probe_error
+from lightning_ae.tools import features
 
 ERRORS = pytest.mark.parametrize("error", [knn_error, linear_probe_error])
 Sets = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -121,3 +124,20 @@ def test_codes_that_are_not_finite_are_refused(error: Callable[..., float], valu
 def test_options_of_the_neighbours(options: dict[str, int], match: str, sets: Sets) -> None:
     with pytest.raises(InputError, match=match):
         knn_error(*sets, **options)
+
+
+def test_features_are_written_where_there_is_one_class(
+    fit: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rows = "\n".join(f"{i / 40},{i / 80},3" for i in range(40))
+    for split in ("train", "test"):
+        (folder / f"{split}.csv").write_text(f"a,b,label\n{rows}\n")
+    checkpoint = tmp_path / "plain.ckpt"
+    fit(Autoencoder((2,), 1), torch.rand(64, 2)).save_checkpoint(checkpoint)
+    files = features(str(checkpoint), str(folder))
+    assert all(file.is_file() for file in files.values())
+    assert "No 5-nearest-neighbour error of the test split's codes: train_labels hold one class, 3" in (
+        capsys.readouterr().out
+    )
