@@ -44,8 +44,11 @@ def rate_distortion(model: Autoencoder, x: Tensor, split: str, reference: Tensor
 
     - a posterior (variational): the rate is the divergence :math:`KL(q(z|x) \| p(z))` in bits, the distortion that of
       a draw from q. One point: the trade-off is set in training, by beta.
-    - a sparse code: each active unit costs the bits of its quantised value, and which units are active costs
-      :math:`\log_2 \binom{d}{a}` bits for a of d.
+    - a sparse code of d units, a of them active: how many are active costs :math:`\log_2 (d + 1)` bits, which ones
+      :math:`\log_2 \binom{d}{a}`, and each of their values the bits of the quantiser b, together
+      :math:`\log_2 (d + 1) + \log_2 \binom{d}{a} + a b`. That is the length, but for rounding up to whole bits, of a
+      message that can be decoded with no knowledge of the sample: all numbers of active units are taken as equally
+      likely, so a model whose codes always have the same number pays a little too much.
     - any other code: each value is quantised to a fixed number of bits, so the rate is the size of the code.
 
     Values are quantised uniformly between the 0.1 % and the 99.9 % quantile of each code dimension on the training
@@ -65,13 +68,14 @@ def rate_distortion(model: Autoencoder, x: Tensor, split: str, reference: Tensor
     """
     posterior = getattr(model, "posterior", None)
     if posterior is not None:
-        mean, log_variance = posterior(x)
+        mean, log_variance = (part.double() for part in posterior(x))
         kl = 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).sum(dim=1).mean()
         generator = torch.Generator(mean.device).manual_seed(0)
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
         drawn = mean + (0.5 * log_variance).exp() * noise
         return [Point(split, 1.0, float(kl) / math.log(2), _distortion(model, drawn, x))]
-    code, seen = model.encode(x), model.encode(reference)
+    # in float64, since a quantile takes no half precision
+    code, seen = model.encode(x).double(), model.encode(reference).double()
     if code.ndim != 2:
         raise InputError(f"rate_distortion takes codes (B, latent_dim), got {tuple(code.shape)}")
     low, high = seen.quantile(0.001, dim=0), seen.quantile(0.999, dim=0)
@@ -85,7 +89,7 @@ def rate_distortion(model: Autoencoder, x: Tensor, split: str, reference: Tensor
             quantised = torch.where(active, quantised, torch.zeros_like(code))
             count = active.sum(dim=1).double()
             choices = _log2_binomial(code.shape[1], count)
-            rate = float((count * bits + choices).mean())
+            rate = float((count * bits + choices).mean()) + math.log2(code.shape[1] + 1)
         else:
             rate = float(bits * code.shape[1])
         points.append(Point(split, bits, rate, _distortion(model, quantised, x)))
@@ -127,7 +131,8 @@ def rate_distortion_figure(points: list[Point]) -> Figure:
 def _distortion(model: Autoencoder, code: Tensor, x: Tensor) -> float:
     errors: list[Any] = []
     for part, target in zip(code.split(1024), x.split(1024), strict=True):
-        errors.append((model.decode(part) - target).square().flatten(1).sum(dim=1))
+        difference = model.decode(part.to(x.dtype)).double() - target.double()
+        errors.append(difference.square().flatten(1).sum(dim=1))
     return float(torch.cat(errors).mean())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_ae import VAE, Autoencoder, KSparseAutoencoder, LinearAutoencoder
+from lightning_ae import VAE, Autoencoder, KSparseAutoencoder, LinearAutoencoder, SparseAutoencoder
 from lightning_ae.rate_distortion import Point, rate_distortion, write_rate_distortion
 
 
@@ -46,7 +47,55 @@ def test_rate_of_a_variational_code_is_its_divergence() -> None:
 def test_rate_of_a_sparse_code_counts_values_and_choices() -> None:
     model, x = KSparseAutoencoder((5,), latent_dim=12, k=3).eval(), torch.rand(40, 5)
     points = rate_distortion(model, x, "test", x)
-    assert points[3].rate == pytest.approx(3 * 4 + math.log2(math.comb(12, 3)), rel=1e-6)
+    assert points[3].rate == pytest.approx(3 * 4 + math.log2(math.comb(12, 3)) + math.log2(13), rel=1e-6)
+
+
+@torch.no_grad()
+def test_a_message_of_that_rate_gives_the_sparse_code_back() -> None:
+    torch.manual_seed(0)
+    model = SparseAutoencoder((5,), latent_dim=7, penalty="l1").eval()
+    x, reference = torch.randn(50, 5), torch.randn(300, 5)
+    (point,) = (p for p in rate_distortion(model, x, "test", reference) if p.setting == 3)
+    low, high = (model.encode(reference).double().quantile(q, dim=0) for q in (0.001, 0.999))
+    step = (high - low).clamp(min=1e-12) / 7
+    subsets = {a: list(itertools.combinations(range(7), a)) for a in range(8)}
+
+    def write(code: Tensor) -> tuple[int, int]:
+        """The message as a number, and how many messages there could have been when all was known but the sample."""
+        units = tuple(i for i, value in enumerate(code.tolist()) if value != 0)
+        message, size = len(units), 8
+        message, size = message + size * subsets[len(units)].index(units), size * len(subsets[len(units)])
+        for unit in units:
+            level = round(float((code[unit].clamp(low[unit], high[unit]) - low[unit]) / step[unit]))
+            message, size = message + size * level, size * 8
+        return message, size
+
+    def read(message: int) -> Tensor:
+        code = torch.zeros(7, dtype=torch.float64)
+        message, active = divmod(message, 8)
+        message, which = divmod(message, len(subsets[active]))
+        for unit in subsets[active][which]:
+            message, level = divmod(message, 8)
+            code[unit] = low[unit] + level * step[unit]
+        return code
+
+    messages = [write(code) for code in model.encode(x).double()]
+    assert len({size for _, size in messages}) > 3  # the number of active units differs between samples
+    assert point.rate == pytest.approx(sum(math.log2(size) for _, size in messages) / 50, rel=1e-9)
+    decoded = torch.stack([read(message) for message, _ in messages]).float()
+    assert point.distortion == pytest.approx(float((model.decode(decoded) - x).square().sum(1).mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize("cls", [Autoencoder, VAE, KSparseAutoencoder])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_model_of_another_type(cls: type[Autoencoder], dtype: torch.dtype, digits: Tensor) -> None:
+    torch.manual_seed(0)
+    model = cls((1, 8, 8), latent_dim=32).eval()
+    expected = rate_distortion(model, digits, "test", digits)
+    model.to(dtype)
+    found = rate_distortion(model, digits.to(dtype), "test", digits.to(dtype))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours.rate, ours.distortion) == pytest.approx((theirs.rate, theirs.distortion), rel=0.02)
 
 
 def test_files(tmp_path: Path, digits: Tensor) -> None:

@@ -12,13 +12,14 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
+from torchmetrics.image import StructuralSimilarityIndexMeasure
 
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.errors import InputError
 from lightning_ae.metrics import (
     ActiveUnits,
-    ExplainedVariance,
+    PSNRPerImage,
+    RSquared,
     Sparsity,
     SquaredErrorPerSample,
     knn_error,
@@ -81,8 +82,9 @@ class ReconstructionMetrics(_Accumulated):
     """Logs, under val/ and test/, how well inputs are reconstructed and how many code dimensions are in use.
 
     - `mse`: the squared error summed over the dimensions of a sample, in the model's units;
-    - `psnr` (dB) and `ssim`, for images, both of images in [0, 1]. SSIM takes the Gaussian window of Wang et al. 2004
-      (11 pixels wide), and for images of 10 pixels or fewer a uniform window of up to 7;
+    - `psnr` (dB) and `ssim`, for images, both of images in [0, 1] and as the mean over images. PSNR counts an image as
+      100 dB at most. SSIM takes the Gaussian window of Wang et al. 2004 (11 pixels wide), and for images of 10 pixels
+      or fewer a uniform window of up to 7;
     - `active_units`: code dimensions whose variance over the data exceeds 0.01.
 
     A denoising model reconstructs from the corrupted input, and is compared with the clean one.
@@ -92,7 +94,7 @@ class ReconstructionMetrics(_Accumulated):
         """The metrics that the model's input has."""
         metrics: dict[str, Metric] = {"mse": SquaredErrorPerSample(), "active_units": ActiveUnits(model.latent_dim)}
         if len(model.input_shape) == 3:
-            metrics["psnr"] = PeakSignalNoiseRatio(data_range=1.0)
+            metrics["psnr"] = PSNRPerImage()
             side = min(model.input_shape[1:])
             if side > 10:
                 metrics["ssim"] = StructuralSimilarityIndexMeasure(data_range=1.0)
@@ -120,7 +122,7 @@ class SparsityMetrics(_Accumulated):
     - `l0`: the mean number of units active in a sample;
     - `mean_activation`: over units and samples;
     - `dead_units`: units active in no sample;
-    - `explained_variance`: 1 minus the squared error as a share of the data's variance.
+    - `r_squared`: 1 minus the squared error as a share of the data's variance, so 1 minus the FVU.
 
     Args:
         threshold: a unit is active where the size of its activation exceeds this; sigmoid units are never quite zero.
@@ -135,17 +137,17 @@ class SparsityMetrics(_Accumulated):
         """Both metrics."""
         return {
             "sparsity": Sparsity(model.latent_dim, self.threshold),
-            "explained_variance": ExplainedVariance(math.prod(model.input_shape)),
+            "r_squared": RSquared(math.prod(model.input_shape)),
         }
 
     def add(self, model: Autoencoder, metrics: dict[str, Metric], x: Tensor, target: Tensor) -> None:
         """Adds a batch."""
         metrics["sparsity"].update(model.encode(x).flatten(1))
-        metrics["explained_variance"].update(model(x), x)
+        metrics["r_squared"].update(model(x), x)
 
 
 class DenoisingMetrics(_Accumulated):
-    """Logs, under val/ and test/, what a denoising model is to be compared with, in dB.
+    """Logs, under val/ and test/, what a denoising model is to be compared with, in dB as the mean over images.
 
     - `psnr_corrupted`: of the corrupted images as they are;
     - `psnr_median`: of the corrupted images after a 3x3 median filter.
@@ -165,7 +167,7 @@ class DenoisingMetrics(_Accumulated):
                 f"{model.input_shape} denoises none",
                 "leave DenoisingMetrics out, or train a DenoisingAutoencoder on images",
             )
-        return {name: PeakSignalNoiseRatio(data_range=1.0) for name in ("psnr_corrupted", "psnr_median")}
+        return {name: PSNRPerImage() for name in ("psnr_corrupted", "psnr_median")}
 
     def add(self, model: Autoencoder, metrics: dict[str, Metric], x: Tensor, target: Tensor) -> None:
         """Adds a batch."""

@@ -18,7 +18,7 @@ from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.config import to_plain
 from lightning_ae.data import HFDataModule
 from lightning_ae.errors import InputError
-from lightning_ae.metrics import ExplainedVariance, SquaredErrorPerSample, knn_error, linear_probe_error
+from lightning_ae.metrics import RSquared, SquaredErrorPerSample, knn_error, linear_probe_error
 from lightning_ae.zoo import index
 from lightning_ae.zoo.artefact import build, load_with_config, parse_weights
 from lightning_ae.zoo.fetch import fetch
@@ -216,15 +216,14 @@ _KEPT: dict[str, Samples] = {}
 def measure(model: Autoencoder, data: Samples, dataset: str) -> list[Metric]:
     """What an entry states of a model.
 
-    Reconstruction: the squared error summed over a sample's dimensions, and the explained variance. The objective,
-    where chance is a part of it, as the mean over three seeds. Features: the errors of logistic regression and of a
-    5-nearest-neighbour classifier that learn from (at most 10 000) training codes, beside those on raw inputs and on
-    principal components.
+    Reconstruction: the squared error summed over a sample's dimensions, and R squared. The objective, where chance is
+    a part of it, as the mean over three seeds. Features: the errors of logistic regression and of a 5-nearest-neighbour
+    classifier that learn from (at most 10 000) training codes, beside those on raw inputs and on principal components.
     """
     model.eval()
     test = data.inputs["test"]
     codes = {split: codes_of(model, x) for split, x in data.inputs.items()}
-    error, variance = SquaredErrorPerSample(), ExplainedVariance(test[0].numel())
+    error, variance = SquaredErrorPerSample(), RSquared(test[0].numel())
     for target in test.split(BATCH):
         reconstruction = model(target)
         error.update(reconstruction, target)
@@ -236,6 +235,7 @@ def measure(model: Autoencoder, data: Samples, dataset: str) -> list[Metric]:
 
     found = [
         metric("squared_error", float(error.compute()), _relative(float(error.compute()))),
+        # R squared; entries never change, so it keeps the name that they have for it
         metric("explained_variance", float(variance.compute()), 1e-3),
     ]
     objective = _objective(model, test)
