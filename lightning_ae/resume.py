@@ -35,35 +35,42 @@ class Resumption(pl.Callback):
 
     def __init__(self) -> None:
         self._position: Position | None = None
-        self._metrics: dict[str, Any] = {}
+        self._saved: dict[str, Any] = {}
         self._closes_epoch = False
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: D102
         metrics = {name: value for name, value in trainer.callback_metrics.items() if isinstance(value, Tensor)}
+        position = Position.of(checkpoint["loops"]["fit_loop"])
+        batch = trainer.fit_loop.epoch_loop.batch_progress.current
+        if batch.started > batch.processed == position.batches and any(True for _ in pl_module.buffers()):
+            rank_zero_warn(
+                "the checkpoint is written in the middle of a step: a run goes on from it with that batch, but the "
+                "model's buffers (batch statistics, say) may have seen it already"
+            )
         checkpoint[KEY] = {
             "metrics": {name: value.detach().cpu() for name, value in metrics.items()},
-            "gradients": _gradients(trainer, pl_module, Position.of(checkpoint["loops"]["fit_loop"])),
+            "gradients": _gradients(trainer, pl_module, position),
         }
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: D102
         loops = checkpoint.get("loops")
         if trainer.state.fn != "fit" or loops is None:
             return
-        saved = checkpoint.get(KEY, {"metrics": {}, "gradients": None})
-        self._position, self._metrics = Position.of(loops["fit_loop"]), saved["metrics"]
+        self._saved = checkpoint.get(KEY, {"metrics": {}, "gradients": None})
+        self._position = Position.of(loops["fit_loop"])
         self._position.write(loops["fit_loop"])
-        if saved["gradients"] is not None:
-            _take_up(pl_module, saved["gradients"])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
         self._closes_epoch = False
         if self._position is None:
             return
         trainer._logger_connector._callback_metrics.update(
-            {name: value.to(pl_module.device) for name, value in self._metrics.items()}
+            {name: value.to(pl_module.device) for name, value in self._saved["metrics"].items()}
         )
+        if self._saved["gradients"] is not None:
+            _take_up(pl_module, self._saved["gradients"])
         self._closes_epoch = self._position.take_up(trainer)
-        self._position, self._metrics = None, {}
+        self._position, self._saved = None, {}
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
         if self._closes_epoch:  # its last step, which logs them otherwise, lies before the checkpoint

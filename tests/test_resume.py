@@ -64,7 +64,9 @@ class At(pl.Callback):
 class Run:
     """A fit in a folder: what it logged, the batches it saw, and the state at its end."""
 
-    def __init__(self, folder: Path, *callbacks: pl.Callback, resume: Path | None = None, **options: Any) -> None:
+    def __init__(
+        self, folder: Path, *callbacks: pl.Callback, resume: Path | None = None, norm: str = "batch", **options: Any
+    ) -> None:
         pl.seed_everything(3, verbose=False)
         self.batches = Batches()
         saves = any(isinstance(callback, pl.callbacks.Checkpoint) for callback in callbacks)
@@ -77,7 +79,7 @@ class Run:
             enable_checkpointing=saves,
             callbacks=[self.batches, *callbacks],
         )
-        self.model = Model((1, 8, 8), 4, architecture=MLP(hidden=(16,), norm="batch", dropout=0.2))
+        self.model = Model((1, 8, 8), 4, architecture=MLP(hidden=(16,), norm=norm, dropout=0.2))
         self.ended: BaseException | None = None
         try:
             data = HFDataModule("digits", batch_size=200)
@@ -179,7 +181,8 @@ WAYS: dict[str, tuple[Callable[[Path], list[pl.Callback]], dict[str, Any], dict[
     "SIGTERM in a validation": (lambda f: [At("on_validation_start", 14, send(signal.SIGTERM))], {}, {}, PREEMPTED),
     "Ctrl-C": (lambda f: [At("on_train_batch_start", 10, send(signal.SIGINT))], {}, {}, PREEMPTED),
     "an exception in a step": (
-        lambda f: [At("on_before_optimizer_step", 10, fail), OnExceptionCheckpoint(f)], {}, {}, "on_exception.ckpt"),
+        lambda f: [At("on_before_optimizer_step", 10, fail), OnExceptionCheckpoint(f)], {}, {"norm": "layer"},
+        "on_exception.ckpt"),
     "an exception before a step": (
         lambda f: [At("on_train_batch_start", 10, fail), OnExceptionCheckpoint(f)], {}, {}, "on_exception.ckpt"),
     "an exception after a step": (
