@@ -175,8 +175,11 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
                 f"weights are not finite after step {self.global_step}, so they are not saved: {', '.join(broken)}",
                 "go on from an earlier checkpoint with a lower lr, or set the trainer's gradient_clip_val",
             )
-        used = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
-        checkpoint["exact"] = {"seed": self._run_seed, "epoch_terms": of_all_ranks(self._epoch.state(used))}
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        checkpoint["exact"] = {
+            "seed": self._run_seed,
+            "epoch_terms": of_all_ranks(self._epoch.state(progress.processed)),
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes up the run's seed again where a fit goes on."""

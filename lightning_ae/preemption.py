@@ -82,7 +82,7 @@ class Preemption(pl.Callback):
         now = time.monotonic()
         if number == signal.SIGINT and self._asked and now - self._asked_at > PASSED_ON:
             raise KeyboardInterrupt
-        if not self._asked and number == signal.SIGINT and rank_zero_only.rank == 0:
+        if not self._asked and number == signal.SIGINT and getattr(rank_zero_only, "rank", 0) == 0:
             # print and logging must not be entered twice, as they would be here while they are at work
             os.write(2, b"\nCtrl-C: the run writes a checkpoint after this step, and ends; once more ends it at once\n")
         if not self._asked:

@@ -38,7 +38,7 @@ class Resumption(pl.Callback):
         self._saved: dict[str, Any] = {}
         self._closes_epoch = False
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: D102
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:  # noqa: D102
         metrics = {name: value for name, value in trainer.callback_metrics.items() if isinstance(value, Tensor)}
         position = Position.of(checkpoint["loops"]["fit_loop"])
         batch = trainer.fit_loop.epoch_loop.batch_progress.current
@@ -52,7 +52,7 @@ class Resumption(pl.Callback):
             "gradients": _gradients(trainer, pl_module, position),
         }
 
-    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: D102
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:  # noqa: D102
         loops = checkpoint.get("loops")
         if trainer.state.fn != "fit" or loops is None:
             return
@@ -60,7 +60,7 @@ class Resumption(pl.Callback):
         self._position = Position.of(loops["fit_loop"])
         self._position.write(loops["fit_loop"])
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: D102
         self._closes_epoch = False
         if self._position is None:
             return
@@ -72,7 +72,7 @@ class Resumption(pl.Callback):
         self._closes_epoch = self._position.take_up(trainer)
         self._position, self._saved = None, {}
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: D102
         if self._closes_epoch:  # its last step, which logs them otherwise, lies before the checkpoint
             pl_module._log_epoch()
         self._closes_epoch = False

@@ -126,9 +126,11 @@ def check(whole: Run, first: Run, second: Run, used: int) -> None:
     logged = whole.logged()
     for step, row in second.logged().items():
         assert row.items() <= logged[step].items(), step
-    names = ("train/loss_epoch", "val/loss")
-    both = {(step, name) for run in (first, second) for step, row in run.logged().items() for name in names if name in row}
-    assert both >= {(step, name) for step, row in logged.items() for name in names if name in row}
+    means = [set(), set()]
+    for found, runs in zip(means, ([first, second], [whole]), strict=True):
+        rows = [(step, name) for run in runs for step, row in run.logged().items() for name in row]
+        found |= {(step, name) for step, name in rows if name in ("train/loss_epoch", "val/loss")}
+    assert means[0] >= means[1]
 
 
 def stop(trainer: pl.Trainer) -> None:
