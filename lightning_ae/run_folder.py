@@ -156,7 +156,7 @@ class MetricsLogger(CSVLogger):
     Args:
         save_dir: the folder of the run's folder.
         name: a folder in between; none by default.
-        version: the name of the run's folder.
+        version: the name of the run's folder, as it stands: one of digits only, too.
         prefix: to put before the names of metrics.
         flush_logs_every_n_steps: how often rows are written.
     """
@@ -164,8 +164,8 @@ class MetricsLogger(CSVLogger):
     def __init__(
         self,
         save_dir: str,
-        name: str | None = "",
-        version: int | str | None = None,
+        name: str = "",
+        version: str = "metrics",
         prefix: str = "",
         flush_logs_every_n_steps: int = 100,
     ) -> None:
