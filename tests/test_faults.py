@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import multiprocessing
 import os
 import re
@@ -12,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,10 @@ class Runs:
         (folder / "faulty.py").write_text(FAULTY)
         (folder / "recipe.yaml").write_text(RECIPE.replace("NORM", norm))
 
-    def start(self, name: str, ranks: int = 2, fault: str = "-1:0:0", resume: str | None = None) -> Any:
-        args = ["-c", "recipe.yaml", "--run_dir", name, "--trainer.devices", str(ranks)]
+    def start(
+        self, name: str, ranks: int = 2, fault: str = "-1:0:0", resume: str | None = None, options: Sequence[str] = ()
+    ) -> Any:
+        args = ["-c", "recipe.yaml", "--run_dir", name, "--trainer.devices", str(ranks), *options]
         args += ["--trainer.strategy", "ddp"] if ranks > 1 else []
         args += ["--ckpt_path", resume] if resume else []
         return subprocess.Popen(
@@ -160,6 +163,30 @@ def test_sigterm(runs: Runs, rank: int) -> None:
     status, text = runs.finish(f"on-{rank}", resume=path)
     assert status == 0, text
     check_bit_for_bit(runs.state(f"on-{rank}"), runs.state("whole"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rank", "number", "status"), [(0, 2, 130), (1, 2, 130), (1, 15, 143)])
+def test_a_signal_while_two_ranks_accumulate(rank: int, number: int, status: int, runs: Runs) -> None:
+    """Each rank's gradients so far, and its part of the epoch's means, go with the checkpoint."""
+    four = ["--trainer.accumulate_grad_batches", "4"]
+    whole, stopped, on = (f"{name}-{rank}-{number}" for name in ("whole", "stopped", "on"))
+    assert runs.finish(whole, options=four)[0] == 0
+    found, text = runs.finish(stopped, fault=f"8:{rank}:{number}", options=four)
+    assert found == status, text
+    assert "Traceback" not in text
+    command = f"lightning-ae fit -c {stopped}/config.yaml --ckpt_path {stopped}/checkpoints/preempted.ckpt"
+    assert text.count(command) == 1
+    saved = runs.state(stopped, "preempted")
+    assert saved["global_step"] == 8
+    assert len(saved["resumption"]["gradients"]) == 2
+    found, text = runs.finish(on, resume=f"{stopped}/checkpoints/preempted.ckpt", options=four)
+    assert found == 0, text
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
+        assert same(runs.state(on)[part], runs.state(whole)[part]), part
+    tables = [csv.DictReader((runs.folder / name / "metrics.csv").read_text().splitlines()) for name in (on, whole)]
+    means = [[row["train/loss_epoch"] for row in table if row["train/loss_epoch"]] for table in tables]
+    assert means[0] == means[1][1:]  # the first epoch was logged by the run that stopped in the second
 
 
 @pytest.mark.slow

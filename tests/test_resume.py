@@ -235,3 +235,53 @@ def test_ways_to_stop(way: str, wholes: Callable[..., Run], tmp_path: Path) -> N
     loops = torch.load(path, weights_only=True)["loops"]
     used = loops["fit_loop"]["epoch_loop.batch_progress"]["total"]["processed"]
     check(wholes(**both), first, second, used)
+
+
+@pytest.mark.parametrize("stop_at", [{"max_steps": 10}, {"max_epochs": 2}], ids=str)
+def test_plain_loaders_go_on_with_the_right_number_of_steps(
+    stop_at: dict[str, int], digits: Tensor, fit: Any, tmp_path: Path
+) -> None:
+    """Their order cannot be taken up again, which is said; a run of max_steps=10 used to make 51 steps of 82."""
+    first = fit(VAE((1, 8, 8), 4), digits[:1300], **{"max_epochs": 4} | stop_at)
+    steps = first.global_step
+    first.save_checkpoint(tmp_path / "a.ckpt")
+    model = VAE((1, 8, 8), 4)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(digits[:1300]), batch_size=64)
+    trainer = pl.Trainer(max_epochs=4, accelerator="cpu", logger=False, enable_progress_bar=False,
+                         enable_checkpointing=False, enable_model_summary=False)  # fmt: skip
+    batches: list[int] = []
+    trainer.callbacks.append(pl.callbacks.LambdaCallback(on_train_batch_end=lambda t, m, o, b, i: batches.append(i)))
+    with pytest.warns() as said:
+        trainer.fit(model, loader, ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    assert trainer.global_step == 4 * 21
+    assert len(batches) == 4 * 21 - steps
+    assert batches[0] == steps % 21
+    assert sum("not resumable" in str(w.message) for w in said) == int("max_steps" in stop_at)
+
+
+def test_ctrl_c_is_to_the_caller_what_it_is_in_lightning(tmp_path: Path) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    run = Run(tmp_path, At("on_train_batch_start", 2, send(signal.SIGINT)))
+    assert isinstance(run.ended, SystemExit)
+    assert run.ended.code == 1
+    assert isinstance(run.ended.__context__, KeyboardInterrupt)
+    assert run.trainer.interrupted
+    assert (tmp_path / "preempted.ckpt").is_file()
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_programs_own_answer_to_ctrl_c_stays(tmp_path: Path) -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    try:
+        run = Run(tmp_path, At("on_train_batch_start", 2, send(signal.SIGINT)), max_epochs=1)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert heard == [signal.SIGINT]
+    assert run.ended is None
+    assert run.trainer.global_step == STEPS
+
+
+def test_a_checkpoint_in_the_middle_of_a_step_says_what_it_lacks(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="in the middle of a step.*batch statistics"):
+        Run(tmp_path, At("on_before_optimizer_step", 2, fail), OnExceptionCheckpoint(tmp_path))
