@@ -70,8 +70,12 @@ def main(argv: list[str] | None = None) -> None:
         if args[0] not in COMMANDS:
             raise unknown("command", args[0], COMMANDS)
         _run(args[0], args[1:])
+        sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # `lightning-ae zoo list | head`: whoever reads has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except Exception as error:
         # the parser and the trainer wrap what a model or a data module says
         cause: BaseException | None = error
@@ -79,6 +83,8 @@ def main(argv: list[str] | None = None) -> None:
             cause = cause.__cause__ or cause.__context__
         if cause is not None:
             _fail(cause.message, cause.hint)
+        if (refused := _refused_by_system(error)) is not None:
+            _fail(*refused)
         if not _lost_rank(error):
             raise
         _fail(
@@ -112,11 +118,14 @@ def _find_own_classes(args: list[str]) -> None:
 
 
 def _run(command: str, args: list[str]) -> None:
-
     if command in ("fit", "validate", "test", "predict"):
+        from lightning_ae import run_folder
         from lightning_ae.training_cli import TrainingCLI
 
-        TrainingCLI(command, args, COMMANDS[command]).run()
+        try:
+            TrainingCLI(command, args, COMMANDS[command]).run()
+        finally:
+            run_folder.release()
     elif command == "completion":
         print(_completion(args), end="")
     elif command == "zoo":
@@ -178,6 +187,21 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=r"The dirpath has changed")
     warnings.filterwarnings("ignore", message=r".*configure_optimizers` will be overridden by")
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
+
+
+def _refused_by_system(error: BaseException | None) -> tuple[str, str] | None:
+    """What a file system refuses and the user can help, and what would: no room, no rights, no such place."""
+    import errno
+
+    room = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+    rights = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in room | rights:
+            what = f"{error.filename}: " if error.filename else "writing a file failed: "
+            hint = "make room, or write elsewhere" if error.errno in room else "check the path and its permissions"
+            return f"{what}{error.strerror or error}", hint
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _lost_rank(error: Exception) -> bool:

@@ -18,6 +18,7 @@ from lightning_ae.distributed import (
     Noise,
     keyed,
     noise_of_step,
+    rank,
     sum_over_ranks,
     synchronise_batch_norm,
     use_group,
@@ -26,6 +27,7 @@ from lightning_ae.distributed import (
 from lightning_ae.errors import InputError
 from lightning_ae.lean import use_lean_loop
 from lightning_ae.preemption import Preemption
+from lightning_ae.resume import Resumption, of_all_ranks
 
 # what runs networks, and under FSDP needs their weights as a whole
 _STEPS = ("training_step", "validation_step", "test_step", "predict_step")
@@ -155,8 +157,8 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
         return call
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """The callback that answers SIGTERM."""
-        return [Preemption()]
+        """The callbacks that answer SIGTERM and Ctrl-C with a checkpoint, and go on from one."""
+        return [Preemption(), Resumption()]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the run's seed and what the epoch has summed up.
@@ -176,7 +178,11 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
                 f"weights are not finite after step {self.global_step}, so they are not saved: {', '.join(broken)}",
                 "go on from an earlier checkpoint with a lower lr, or set the trainer's gradient_clip_val",
             )
-        checkpoint["exact"] = {"seed": self._run_seed, "epoch_terms": self._epoch.state()}
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        checkpoint["exact"] = {
+            "seed": self._run_seed,
+            "epoch_terms": of_all_ranks(self._epoch.state(progress.processed)),
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes up the run's seed again where a fit goes on."""
@@ -211,8 +217,11 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
             for name, value in _means(terms, size).items():
                 self.log(f"train/{name}", value, on_step=True, on_epoch=False, prog_bar=name == "loss")
         if last:
-            for name, value in epoch.means().items():
-                self.log(f"train/{name}_epoch", value, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+            self._log_epoch()
+
+    def _log_epoch(self) -> None:
+        for name, value in self._epoch.means().items() if self._epoch.names else ():
+            self.log(f"train/{name}_epoch", value, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
     def _evaluate(self, batch: Any, batch_idx: int, stage: str) -> None:
         with self.at_step(stage, batch_idx, batch):
@@ -254,13 +263,13 @@ class _EpochTerms:
         self._broken: Tensor | None = None
 
     def add(self, terms: dict[str, Tensor], batch_idx: int, size: int) -> None:
+        if len(self.waiting) > 256:
+            self._add_up()
         self.names = tuple(terms)
         if not self.sizes:
             self.first = batch_idx
         self.waiting += [value.detach() for value in terms.values()]
         self.sizes.append(size)
-        if len(self.waiting) > 256:
-            self._add_up()
 
     def means(self) -> dict[str, Tensor]:
         """Over the samples of all ranks."""
@@ -276,22 +285,48 @@ class _EpochTerms:
         batch_idx, *values = self._broken.tolist()
         return None if batch_idx < 0 else (int(batch_idx), dict(zip(self.names, values, strict=True)))
 
-    def state(self) -> dict[str, Any]:
-        """Plain data, for a checkpoint."""
-        if self.waiting:
-            self._add_up()
-        sums = None if self.sums is None else self.sums.tolist()
-        return {"names": list(self.names), "sums": sums, "samples": self.samples}
+    def state(self, batches: int) -> dict[str, Any]:
+        """Plain data of the epoch's first batches, for a checkpoint: one of a step that is not done counts later."""
+        done = min(len(self.sizes), max(0, batches - self.first))
+        # what waits is kept as it is: added up earlier or later, the sums would differ by rounding
+        waiting = torch.stack(self.waiting).float().tolist() if self.waiting else []
+        return {
+            "names": list(self.names),
+            "sums": None if self.sums is None else self.sums.tolist(),
+            "samples": self.samples,
+            "first": self.first,
+            "sizes": self.sizes[:done],
+            "waiting": waiting[: done * len(self.names)],
+        }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, saved: Any) -> None:
+        """Takes up this rank's own; on another number of ranks, the first takes up the sums of all."""
+        if isinstance(saved, list) and len(saved) != world_size():
+            parts = [_EpochTerms() for _ in saved]
+            for part, state in zip(parts, saved, strict=True):
+                part._take_up(state)
+                part._add_up()
+            sums = [part.sums for part in parts if part.sums is not None]
+            self.clear()
+            self.names = parts[0].names
+            if sums:
+                self.sums = sum(sums[1:], sums[0]) * (rank() == 0)
+                self.samples = sum(part.samples for part in parts) * (rank() == 0)
+            return
+        self._take_up(saved[rank()] if isinstance(saved, list) else saved)
+
+    def _take_up(self, state: dict[str, Any]) -> None:
         self.clear()
         self.names, self.samples = tuple(state["names"]), state["samples"]
         self.sums = None if state["sums"] is None else torch.tensor(state["sums"])
+        self.first, self.sizes = state.get("first", 0), list(state.get("sizes", []))
+        self.waiting = [torch.tensor(value) for value in state.get("waiting", [])]
 
     def _add_up(self) -> None:
         if not self.waiting:
             return
-        values = torch.stack(self.waiting).view(-1, len(self.names)).float()
+        device = self.waiting[-1].device  # those of a checkpoint lie on the CPU
+        values = torch.stack([value.to(device) for value in self.waiting]).view(-1, len(self.names)).float()
         sizes = torch.tensor(self.sizes, dtype=values.dtype, device=values.device)
         sums = sizes @ values
         self.sums = sums if self.sums is None else self.sums.to(sums.device) + sums

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.errors import InputError
+from lightning_ae.files import whole_file
 from lightning_ae.models.sparse import KSparseAutoencoder, SparseAutoencoder
 
 if TYPE_CHECKING:
@@ -101,13 +102,13 @@ def write_rate_distortion(points: Iterable[Point], folder: Path) -> tuple[Path, 
     import csv
 
     points = list(points)
-    folder.mkdir(parents=True, exist_ok=True)
     table, picture = folder / "rate_distortion.csv", folder / "rate_distortion.png"
-    with table.open("w", newline="") as file:
+    with whole_file(table) as part, part.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["split", "setting", "rate_bits", "distortion"])
         writer.writerows([p.split, p.setting, f"{p.rate:.6g}", f"{p.distortion:.6g}"] for p in points)
-    rate_distortion_figure(points).savefig(picture)
+    with whole_file(picture) as part:
+        rate_distortion_figure(points).savefig(part)
     return table, picture
 
 

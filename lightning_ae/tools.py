@@ -5,7 +5,6 @@ Each is a plain function; the command line takes its arguments and docstring as 
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from rich.console import Console
 from tqdm.auto import tqdm
 
 from lightning_ae.errors import InputError
+from lightning_ae.files import whole_file
 
 if TYPE_CHECKING:
     from lightning_ae.autoencoder import Autoencoder
@@ -62,8 +62,7 @@ def features(
         codes[split] = _encode(model, data, split, batch_size)
         rows = data.dataset(split)
         rows = rows.remove_columns([name for name in data.input_columns if name in rows.column_names])
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_parquet(rows, codes[split], file)
+        _write_parquet(rows, codes[split], file, overwrite)
     console = Console(highlight=False, soft_wrap=True)
     console.print("[bold]Written[/]")
     for split, file in files.items():
@@ -125,7 +124,7 @@ def reconstruct(
     if show:
         with torch.no_grad():
             _print_images(model, {"input": x, "reconstruction": model(x)})
-    return _save_figure(reconstruction_figure(model, x), file)
+    return _save_figure(reconstruction_figure(model, x), file, overwrite)
 
 
 def sample(
@@ -164,7 +163,7 @@ def sample(
         with torch.no_grad():
             torch.manual_seed(seed)
             _print_images(model, {"samples": model.sample(min(n, 10))})
-    return _save_figure(sample_figure(model, n, seed), file)
+    return _save_figure(sample_figure(model, n, seed), file, overwrite)
 
 
 def rate_distortion(
@@ -278,8 +277,8 @@ def _encode(model: Autoencoder, data: HFDataModule, split: str, batch_size: int)
     return torch.cat(codes)
 
 
-def _write_parquet(rows: Any, codes: torch.Tensor, file: Path) -> None:
-    """Writes the rows of a Dataset with a column "code", to a temporary file first, so that none is half-written."""
+def _write_parquet(rows: Any, codes: torch.Tensor, file: Path, overwrite: bool) -> None:
+    """Writes the rows of a Dataset with a column "code"."""
     import pyarrow as pa
     from datasets import Dataset, concatenate_datasets
 
@@ -288,9 +287,8 @@ def _write_parquet(rows: Any, codes: torch.Tensor, file: Path) -> None:
     table = Dataset(pa.table({"code": code}))
     if rows.column_names:
         table = concatenate_datasets([table, rows], axis=1)
-    part = file.with_suffix(".part")
-    table.to_parquet(part)
-    os.replace(part, file)
+    with whole_file(file, overwrite) as part:
+        table.to_parquet(part)
 
 
 def _beside(checkpoint: str) -> Path:
@@ -332,9 +330,9 @@ def _print_images(model: Autoencoder, rows: dict[str, torch.Tensor]) -> None:
             console.print(line, end="\n")
 
 
-def _save_figure(figure: Any, file: Path) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file)
+def _save_figure(figure: Any, file: Path, overwrite: bool) -> Path:
+    with whole_file(file, overwrite) as part:
+        figure.savefig(part)
     Console(highlight=False, soft_wrap=True).print(f"[bold]Written[/]\n  {file}")
     return file
 

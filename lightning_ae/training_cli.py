@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import os
 import time
 from pathlib import Path
@@ -14,17 +12,23 @@ import torch
 from jsonargparse import Namespace
 from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
 import lightning_ae.callbacks
 import lightning_ae.data
 import lightning_ae.models  # noqa: F401  imported, all these are known by their bare names
+from lightning_ae import run_folder
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.checkpoint import check_class, read_checkpoint
 from lightning_ae.errors import InputError
+from lightning_ae.files import whole_file
 from lightning_ae.finetune import FineTuneClassifier
 from lightning_ae.parsing import TrainingParser
+from lightning_ae.preemption import Preemption
 from lightning_ae.rebuild import check_weights
+from lightning_ae.run_folder import LastCheckpoint
 
 
 class TrainingCLI(LightningCLI):
@@ -37,7 +41,7 @@ class TrainingCLI(LightningCLI):
     """
 
     def __init__(self, command: str, args: list[str], summary: str = "") -> None:
-        self.command = command
+        self.command, self.words = command, args
         super().__init__(
             model_class=pl.LightningModule,
             datamodule_class=pl.LightningDataModule,
@@ -90,26 +94,24 @@ class TrainingCLI(LightningCLI):
         if self.command != "fit" and trainer.callbacks:  # a checkpoint's own would warn that its folder has changed
             trainer.callbacks = [c for c in trainer.callbacks if not c.class_path.endswith("ModelCheckpoint")]
         self.run_dir: Path | None = None
-        if trainer.logger is False or trainer.fast_dev_run:
+        if trainer.logger is False or trainer.fast_dev_run or trainer.barebones:
+            self.save_config_callback = None  # which would write to the folder one stands in
             return
-        self.run_dir = _claim(self.config.run_dir, _recipe_name(self.config), self.command)
+        self.run_dir = run_folder.claim(self.config.run_dir, _recipe_name(self.config), self.command)
         self.config.run_dir = None  # the saved configuration starts a run of its own
-        given = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
-        loggers = [logger for logger in given if isinstance(logger, Namespace)]
-        loggers = [logger for logger in loggers if not logger.class_path.endswith(".CSVLogger")]
-        # the CSV logger comes first: Lightning takes a run's folder from the first logger
-        loggers.insert(0, Namespace(class_path="pytorch_lightning.loggers.CSVLogger", init_args=Namespace()))
-        for logger in loggers:
-            for key, value in _place(logger.class_path, self.run_dir).items():
-                logger.init_args[key] = value
-        trainer.logger = loggers
+        trainer.logger = run_folder.loggers(trainer.logger, self.run_dir)
+        if self.command == "fit" and trainer.enable_checkpointing is not False:
+            _keep_no_other_last(trainer.callbacks)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """The trainer, with a progress bar that shows losses only."""
-        bars = [] if self._get(self.config, "trainer.enable_progress_bar") is False else [ProgressBar()]
-        if self.config_init.trainer.callbacks is None:
-            self.config_init.trainer.callbacks = []
-        self.config_init.trainer.callbacks += bars
+        """The trainer, with a progress bar that shows losses only, and the newest state kept in last.ckpt."""
+        given = self.config_init.trainer
+        added: list[pl.Callback] = []
+        if given.enable_progress_bar is not False and not given.barebones:
+            added.append(ProgressBar())
+        if self.command == "fit" and self.run_dir is not None and given.enable_checkpointing is not False:
+            added.append(LastCheckpoint(str(self.run_dir / "checkpoints")))
+        given.callbacks = [*(given.callbacks or []), *added]
         return super().instantiate_trainer(**kwargs)
 
     def run(self) -> None:
@@ -125,10 +127,22 @@ class TrainingCLI(LightningCLI):
                 self.model.load_state_dict(checkpoint["state_dict"])
                 path = None
         run = getattr(self.trainer, self.command)
-        result = run(self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True)
+        try:
+            result = run(self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True)
+        except SystemExit as end:
+            # Lightning ends so on SIGTERM, and after Ctrl-C with a status that says nothing of it
+            interrupted = isinstance(end.__context__, KeyboardInterrupt)
+            if interrupted or isinstance(end, SIGTERMException):
+                self._say_how_to_go_on()
+            if interrupted:
+                raise KeyboardInterrupt from end
+            raise
         if self.command == "predict" and self.run_dir is not None:
             parts = {key: torch.cat([batch[key] for batch in result]) for key in result[0]}
-            torch.save(parts, self.run_dir / f"predictions-rank{self.trainer.global_rank}.pt")
+            # the trainer knows the first rank's folder
+            place = Path(self.trainer.log_dir or self.run_dir) / f"predictions-rank{self.trainer.global_rank}.pt"
+            with whole_file(place) as part, open(part, "wb") as file:
+                torch.save(parts, file)
         if self.trainer.is_global_zero and self.run_dir is not None:
             self._summary(self.run_dir)
 
@@ -151,12 +165,29 @@ class TrainingCLI(LightningCLI):
                 )
             self.model.compile()
 
+    def _say_how_to_go_on(self) -> None:
+        if self.command != "fit" or not self.trainer.is_global_zero:
+            return
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]  # set without a type
+        written = [c.path for c in callbacks if isinstance(c, Preemption | LastCheckpoint) and c.path is not None]
+        written = [path for path in written if path.is_file()]
+        if not written:
+            return
+        console = Console(highlight=False, soft_wrap=True)
+        launched = "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ
+        console.print(f"[bold]Next[/]{', by the same launcher' if launched else ''}")
+        newest = max(written, key=lambda path: path.stat().st_mtime_ns)
+        console.print(f"  {run_folder.command_to_go_on(self.run_dir, newest, self.words)}", markup=False)
+
     def _summary(self, run_dir: Path) -> None:
         console = Console(highlight=False, soft_wrap=True)
         rows = [("run folder", run_dir)]
-        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
-        if self.command == "fit" and best:
-            rows.append(("best checkpoint", Path(os.path.relpath(best))))
+        checkpoints = {}
+        if self.command == "fit":
+            checkpoints["best"] = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+            checkpoints["last"] = str(run_dir / "checkpoints" / "last.ckpt")
+        checkpoints = {name: path for name, path in checkpoints.items() if path and os.path.isfile(path)}
+        rows += [(f"{name} checkpoint", Path(os.path.relpath(path))) for name, path in checkpoints.items()]
         if (run_dir / "pictures").is_dir():
             rows.append(("pictures", run_dir / "pictures"))
         if (run_dir / "metrics.csv").is_file():
@@ -164,7 +195,7 @@ class TrainingCLI(LightningCLI):
         console.print("\n[bold]Written[/]")
         for name, path in rows:
             console.print(f"  {name:<16} {path}")
-        if self.command == "fit" and best:
+        if checkpoints:
             console.print("[bold]Next[/]")
             console.print(f"  lightning-ae features {rows[1][1]}")
 
@@ -204,15 +235,15 @@ def training_parser(command: str) -> TrainingParser:
     raise AssertionError("unreachable: parse_arguments raises")
 
 
-def _place(class_path: str, run_dir: Path) -> dict[str, Any]:
-    """Where a logger of this class writes, so that it stays inside the run folder."""
-    if class_path.endswith(".CSVLogger"):
-        return {"save_dir": str(run_dir.parent), "name": "", "version": run_dir.name}
-    if class_path.endswith(".TensorBoardLogger"):
-        return {"save_dir": str(run_dir), "name": "", "version": "tensorboard"}
-    if class_path.endswith(".WandbLogger"):
-        return {"save_dir": str(run_dir)}
-    return {}
+def _keep_no_other_last(callbacks: list[Namespace] | None) -> None:
+    """Leaves `save_last` of a recipe's own callbacks out: two would write last.ckpt."""
+    for callback in callbacks or []:
+        options = callback.get("init_args") or Namespace()
+        if callback.class_path.endswith(".ModelCheckpoint") and options.get("save_last"):
+            options.save_last = None
+            rank_zero_info(
+                "save_last of ModelCheckpoint is left out: last.ckpt is the newest state, written after each epoch"
+            )
 
 
 def _recipe_name(config: Namespace) -> str:
@@ -224,36 +255,3 @@ def _recipe_name(config: Namespace) -> str:
         return "-".join(part for part in (recipe.parent.name, recipe.stem) if part)
     name: str = config.model.class_path.rpartition(".")[2].lower()
     return name
-
-
-def _claim(given: str | None, name: str, command: str) -> Path:
-    """A new, empty folder for this run; ranks other than the first take what the first one chose."""
-    if "LIGHTNING_AE_RUN_DIR" in os.environ and int(os.environ.get("LOCAL_RANK", 0)) > 0:
-        return Path(os.environ["LIGHTNING_AE_RUN_DIR"])
-    if int(os.environ.get("RANK", 0)) > 0:  # started by torchrun: only the first rank's loggers write
-        return Path(given or Path("runs", name, command))
-    if given is not None:
-        path = Path(given)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InputError(
-                f"run_dir {given!r} exists already and holds files; runs never overwrite one another",
-                "give a new folder, or leave run_dir out and get a numbered one",
-            )
-        path.mkdir(parents=True, exist_ok=True)
-    else:
-        number = 1
-        while True:
-            path = Path("runs", name, f"{command}-{number}")
-            try:
-                path.mkdir(parents=True)
-                break
-            except FileExistsError:
-                number += 1
-    os.environ["LIGHTNING_AE_RUN_DIR"] = str(path)
-    atexit.register(_remove_if_empty, path)  # a run that never began leaves nothing behind
-    return path
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        folder.rmdir()

@@ -47,7 +47,7 @@ PLANS.append(
         {"model.hidden": [500], "model.latent_dim": 500},
     )
 )
-CHECKPOINT = "[{class_path: ModelCheckpoint, init_args: {monitor: val/loss, filename: best, save_last: true}}]"
+CHECKPOINT = "[{class_path: ModelCheckpoint, init_args: {monitor: val/loss, filename: best}}]"
 
 
 def main() -> None:
@@ -69,7 +69,7 @@ def main() -> None:
             command_line(words + (["--data.path", path] if path else []))
             done.write_text(str(round(time.perf_counter() - start)))
         zoo.publish(
-            run / "checkpoints" / "last.ckpt",
+            run / "checkpoints" / "best.ckpt",
             plan.name,
             to=str(ROOT / "zoo"),
             path=path,

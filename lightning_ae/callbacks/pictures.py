@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.callbacks.measures import as_autoencoder, is_due, takes_part, to_unit_interval, undisturbed
 from lightning_ae.errors import InputError
+from lightning_ae.files import whole_file
 from lightning_ae.models.contractive import jacobian_spectrum
 
 if TYPE_CHECKING:
@@ -114,8 +115,8 @@ class Picture(pl.Callback):
         if not trainer.is_global_zero:
             return
         file = folder / "pictures" / self.name.replace(" ", "_") / f"{name}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(file)
+        with whole_file(file) as part:
+            figure.savefig(part)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(

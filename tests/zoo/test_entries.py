@@ -135,7 +135,7 @@ def test_recipes_exist() -> None:
         assert recipe.path is not None
         assert (root / recipe.path).is_file()
         assert recipe.seed is not None
-        assert recipe.checkpoint == "last"
+        assert recipe.checkpoint == "best"
 
 
 def test_list() -> None:
