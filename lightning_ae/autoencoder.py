@@ -201,7 +201,9 @@ class Autoencoder(ExactModule):
             )
         if not x.is_floating_point():
             raise InputError(f"the batch holds {x.dtype}, but models take floats", "divide images by 255")
-        x = x.to(weights_type(self.encoder, self))  # numpy's arrays are float64; autocast converts from float32 by itself
+        x = x.to(
+            weights_type(self.encoder, self)
+        )  # numpy's arrays are float64; autocast converts from float32 by itself
         return x, x if target is None else target.to(x.dtype)
 
     # ---- what Lightning calls -----------------------------------------------------------------------------------

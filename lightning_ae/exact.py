@@ -61,7 +61,7 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
 
     # ---- what it is, and where ----------------------------------------------------------------------------------
 
-    @property
+    @property  # type: ignore[misc]  # Lightning's setter does nothing but refuse
     def dtype(self) -> torch.dtype:
         """The weights' type, whoever converted them: Lightning's record misses what a module around this one does."""
         return weights_type(self)
@@ -259,7 +259,9 @@ def weights_type(*modules: nn.Module) -> torch.dtype:
     return torch.get_default_dtype()
 
 
-def _first(module: nn.Module, fits: Callable[[Tensor], bool], kinds: Sequence[str] = ("_parameters", "_buffers")) -> Any:
+def _first(
+    module: nn.Module, fits: Callable[[Tensor], bool], kinds: Sequence[str] = ("_parameters", "_buffers")
+) -> Any:
     """The first parameter that fits, else the first buffer; steps ask, and `parameters()` takes five times as long."""
     for kind in kinds:
         for tensor in getattr(module, kind).values():

@@ -19,7 +19,9 @@ from lightning_ae.zoo.transformer import EncoderTransformer
 TYPES = [torch.float64, torch.bfloat16, torch.float16]
 WAYS: dict[str, Callable[[nn.Module, torch.dtype], Any]] = {
     "to": lambda model, dtype: model.to(dtype),
-    "method": lambda model, dtype: {torch.float64: model.double, torch.float16: model.half}.get(dtype, model.bfloat16)(),
+    "method": lambda model, dtype: {torch.float64: model.double, torch.float16: model.half}.get(
+        dtype, model.bfloat16
+    )(),
     "inside": lambda model, dtype: nn.Sequential(nn.ModuleList([model])).to(dtype),
 }
 
