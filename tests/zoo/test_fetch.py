@@ -10,7 +10,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -441,7 +440,7 @@ def test_a_mirror_of_links_as_a_snapshot_of_the_hub_is(mirror: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("kind", NO_FILES)
-def test_no_plain_file_in_a_mirror(mirror: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_plain_file_in_a_mirror(mirror: Path, kind: str, in_time: Any) -> None:
     make, reason = NO_FILES[kind]
     make(mirror)
     with pytest.raises(InputError, match=reason):
@@ -449,7 +448,9 @@ def test_no_plain_file_in_a_mirror(mirror: Path, kind: str, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("kind", ["pipe", "sparse"])
-def test_no_plain_file_in_the_cache(remote: Remote, server: Any, weights: bytes, cache: Path, kind: str) -> None:
+def test_no_plain_file_in_the_cache(
+    remote: Remote, server: Any, weights: bytes, cache: Path, kind: str, in_time: Any
+) -> None:
     server.answers["/w"] = weights
     name = remote(f"{server.address}/w")
     cache.mkdir(parents=True)
@@ -469,15 +470,6 @@ def test_offline_says_what_is_wrong_with_the_mirror(
 
 
 # ---- servers that take their time ------------------------------------------------------------------------------------
-
-
-def in_time(work: Callable[[], Any], seconds: float = 20) -> Any:
-    """What `work` gives, in a thread of its own, so that a test of what hangs fails instead."""
-    pool = ThreadPoolExecutor(1)
-    try:
-        return pool.submit(work).result(seconds)
-    finally:
-        pool.shutdown(wait=False)
 
 
 @pytest.fixture
@@ -507,7 +499,9 @@ SLOW = {
 
 @pytest.mark.usefixtures("hurry")
 @pytest.mark.parametrize("part", SLOW)
-def test_a_slow_server_is_given_up(remote: Remote, server: Any, weights: bytes, cache: Path, part: str) -> None:
+def test_a_slow_server_is_given_up(
+    remote: Remote, server: Any, weights: bytes, cache: Path, part: str, in_time: Any
+) -> None:
     server.answers |= {"/slow": lambda request: dribble(request, *SLOW[part]), "/w": weights}
     with pytest.raises(InputError, match=r"/slow has not come within 1 s"):
         in_time(lambda: get(remote(f"{server.address}/slow")))
@@ -516,7 +510,7 @@ def test_a_slow_server_is_given_up(remote: Remote, server: Any, weights: bytes, 
 
 
 @pytest.mark.usefixtures("hurry")
-def test_redirects_without_end(remote: Remote, server: Any, cache: Path) -> None:
+def test_redirects_without_end(remote: Remote, server: Any, cache: Path, in_time: Any) -> None:
     def redirect(request: BaseHTTPRequestHandler) -> None:
         request.send_response(302)
         request.send_header("Location", "/r")
@@ -539,7 +533,7 @@ def test_time_is_given_by_size() -> None:
 
 
 def test_who_waits_for_another_process_says_so_and_not_for_ever(
-    remote: Remote, server: Any, weights: bytes, cache: Path, monkeypatch: pytest.MonkeyPatch, hurry: None
+    remote: Remote, server: Any, weights: bytes, cache: Path, monkeypatch: pytest.MonkeyPatch, hurry: None, in_time: Any
 ) -> None:
     server.answers["/w"] = weights
     name = remote(f"{server.address}/w")
