@@ -13,7 +13,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from socket import AF_UNIX, socket
 from threading import Thread
 from types import SimpleNamespace
 from typing import Any
@@ -422,7 +421,6 @@ NO_FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "folder": (Path.mkdir, "is no plain file"),
     "device": (lambda place: place.symlink_to("/dev/zero"), "is no plain file"),
     "terminal": (lambda place: place.symlink_to("/dev/tty"), "is no plain file|cannot be read"),
-    "socket": (lambda place: socket(AF_UNIX).bind(str(place)), "cannot be read"),
     "loop": (lambda place: place.symlink_to(place.name), "cannot be read"),
     "sparse": (sparse, "has 214748364800 bytes instead of"),
 }
