@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_ae.architectures import MLP, Architecture
 from lightning_ae.config import from_plain, to_plain
 from lightning_ae.errors import InputError
-from lightning_ae.exact import ExactModule
+from lightning_ae.exact import ExactModule, weights_type
 from lightning_ae.likelihoods import Gaussian, Likelihood, LikelihoodHead, output_shape
 from lightning_ae.preprocess import stack
 from lightning_ae.speed import adamw, compile_in_place
@@ -137,15 +137,16 @@ class Autoencoder(ExactModule):
                 in [0, 1]; for vectors anything that makes an array (B, dimensions).
 
         Returns:
-            (B, latent_dim), on the model's device.
+            (B, latent_dim), on the model's device and in its weights' type, under autocast too.
         """
         x = data if isinstance(data, Tensor) else stack(data)
         x = x.to(self.device)
-        return self.encode(self.unpack(x if self.preprocess is None else self.preprocess(x))[0])
+        code = self.encode(self.unpack(x if self.preprocess is None else self.preprocess(x))[0])
+        return code.to(self.dtype) if code.is_floating_point() else code
 
     def decoder_parameters(self, z: Tensor) -> Tensor:
         """The parameters of p(x | z): (B, latent_dim) to (B, likelihood.num_parameters, *input_shape)."""
-        parameters: Tensor = self.head(self.decoder(z.to(self.dtype)))
+        parameters: Tensor = self.head(self.decoder(z.to(weights_type(self.decoder, self))))
         return parameters
 
     def reconstruction_loss(self, z: Tensor, target: Tensor) -> Tensor:
@@ -161,7 +162,7 @@ class Autoencoder(ExactModule):
             compile_in_place(network, **options)
 
     def unpack(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """The input and the reconstruction's target, (B, *input_shape) each, of a batch.
+        """The input and the reconstruction's target, (B, *input_shape) each, of a batch, in the weights' type.
 
         A batch is a tensor, a tuple or list that begins with one, or a dict. Of a dict the entry whose shape is
         `input_shape` is the input; an entry "target" of that shape, where there is one, is the target.
@@ -194,7 +195,10 @@ class Autoencoder(ExactModule):
             )
         if not x.is_floating_point():
             raise InputError(f"the batch holds {x.dtype}, but models take floats", "divide images by 255")
-        return x, x if target is None else target
+        x = x.to(
+            weights_type(self.encoder, self)
+        )  # numpy's arrays are float64; autocast converts from float32 by itself
+        return x, x if target is None else target.to(x.dtype)
 
     # ---- what Lightning calls -----------------------------------------------------------------------------------
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from pytorch_lightning.trainer.states import TrainerStatus
+from torch import Tensor, nn
 
 from lightning_ae.checkpoint import Checkpointed, use_own_checkpoints
 from lightning_ae.distributed import (
@@ -60,6 +61,22 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
     @abstractmethod
     def _terms(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """The named scalars of a batch, means over this rank's samples or exact over all; "loss" is minimised."""
+
+    # ---- what it is, and where ----------------------------------------------------------------------------------
+
+    @property  # type: ignore[misc]  # Lightning's setter does nothing but refuse
+    def dtype(self) -> torch.dtype:
+        """The weights' type, whoever converted them: Lightning's record misses what a module around this one does."""
+        return weights_type(self)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; while a trainer runs, where it puts them, which it says in `setup` already."""
+        trainer = self._trainer
+        if trainer is not None and trainer.state.status == TrainerStatus.RUNNING:
+            return super().device
+        first = _first(self, lambda tensor: True)
+        return super().device if first is None else first.device
 
     # ---- draws --------------------------------------------------------------------------------------------------
 
@@ -244,6 +261,28 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
             f"the loss is not finite at {stage} {where} (terms: {', '.join(broken)}), though the data are",
             "lower lr, set the trainer's gradient_clip_val, or use precision 32",
         )
+
+
+def weights_type(*modules: nn.Module) -> torch.dtype:
+    """The type of the first parameter that holds floats, or else buffer, of the first module that has one."""
+    for module in modules:
+        if (first := _first(module, torch.is_floating_point)) is not None:
+            return first.dtype
+    return torch.get_default_dtype()
+
+
+def _first(
+    module: nn.Module, fits: Callable[[Tensor], bool], kinds: Sequence[str] = ("_parameters", "_buffers")
+) -> Any:
+    """The first parameter that fits, else the first buffer; steps ask, and `parameters()` takes five times as long."""
+    for kind in kinds:
+        for tensor in getattr(module, kind).values():
+            if tensor is not None and fits(tensor):
+                return tensor
+        for child in module._modules.values():
+            if child is not None and (found := _first(child, fits, (kind,))) is not None:
+                return found
+    return None
 
 
 class _EpochTerms:

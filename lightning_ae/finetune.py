@@ -15,6 +15,7 @@ from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.config import import_class, to_plain
 from lightning_ae.errors import InputError
 from lightning_ae.exact import ExactModule
+from lightning_ae.likelihoods import at_least_float32
 from lightning_ae.speed import adamw
 
 
@@ -71,8 +72,9 @@ class FineTuneClassifier(ExactModule):
         if not freeze:
             self.model.encoder.requires_grad_(True)
         with torch.no_grad():
-            features = self.model.eval().encode(torch.zeros(2, *model.input_shape)).flatten(1).shape[1]
-        self.classifier = nn.Linear(features, num_classes)
+            sample = torch.zeros(2, *model.input_shape, dtype=model.dtype, device=model.device)
+            features = self.model.eval().encode(sample).flatten(1).shape[1]
+        self.classifier = nn.Linear(features, num_classes, device=model.device, dtype=model.dtype)
         stages = ("train", "val", "test")  # "train" alone would shadow nn.Module.train
         self.accuracy = nn.ModuleDict(
             {f"{s}_accuracy": MulticlassAccuracy(num_classes, average="micro") for s in stages}
@@ -147,7 +149,7 @@ class FineTuneClassifier(ExactModule):
         accuracy: Any = self.accuracy[f"{stage}_accuracy"]
         accuracy(logits, labels)
         self.log(f"{stage}/accuracy", accuracy, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(x))
-        return {"loss": F.cross_entropy(logits.float(), labels)}
+        return {"loss": F.cross_entropy(at_least_float32(logits), labels)}
 
     def _labels(self, batch: Any) -> Tensor:
         labels = None

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser
+import yaml
+from jsonargparse import ArgumentParser, get_loader, set_loader
 from pytorch_lightning.cli import LightningArgumentParser
 
 from lightning_ae.errors import InputError
+from lightning_ae.strict_yaml import load_yaml
+
+_plain = get_loader("yaml")
+
+
+def _strict(text: str, path: str | os.PathLike[str] = "") -> Any:
+    """What jsonargparse makes of a recipe or of an option's value, where nothing in it would be dropped."""
+    load_yaml(text, os.fspath(path))
+    return _plain(text)
+
+
+MODE = "strict yaml"
+set_loader(MODE, _strict, (yaml.YAMLError,))  # a mode of our own: other programs' parsers stay as they are
 
 
 class ToolParser(ArgumentParser):
     """Parses the options of a function."""
+
+    def __init__(self, *args: Any, parser_mode: str = MODE, **kwargs: Any) -> None:
+        super().__init__(*args, parser_mode=parser_mode, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: D102
         if not self.exit_on_error:  # a parser inside the parser, whose message becomes part of another
@@ -29,6 +47,9 @@ class TrainingParser(LightningArgumentParser):
 
     def add_class_arguments(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
         return super().add_class_arguments(*args, **{**kwargs, "sub_configs": False})
+
+    def __init__(self, *args: Any, parser_mode: str = MODE, **kwargs: Any) -> None:
+        super().__init__(*args, parser_mode=parser_mode, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: D102
         if not self.exit_on_error:

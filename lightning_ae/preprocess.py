@@ -17,6 +17,7 @@ from lightning_ae.config import Configurable
 from lightning_ae.errors import InputError
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+_WIDE = (torch.float64, torch.int32, torch.int64, torch.uint32, torch.uint64)  # hold more than float32 does
 
 
 class Preprocess(Configurable):
@@ -24,7 +25,7 @@ class Preprocess(Configurable):
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
-        """Natural units to the model's, on whole batches; always float32."""
+        """Natural units to the model's, on whole batches; always float32, which the model converts to its own type."""
 
     @abstractmethod
     def inverse(self, x: Tensor) -> Tensor:
@@ -116,8 +117,8 @@ class TabularPreprocess(Preprocess):
         Raises:
             InputError: on another number of dimensions than `mean` and `std` have.
         """
-        # float64 stays until it is centred, so that a large offset costs no digits
-        x = x if x.dtype == torch.float64 else x.float()
+        # what float32 cannot hold stays in float64 until it is centred, so that a large offset costs no digits
+        x = x.double() if x.dtype in _WIDE else x.float()
         return _standardize(x, self.mean, self.std, "dimensions").float()
 
     def inverse(self, x: Tensor) -> Tensor:

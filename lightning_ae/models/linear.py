@@ -12,7 +12,7 @@ from lightning_ae.architectures import MLP
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.distributed import sum_over_ranks
 from lightning_ae.errors import InputError
-from lightning_ae.likelihoods import Gaussian
+from lightning_ae.likelihoods import Gaussian, at_least_float32
 
 
 class LinearAutoencoder(Autoencoder):
@@ -149,12 +149,12 @@ class LinearAutoencoder(Autoencoder):
     @torch.no_grad()
     def _track(self, z: Tensor, rate: float = 0.01) -> None:
         """Running covariance of the codes, of the batches of all ranks together."""
-        z = z.to(self.code_covariance.dtype)
+        z = at_least_float32(z)  # 257 samples are 256 in bfloat16
         count, total, products = sum_over_ranks(z.new_tensor(float(len(z))), z.sum(dim=0), z.T @ z)
         mean = total / count
         covariance = products / count - torch.outer(mean, mean)
         rate = rate if self.code_covariance.any() else 1.0
-        self.code_covariance.lerp_(covariance, rate)
+        self.code_covariance.lerp_(covariance.to(self.code_covariance.dtype), rate)
 
     @staticmethod
     def _linear(network: nn.Module) -> nn.Linear:

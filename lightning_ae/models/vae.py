@@ -72,8 +72,8 @@ class VAE(Autoencoder):
         return mean, bounded
 
     def encode(self, x: Tensor) -> Tensor:
-        """The posterior's mean: (B, *input_shape) to (B, latent_dim)."""
-        return self.posterior(x)[0]
+        """The posterior's mean: (B, *input_shape) to (B, latent_dim), in the weights' type."""
+        return self.posterior(x)[0].to(self.dtype)
 
     def loss(self, x: Tensor, target: Tensor) -> dict[str, Tensor]:
         """The negative ELBO "loss" and its terms "reconstruction" and "kl", in nats per sample.
@@ -92,5 +92,5 @@ class VAE(Autoencoder):
 
     def sample(self, n: int) -> Tensor:
         """The means of p(x | z) for `n` draws z from the prior, (n, *input_shape), in data units."""
-        z = torch.randn(n, self.latent_dim, device=self.device)
+        z = torch.randn(n, self.latent_dim, dtype=self.dtype, device=self.device)
         return self.decode(z)

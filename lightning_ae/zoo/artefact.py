@@ -17,10 +17,11 @@ from lightning_ae.models import get_model
 from lightning_ae.models import list_models as variants
 from lightning_ae.rebuild import rebuild
 from lightning_ae.zoo import index
-from lightning_ae.zoo.fetch import fetch, hub_file
+from lightning_ae.zoo.fetch import fetch, hub_file, plain_file
 from lightning_ae.zoo.schema import LARGEST_FILE, Config, Entry, parse, parse_hf
 
-LARGEST_CONFIG = 1 << 20  # bytes
+LARGEST_CONFIG, LARGEST_HEADER = 1 << 20, 4 << 20  # bytes
+MOST_TENSORS, MOST_DIMENSIONS = 10_000, 16
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
@@ -76,7 +77,7 @@ def read(name: str | os.PathLike[str]) -> tuple[Config, dict[str, Tensor]]:
         return entry, parse_weights(files[WEIGHTS], text)
     if text.startswith("hf://"):
         hub = parse_hf(text)
-        folder = hub_file(hub.repo, hub.revision, CONFIG).parent
+        folder = hub_file(hub.repo, hub.revision, CONFIG, most=LARGEST_CONFIG).parent
         hub_file(hub.repo, hub.revision, WEIGHTS)
     elif Path(text).is_dir():
         folder = Path(text)
@@ -118,14 +119,15 @@ def parse_weights(data: bytes, where: str) -> dict[str, Tensor]:
     """The tensors in the bytes of a safetensors file, which holds nothing else.
 
     Raises:
-        InputError: when it is something else, such as a pickle.
+        InputError: when it is something else, such as a pickle, or holds far more tensors than a model has.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load as parse_safetensors
 
     try:
+        _check_header(data)
         found: dict[str, Tensor] = parse_safetensors(data)
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (SafetensorError, KeyError, ValueError, RuntimeError, RecursionError, OverflowError) as error:
         raise InputError(
             f"{where} holds no safetensors file ({error})", "other formats are refused, since reading them may run code"
         ) from error
@@ -140,6 +142,33 @@ def plain_weights(model: nn.Module) -> dict[str, Tensor]:
         if id(tensor) not in seen:
             found[name] = tensor.detach().cpu().contiguous()
         seen.add(id(tensor))
+    return found
+
+
+def _check_header(data: bytes) -> None:
+    """Refuses a safetensors file whose header takes much to read, whatever its tensors are; the rest its reader checks.
+
+    It is 8 bytes that say how long it is, and a JSON object: https://github.com/huggingface/safetensors#format.
+    """
+    size = int.from_bytes(data[:8], "little")
+    if size > LARGEST_HEADER:
+        raise InputError(f"its header has {size} bytes; at most {LARGEST_HEADER} make sense")
+    header: Any = json.loads(data[8 : 8 + size], object_pairs_hook=_unique)
+    if not isinstance(header, dict) or len(header) > MOST_TENSORS:
+        raise InputError(f"its header lists {len(header)} tensors; at most {MOST_TENSORS} make sense")
+    for name, tensor in header.items():
+        shape = tensor.get("shape") if isinstance(tensor, dict) and name != "__metadata__" else []
+        if not isinstance(shape, list) or len(shape) > MOST_DIMENSIONS:
+            raise InputError(f"the shape of {name} is no list of at most {MOST_DIMENSIONS} numbers")
+
+
+def _unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object of which no key stands twice, since readers differ on which one counts."""
+    found: dict[str, Any] = {}
+    for name, value in items:
+        if name in found:
+            raise InputError(f"the key {name!r} stands twice")
+        found[name] = value
     return found
 
 
@@ -165,9 +194,10 @@ def _class(config: Config) -> type[Autoencoder]:
 
 def _read(file: Path, limit: int) -> bytes:
     try:
-        if file.stat().st_size > limit:
-            raise InputError(f"{str(file)!r} has {file.stat().st_size} bytes; at most {limit} make sense")
-        return file.read_bytes()
+        with plain_file(file) as (opened, size):
+            if size > limit:
+                raise InputError(f"{str(file)!r} has {size} bytes; at most {limit} make sense")
+            return opened.read(size)
     except OSError as error:
         raise InputError(
             f"{str(file)!r} cannot be read: {error.strerror or error}", f"an artefact has {WEIGHTS} and {CONFIG}"
@@ -176,7 +206,7 @@ def _read(file: Path, limit: int) -> bytes:
 
 def _read_config(file: Path) -> Config:
     try:
-        data: Any = json.loads(_read(file, LARGEST_CONFIG))
+        data: Any = json.loads(_read(file, LARGEST_CONFIG), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{str(file)!r} is no JSON: {error}") from error
     config: Config = parse(Config, data, str(file))

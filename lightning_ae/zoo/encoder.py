@@ -23,7 +23,8 @@ class Encoder(nn.Module):
 
     Its input is what the preprocessing takes: images as uint8 or as floats in [0, 1], (B, H, W) or (B, C, H, W), grey
     or in colour, of any size; vectors as numbers, (B, dimensions). It is differentiable, can be a part of any module,
-    and can be exported. `model` is the autoencoder without its decoder.
+    which it follows to another type or device, and can be exported. It computes in the type of its weights, after the
+    preprocessing in float32. `model` is the autoencoder without its decoder.
 
     Args:
         model: the autoencoder; its decoder is dropped.
@@ -123,15 +124,18 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, ...) in natural units to (B, feature_dim)."""
-        x = self.preprocess(x)
+        dtype = self.model.dtype
+        x = self.preprocess(x).to(dtype)
         if self.layer is not None:
-            return self._at(self.layer, x)
-        if self.latent == "sample":
+            features = self._at(self.layer, x)
+        elif self.latent == "sample":
             mean, log_variance = self.model.posterior(x)  # type: ignore[operator]
-            code = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
+            features = (mean + (0.5 * log_variance).exp() * torch.randn_like(mean)).flatten(1)
         else:
-            code = self.model.encode(x)
-        return (code.flatten(1) - self.mean) / self.std if self.normalize else code.flatten(1)
+            features = self.model.encode(x).flatten(1)
+        if self.normalize:
+            features = (features - self.mean) / self.std
+        return features.to(dtype) if features.is_floating_point() else features
 
     def _at(self, layer: str, x: Tensor) -> Tensor:
         found: list[Tensor] = []

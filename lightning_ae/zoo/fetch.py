@@ -6,24 +6,33 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import inspect
 import os
 import shutil
+import stat
 import tempfile
+import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as TooLate
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
+from pytorch_lightning.utilities import rank_zero_info
 
 from lightning_ae.errors import InputError
 from lightning_ae.zoo import index
-from lightning_ae.zoo.schema import Entry, File, check_url, parse_hf
+from lightning_ae.zoo.schema import LARGEST_FILE, Entry, File, check_url, parse_hf
 
 TIMEOUT = 30  # seconds without a byte
+GRACE, SLOWEST = 60, 50_000  # a download may take these seconds, and one more for each so many bytes
+SILENT = 2  # seconds that one waits for another process without a word
+T = TypeVar("T")
 
 
 class IntegrityError(InputError):
@@ -39,21 +48,26 @@ def fetch(entry: Entry, file: File) -> bytes:
     """
     problems: list[InputError] = []
     for place in _local_places(entry, file):
-        with suppress(FileNotFoundError, NotADirectoryError):
-            try:
-                return _checked(_read(place), file, str(place))
-            except IntegrityError as error:
-                problems.append(error)
+        try:
+            return _read(place, file)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except InputError as error:
+            problems.append(error)
+        except OSError as error:
+            problems.append(InputError(f"{str(place)!r} cannot be read: {error.strerror or error}"))
     if (data := _cached(file)) is not None:
         return data
     urls = [_mirrored(url) for url in file.urls]
     if urls and offline():
+        told = "".join(f"; {problem.message}" for problem in problems)
         raise InputError(
-            f"{file.name} of {entry.name} is neither bundled nor in the cache, and {offline()} forbids fetching it",
+            f"{file.name} of {entry.name} is neither bundled nor in the cache, and {offline()} forbids fetching it"
+            f"{told}",
             f"unset it, or run `lightning-ae zoo download {entry.name}` where there is a network and set "
             "LIGHTNING_AE_MIRROR to that folder",
         )
-    with _locked(file) if urls else nullcontext():
+    with _locked(file, len(urls) * (GRACE + _allowed(file.size))) if urls else nullcontext():
         if (data := _cached(file)) is not None:  # another process was faster
             return data
         for url in urls:
@@ -122,21 +136,67 @@ def offline() -> str | None:
     return None
 
 
-def hub_file(repo: str, revision: str, name: str, folder: str | None = None) -> Path:
+def hub_file(repo: str, revision: str, name: str, folder: str | None = None, most: int = LARGEST_FILE) -> Path:
     """A file on the Hugging Face hub at a commit, in the hub's own cache or in `folder`.
 
+    Args:
+        repo: "organisation/name".
+        revision: the commit.
+        name: the file's.
+        folder: where to put it; by default the hub's own cache.
+        most: how many bytes it may have.
+
     Raises:
-        InputError: when it cannot be had.
+        InputError: when it cannot be had, is larger, or takes too long.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    where = f"{name} of hf://{repo}@{revision[:8]}"
+
+    def size(late: threading.Event) -> int:
+        return get_hf_file_metadata(hf_hub_url(repo, name, revision=revision)).size or most
+
+    def get(late: threading.Event) -> Path:
+        options: dict[str, Any] = {"local_dir": folder, "local_files_only": bool(offline())}
+        if "tqdm_class" in inspect.signature(hf_hub_download).parameters:  # of later versions
+            options["tqdm_class"] = _counting(most, where, late)
+        return Path(hf_hub_download(repo, name, revision=revision, **options))
+
+    cached = folder is None and isinstance(try_to_load_from_cache(repo, name, revision=revision), str)
     try:
-        return Path(hf_hub_download(repo, name, revision=revision, local_dir=folder, local_files_only=bool(offline())))
+        found = most if cached or offline() else _within(GRACE, where, size)
+        if found > most:
+            raise IntegrityError(f"{where} has {found} bytes; at most {most} make sense")
+        return _within(_allowed(found), where, get)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         _full(error, cache_folder())
         hint = f"{offline()} is set" if offline() else "check the name, the commit and the network"
-        raise InputError(f"{name} of hf://{repo}@{revision[:8]} cannot be fetched: {_short(error)}", hint) from error
+        raise InputError(f"{where} cannot be fetched: {_short(error)}", hint) from error
+
+
+@contextmanager
+def plain_file(place: Path, links: bool = True) -> Iterator[tuple[IO[bytes], int]]:
+    """A file and how many bytes it has, before any is read; a pipe or a device is not waited for.
+
+    Args:
+        place: where it is.
+        links: whether it may be a symbolic link.
+
+    Raises:
+        InputError: for a folder, a pipe, a device and the like.
+        OSError: when it cannot be opened.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(place, flags | (0 if links else getattr(os, "O_NOFOLLOW", 0)))
+    try:
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode):
+            raise InputError(f"{str(place)!r} is no plain file")
+        with open(descriptor, "rb", closefd=False) as file:
+            yield file, about.st_size
+    finally:
+        os.close(descriptor)
 
 
 # ---- places on this machine ------------------------------------------------------------------------------------------
@@ -152,23 +212,26 @@ def _local_places(entry: Entry, file: File) -> Iterator[Path]:
 def _cached(file: File) -> bytes | None:
     place = cache_folder() / file.sha256
     try:
-        return _checked(_read(place), file, str(place))
+        return _read(place, file, links=False)  # one in the cache could lead anywhere
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except OSError as error:
-        if error.errno != errno.ELOOP:
-            return None
-        damage = "is a symbolic link"
+        damage = "is a symbolic link" if error.errno == errno.ELOOP else f"cannot be read ({error.strerror or error})"
     except IntegrityError:
         damage = "is damaged"
+    except InputError:
+        damage = "is no plain file"
     warnings.warn(f"{file.name} in the cache {damage}, and is fetched again ({place})", stacklevel=3)
     with suppress(OSError):
         place.unlink()
     return None
 
 
-def _read(place: Path) -> bytes:
-    """The bytes of a file that is no link: one in the cache could lead anywhere."""
-    with open(os.open(place, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)), "rb") as file:
-        return file.read()
+def _read(place: Path, file: File, links: bool = True) -> bytes:
+    with plain_file(place, links) as (opened, size):
+        if size != file.size:
+            raise IntegrityError(f"{place} has {size} bytes instead of {file.size}")
+        return _checked(opened.read(size), file, str(place))
 
 
 def _checked(data: bytes, file: File, where: str) -> bytes:
@@ -180,13 +243,24 @@ def _checked(data: bytes, file: File, where: str) -> bytes:
 
 
 @contextmanager
-def _locked(file: File) -> Iterator[None]:
-    """Lets one process of a machine fetch a file while the others wait for it."""
+def _locked(file: File, longest: float) -> Iterator[None]:
+    """Lets one process of a machine fetch a file while the others wait for it, `longest` seconds at most."""
     folder = cache_folder()
+    place = folder / f"{file.sha256}.lock"
     with _said(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"{file.sha256}.lock")
-        lock.acquire()
+        lock = FileLock(place)
+        try:
+            lock.acquire(timeout=SILENT)
+        except Timeout:
+            rank_zero_info(f"waiting for another process that fetches {file.name} (it holds {place})")
+            try:
+                lock.acquire(timeout=longest)
+            except Timeout as error:
+                raise InputError(
+                    f"another process has held {str(place)!r} for {longest:.0f} s to fetch {file.name}",
+                    "end that process, or set LIGHTNING_AE_CACHE to another folder",
+                ) from error
     try:
         yield
     finally:
@@ -247,10 +321,11 @@ def _download(url: str, file: File) -> bytes:
         part = Path(folder) / file.name
         if url.startswith("hf://"):
             hub = parse_hf(url)
-            part = hub_file(hub.repo, hub.revision, hub.file or file.name, folder)
+            part = hub_file(hub.repo, hub.revision, hub.file or file.name, folder, file.size)
         else:
             _https(url, file, part)
-        data = _checked(_read(part), file, url)
+        with plain_file(part, links=False) as (opened, size):
+            data = _checked(opened.read(size), file, url)
         with _said(place.parent):
             os.replace(part, place)
         return data
@@ -261,12 +336,14 @@ def _download(url: str, file: File) -> bytes:
 
 
 class _Bounded:
-    """A file that takes no more bytes than the entry says, with a bar."""
+    """A file that takes no more bytes than the entry says, and none when it is too late, with a bar."""
 
-    def __init__(self, file: IO[bytes], size: int, url: str, bar: Any) -> None:
-        self.file, self.left, self.url, self.bar = file, size, url, bar
+    def __init__(self, file: IO[bytes], size: int, url: str, bar: Any, late: threading.Event) -> None:
+        self.file, self.left, self.url, self.bar, self.late = file, size, url, bar, late
 
     def write(self, chunk: bytes) -> None:
+        if self.late.is_set():
+            raise TooLate
         self.left -= len(chunk)
         if self.left < 0:
             raise IntegrityError(f"{self.url} sends more bytes than the entry says")
@@ -282,16 +359,71 @@ def _https(url: str, file: File, place: Path) -> None:
     from pooch import HTTPDownloader
     from tqdm.auto import tqdm
 
-    fetch = HTTPDownloader(timeout=TIMEOUT, chunk_size=1 << 16, hooks={"response": _https_only})
-    bar = tqdm(total=file.size, desc=file.name, unit="B", unit_scale=True, delay=2, leave=False)
-    try:
+    fetch = HTTPDownloader(
+        timeout=TIMEOUT, chunk_size=1 << 14, hooks={"response": _https_only}, headers={"Accept-Encoding": "identity"}
+    )
+
+    def get(late: threading.Event) -> None:
+        bar = tqdm(total=file.size, desc=file.name, unit="B", unit_scale=True, delay=2, leave=False)
         with bar, open(place, "wb") as output:
-            fetch(check_url(url), _Bounded(output, file.size, url, bar), None)
+            fetch(check_url(url), _Bounded(output, file.size, url, bar, late), None)
+
+    try:
+        _within(_allowed(file.size), url, get)
     except requests.RequestException as error:  # an OSError, too
         raise InputError(f"{url} cannot be fetched: {_short(error)}") from error
     except OSError as error:
         _full(error, place.parent.parent)
         raise InputError(f"{url} cannot be fetched: {error.strerror or error}") from error
+
+
+def _allowed(size: int) -> float:
+    """How many seconds a file of that many bytes may take."""
+    return GRACE + size / SLOWEST
+
+
+def _within(seconds: float, what: str, work: Callable[[threading.Event], T]) -> T:
+    """What `work` gives, if it does so in time; it is told when it is too late, and left to find that out.
+
+    Timeouts of a connection begin again with each byte, and a server may send one a second, of headers too.
+
+    Raises:
+        InputError: when it does not.
+    """
+    late, done = threading.Event(), Future[T]()
+
+    def run() -> None:
+        try:
+            done.set_result(work(late))
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        done.exception(seconds)
+    except TooLate as error:
+        raise InputError(f"{what} has not come within {seconds:.0f} s") from error
+    finally:
+        late.set()
+    return done.result()
+
+
+def _counting(most: int, what: str, late: threading.Event) -> Any:
+    """A class of bars that stop a download of more than `most` bytes, or one that is late."""
+    from huggingface_hub.utils import tqdm
+
+    class Counting(tqdm):
+        left: float = most
+
+        def update(self, n: float | None = 1) -> bool | None:
+            self.left -= n or 0
+            if late.is_set():
+                raise TooLate
+            if self.left < 0:
+                raise IntegrityError(f"{what} has more than {most} bytes")
+            return super().update(n)
+
+    return Counting
 
 
 def _https_only(response: Any, *args: Any, **kwargs: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import yaml
 
 from lightning_ae.errors import InputError, unknown
+from lightning_ae.strict_yaml import load_yaml
 from lightning_ae.zoo.schema import Entry, parse
 
 Sort = Literal["name", "model", "dataset", "size", "probe_error", "knn_error"]
@@ -85,9 +86,8 @@ def read_entry(file: Path) -> Entry:
     Raises:
         InputError: when it is not valid.
     """
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        data = yaml.load(file.read_text(), loader)
+        data = load_yaml(file.read_text(), str(file))
     except (OSError, yaml.YAMLError) as error:
         raise InputError(f"the entry {str(file)!r} cannot be read: {error}") from error
     entry: Entry = parse(Entry, data, str(file))

@@ -59,10 +59,10 @@ class EncoderTransformer(TransformerMixin, BaseEstimator):
 
         Args:
             X: images as uint8 or as floats in [0, 1], (n, H, W), (n, C, H, W) or flat, (n, C * H * W) of the size that
-                the model takes; vectors (n, dimensions).
+                the model takes; vectors (n, dimensions) of any number type. They are computed in float32.
 
         Raises:
-            InputError: on another shape.
+            InputError: on another shape or type; of integers images are bytes, since others have no known range.
         """
         check_is_fitted(self)
         encoder = self.encoder_.to(self.device)
@@ -78,7 +78,9 @@ class EncoderTransformer(TransformerMixin, BaseEstimator):
 
     def _images(self, data: Any) -> torch.Tensor:
         array = np.asarray(data)
-        x = torch.from_numpy(array if array.dtype == np.uint8 else array.astype(np.float32))
+        if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
+            raise InputError(f"X must hold numbers, got {array.dtype}", "give an array of integers or floats")
+        x = torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
         shape = self.encoder_.config.input_shape
         if len(shape) == 3 and x.ndim == 2:
             if x.shape[1] != np.prod(shape):

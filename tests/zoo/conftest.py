@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,25 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("LIGHTNING_AE_MIRROR", "LIGHTNING_AE_OFFLINE", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path / "cache" / "zoo"
+
+
+@pytest.fixture
+def in_time() -> Callable[..., Any]:
+    """in_time(work): what `work()` gives, in a thread that is left behind, so that a test of what hangs fails."""
+
+    def run(work: Callable[[], Any], seconds: float = 20) -> Any:
+        done: Future[Any] = Future()
+
+        def call() -> None:
+            try:
+                done.set_result(work())
+            except BaseException as error:
+                done.set_exception(error)
+
+        threading.Thread(target=call, daemon=True).start()
+        return done.result(seconds)
+
+    return run
 
 
 @pytest.fixture

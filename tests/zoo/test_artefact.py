@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 import time
@@ -192,3 +193,113 @@ def test_shared_tensors_are_written_once_and_loaded_as_one(name: str) -> None:
     parameters = sum(parameter.numel() for parameter in model.parameters())  # counts a shared one once
     buffers = sum(buffer.numel() for name, buffer in model.named_buffers() if name in model.state_dict())
     assert sum(tensor.numel() for tensor in plain_weights(model).values()) == parameters + buffers
+
+
+# ---- files that are large, or none -----------------------------------------------------------------------------------
+
+
+def test_a_folder_of_links(folder: Path, tmp_path: Path) -> None:
+    snapshot = tmp_path / "snapshot"
+    snapshot.mkdir()
+    for file in ("config.json", "model.safetensors"):
+        (snapshot / file).symlink_to(folder / file)
+    assert zoo.load(snapshot).latent_dim == zoo.load(NAME).latent_dim
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "sparse"])
+def test_files_that_are_none_or_huge(folder: Path, file: str, kind: str, in_time: Any) -> None:
+    place = folder / file
+    place.unlink()
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "folder":
+        place.mkdir()
+    elif kind == "device":
+        place.symlink_to("/dev/zero")
+    else:
+        with open(place, "wb") as opened:
+            opened.truncate(200 << 30)
+    reason = "has 214748364800 bytes; at most" if kind == "sparse" else "is no plain file"
+    with pytest.raises(InputError, match=reason):
+        in_time(lambda: zoo.load(folder))
+
+
+def packed(header: Any, data: bytes = b"", size: int | None = None) -> bytes:
+    """A safetensors file of that header."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return (len(text) if size is None else size).to_bytes(8, "little") + text + data
+
+
+def tensor(shape: Any, start: Any = 0, end: Any = 0, dtype: str = "F32") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+EMPTY = '{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
+HEADERS: dict[str, tuple[bytes, str]] = {
+    "many empty tensors": (packed({str(i): tensor([0]) for i in range(20_000)}), "lists 20000 tensors"),
+    "a header of no end": (packed({}, size=1 << 62), "its header has"),
+    "longer than the file": (packed({"a": tensor([1], 0, 4)}, size=1 << 20), "holds no safetensors file"),
+    "less than a size": (b"\0\0\0", "holds no safetensors file"),
+    "nothing": (b"", "holds no safetensors file"),
+    "zeros": (bytes(1 << 16), "holds no safetensors file"),
+    "a key twice": (packed(f'{{"a":{EMPTY},"a":{EMPTY}}}'.encode()), "the key 'a' stands twice"),
+    "a key of a tensor twice": (packed(f'{{"a":{EMPTY[:-1]},"shape":[1]}}}}'.encode()), "the key 'shape' stands twice"),
+    "a list": (packed([1, 2]), "holds no safetensors file"),
+    "deep": (packed(b"[" * 100_000), "holds no safetensors file"),
+    "no JSON": (packed(b"{'a'"), "holds no safetensors file"),
+    "no text": (packed(b"\xff\xfe{}"), "holds no safetensors file"),
+    "no tensor": (packed({"a": 3}), "holds no safetensors file"),
+    "no shape": (packed({"a": {"dtype": "F32", "data_offsets": [0, 0]}}), "the shape of a"),
+    "a shape of many": (packed({"a": tensor([1] * 100_000, 0, 4)}, bytes(4)), "the shape of a"),
+    "a negative shape": (packed({"a": tensor([-1, -1], 0, 4)}, bytes(4)), "holds no safetensors file"),
+    "a broken shape": (packed({"a": tensor([1.5], 0, 4)}, bytes(4)), "holds no safetensors file"),
+    "an overflowing shape": (packed({"a": tensor([1 << 62, 4], 0, 0)}), "holds no safetensors file"),
+    "a shape beyond 64 bits": (packed({"a": tensor([1 << 80], 0, 0)}), "holds no safetensors file"),
+    "nothing times much": (packed({"a": tensor([0, 1 << 63 - 1])}), "holds no safetensors file|its weights"),
+    "a huge shape": (packed({"a": tensor([1 << 40], 0, 4)}, bytes(4)), "holds no safetensors file"),
+    "negative offsets": (packed({"a": tensor([1], -4, 0)}, bytes(4)), "holds no safetensors file"),
+    "reversed offsets": (packed({"a": tensor([1], 4, 0)}, bytes(4)), "holds no safetensors file"),
+    "overflowing offsets": (packed({"a": tensor([1], (1 << 64) - 2, 2)}, bytes(4)), "holds no safetensors file"),
+    "overlapping": (packed({"a": tensor([2], 0, 8), "b": tensor([2], 4, 12)}, bytes(12)), "holds no safetensors file"),
+    "the same twice": (packed({"a": tensor([2], 0, 8), "b": tensor([2], 0, 8)}, bytes(8)), "holds no safetensors file"),
+    "a hole": (packed({"a": tensor([1], 0, 4), "b": tensor([1], 8, 12)}, bytes(12)), "holds no safetensors file"),
+    "more than it says": (packed({"a": tensor([1], 0, 4)}, bytes(8)), "holds no safetensors file"),
+    "beyond the end": (packed({"a": tensor([2], 0, 8)}, bytes(4)), "holds no safetensors file"),
+    "an unknown type": (packed({"a": tensor([1], 0, 4, "PY")}, bytes(4)), "holds no safetensors file"),
+    "a number for a type": (packed({"a": tensor([1], 0, 4) | {"dtype": 3}}, bytes(4)), "holds no safetensors file"),
+    "another size": (packed({"a": tensor([3], 0, 4)}, bytes(4)), "holds no safetensors file"),
+    "metadata of numbers": (packed({"__metadata__": {"a": 1}}), "holds no safetensors file"),
+    "an empty name": (packed({"": tensor([1], 0, 4)}, bytes(4)), "its weights"),
+    "half a byte": (packed({"a": tensor([2], 0, 1, "F4")}, bytes(1)), "holds no safetensors file|its weights"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HEADERS)
+def test_safetensors_of_all_sorts(folder: Path, case: str) -> None:
+    data, reason = HEADERS[case]
+    (folder / "model.safetensors").write_bytes(data)
+    start = time.perf_counter()
+    with pytest.raises(InputError, match=reason):
+        zoo.load(folder)
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize("kind", ["a million empty tensors", "metadata"])
+def test_headers_that_take_much_to_read(folder: Path, kind: str) -> None:
+    if kind == "metadata":
+        data = packed({"__metadata__": {"a": "x" * (100 << 20)}})
+    else:
+        data = packed(("{" + ",".join(f'"{i}":{EMPTY}' for i in range(1_000_000)) + "}").encode())
+    (folder / "model.safetensors").write_bytes(data)
+    start = time.perf_counter()
+    with pytest.raises(InputError, match=f"its header has {len(data) - 8} bytes; at most"):
+        zoo.load(folder)
+    assert time.perf_counter() - start < 5
+
+
+def test_a_key_that_stands_twice_in_the_config(folder: Path) -> None:
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace("{", '{"schema": 1,', 1))
+    with pytest.raises(InputError, match="the key 'schema' stands twice"):
+        zoo.load(folder)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import errno
+import gzip
+import os
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from lightning_ae import InputError, zoo
 from lightning_ae.zoo import fetch as fetching
@@ -390,3 +396,191 @@ def test_a_deprecated_entry_says_so(remote: Remote, server: Any, weights: bytes)
     place.write_text(place.read_text().replace("deprecated: null", "deprecated: use another"))
     with pytest.warns(FutureWarning, match="is deprecated: use another"):
         zoo.load(name)
+
+
+# ---- places that are no plain files ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mirror(weights: bytes, remote: Remote, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a local mirror has the weights of the entry that `remote` makes."""
+    name = remote()
+    place = tmp_path / "mirror" / name / "model.safetensors"
+    place.parent.mkdir(parents=True)
+    monkeypatch.setenv("LIGHTNING_AE_MIRROR", str(tmp_path / "mirror"))
+    return place
+
+
+def sparse(place: Path, size: int = 200 << 30) -> None:
+    with open(place, "wb") as file:
+        file.truncate(size)
+
+
+NO_FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "pipe": (os.mkfifo, "is no plain file"),
+    "folder": (Path.mkdir, "is no plain file"),
+    "device": (lambda place: place.symlink_to("/dev/zero"), "is no plain file"),
+    "terminal": (lambda place: place.symlink_to("/dev/tty"), "is no plain file|cannot be read"),
+    "loop": (lambda place: place.symlink_to(place.name), "cannot be read"),
+    "sparse": (sparse, "has 214748364800 bytes instead of"),
+}
+
+
+def test_a_mirror_of_links_as_a_snapshot_of_the_hub_is(mirror: Path, tmp_path: Path, weights: bytes) -> None:
+    blob = tmp_path / "mirror" / "blobs" / "0123"
+    blob.parent.mkdir()
+    blob.write_bytes(weights)
+    mirror.symlink_to(Path("../blobs/0123"))
+    assert get(mirror.parent.name) == weights
+    blob.write_bytes(weights[::-1])
+    with pytest.raises(IntegrityError, match="another hash"):
+        get(mirror.parent.name)
+
+
+@pytest.mark.parametrize("kind", NO_FILES)
+def test_no_plain_file_in_a_mirror(mirror: Path, kind: str, in_time: Any) -> None:
+    make, reason = NO_FILES[kind]
+    make(mirror)
+    with pytest.raises(InputError, match=reason):
+        in_time(lambda: get(mirror.parent.name))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "sparse"])
+def test_no_plain_file_in_the_cache(
+    remote: Remote, server: Any, weights: bytes, cache: Path, kind: str, in_time: Any
+) -> None:
+    server.answers["/w"] = weights
+    name = remote(f"{server.address}/w")
+    cache.mkdir(parents=True)
+    NO_FILES[kind][0](cache / zoo.info(name).file("model.safetensors").sha256)
+    with pytest.warns(UserWarning, match="is no plain file|is damaged"):
+        assert in_time(lambda: get(name)) == weights
+
+
+def test_offline_says_what_is_wrong_with_the_mirror(
+    remote: Remote, mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = remote("https://localhost/w")
+    os.mkfifo(mirror)
+    monkeypatch.setenv("LIGHTNING_AE_OFFLINE", "1")
+    with pytest.raises(InputError, match="forbids fetching it; .* is no plain file"):
+        get(name)
+
+
+# ---- servers that take their time ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Downloads may take a second."""
+    monkeypatch.setattr(fetching, "GRACE", 1)
+    monkeypatch.setattr(fetching, "SLOWEST", 1 << 30)
+
+
+def dribble(request: BaseHTTPRequestHandler, start: bytes, chunk: bytes) -> None:
+    """Answers with `start`, and then with `chunk` ten times a second for ten seconds."""
+    with suppress(OSError):
+        request.wfile.write(start)
+        for _ in range(100):
+            request.wfile.write(chunk)
+            request.wfile.flush()
+            time.sleep(0.1)
+
+
+SLOW = {
+    "body": (b"HTTP/1.0 200 OK\r\nContent-Length: 100000\r\n\r\n", b"x"),
+    "headers": (b"HTTP/1.0 200 OK\r\n", b"A: b\r\n"),
+    "one header": (b"HTTP/1.0 200 OK\r\nA: ", b"b"),
+    "status": (b"HTTP/1.0 200 ", b"O"),
+}
+
+
+@pytest.mark.usefixtures("hurry")
+@pytest.mark.parametrize("part", SLOW)
+def test_a_slow_server_is_given_up(
+    remote: Remote, server: Any, weights: bytes, cache: Path, part: str, in_time: Any
+) -> None:
+    server.answers |= {"/slow": lambda request: dribble(request, *SLOW[part]), "/w": weights}
+    with pytest.raises(InputError, match=r"/slow has not come within 1 s"):
+        in_time(lambda: get(remote(f"{server.address}/slow")))
+    assert kept(cache) == []
+    assert in_time(lambda: get(remote(f"{server.address}/slow", f"{server.address}/w"))) == weights
+
+
+@pytest.mark.usefixtures("hurry")
+def test_redirects_without_end(remote: Remote, server: Any, cache: Path, in_time: Any) -> None:
+    def redirect(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(302)
+        request.send_header("Location", "/r")
+        request.end_headers()
+        time.sleep(0.2 * slow)
+
+    slow = 0
+    server.answers["/r"] = redirect
+    with pytest.raises(InputError, match="TooManyRedirects|has not come"):
+        in_time(lambda: get(remote(f"{server.address}/r")))
+    slow, before = 1, len(server.asked)
+    with pytest.raises(InputError, match="has not come within 1 s"):
+        in_time(lambda: get(remote(f"{server.address}/r")))
+    assert len(server.asked) - before < 10
+
+
+def test_time_is_given_by_size() -> None:
+    assert fetching._allowed(1000) < 70
+    assert fetching._allowed(500_000_000) == 60 + 10_000
+
+
+def test_who_waits_for_another_process_says_so_and_not_for_ever(
+    remote: Remote, server: Any, weights: bytes, cache: Path, monkeypatch: pytest.MonkeyPatch, hurry: None, in_time: Any
+) -> None:
+    server.answers["/w"] = weights
+    name = remote(f"{server.address}/w")
+    said: list[str] = []
+    monkeypatch.setattr(fetching, "rank_zero_info", said.append)
+    monkeypatch.setattr(fetching, "SILENT", 0.1)
+    cache.mkdir(parents=True)
+    with FileLock(cache / f"{zoo.info(name).file('model.safetensors').sha256}.lock"):
+        with pytest.raises(InputError, match=r"another process has held .*\.lock' for 2 s"):
+            in_time(lambda: get(name))
+        assert "waiting for another process that fetches model.safetensors" in said[0]
+        assert server.asked == []
+    assert get(name) == weights
+
+
+@pytest.mark.parametrize("honest", [True, False])
+def test_compressed_bodies(remote: Remote, server: Any, weights: bytes, cache: Path, honest: bool) -> None:
+    """A server may compress though it was asked not to; what comes out is bounded."""
+    data = gzip.compress(weights if honest else bytes(1 << 28))
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        assert request.headers["Accept-Encoding"] == "identity"
+        request.send_response(200)
+        request.send_header("Content-Encoding", "gzip")
+        request.send_header("Content-Length", str(len(data)))
+        request.end_headers()
+        with suppress(OSError):
+            request.wfile.write(data)
+
+    server.answers["/z"] = answer
+    name = remote(f"{server.address}/z")
+    if honest:
+        assert get(name) == weights
+        return
+    with pytest.raises(IntegrityError, match="more bytes than the entry says"):
+        get(name)
+    assert kept(cache) == []
+
+
+def test_the_hub_is_bounded_too(hub: Any, remote: Remote, weights: bytes, cache: Path, monkeypatch: Any) -> None:
+    files, place = hub
+    files["model.safetensors"] = weights + b"x"
+    with pytest.raises(IntegrityError, match=f"has {len(weights) + 1} bytes; at most {len(weights)} make sense"):
+        get(remote(f"{place}/model.safetensors"))
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda url: SimpleNamespace(size=None))
+    with pytest.raises(IntegrityError, match=f"has more than {len(weights)} bytes"):
+        get(remote(f"{place}/model.safetensors"))
+    assert kept(cache) == []
+    monkeypatch.setattr(fetching, "GRACE", 0.5)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda url: time.sleep(3))
+    with pytest.raises(InputError, match="has not come within"):
+        get(remote(f"{place}/model.safetensors"))
