@@ -10,6 +10,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_ae.checkpoint import Checkpointed, write_atomically
@@ -24,8 +25,9 @@ from lightning_ae.distributed import (
     world_size,
 )
 from lightning_ae.errors import InputError
-from lightning_ae.lean import use_lean_loop
+from lightning_ae.lean import use_lean_loop, use_lightnings_loop
 from lightning_ae.preemption import Preemption
+from lightning_ae.private import find_unused_parameters, logs_now
 
 # what runs networks, and under FSDP needs their weights as a whole
 _STEPS = ("training_step", "validation_step", "test_step", "predict_step")
@@ -46,12 +48,25 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
     - terms are logged as means over the samples of all ranks;
     - a loss that is not finite stops the run, naming the term and the step; weights that are not finite are never
       saved; checkpoints replace earlier ones in one piece; SIGTERM is answered with a checkpoint.
+
+    A subclass with optimizers of its own that alternate sets `automatic_optimization = False`, and makes its step of
+    `step_terms`, `log_terms` and `share`, so that all of this goes for it, too. Where `loss` gives a second term,
+    "critic", and `configure_optimizers` an optimizer for each:
+
+        def training_step(self, batch, batch_idx):
+            terms = self.step_terms(batch, batch_idx)
+            self.log_terms(terms, batch, batch_idx)
+            for name, optimizer in zip(("loss", "critic"), self.optimizers()):
+                optimizer.zero_grad()
+                self.manual_backward(terms[name] * self.share(batch))
+                optimizer.step()
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._run_seed: int | None = None
         self._gathered = False
+        self._finds_unused = False
         self._epoch = _EpochTerms()
 
     @abstractmethod
@@ -83,17 +98,67 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
         with keyed(seed, stage, epoch, batch_idx, samples=_whole(batch)):
             yield
 
+    # ---- what a step is made of ---------------------------------------------------------------------------------
+
+    def step_terms(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """The terms of a training batch, with the draws of that step."""
+        with self.at_step("train", batch_idx, batch):
+            return self._terms(batch, batch_idx)
+
+    def share(self, batch: Any) -> float:
+        """What to multiply a mean over this rank's samples with before its backward pass.
+
+        DistributedDataParallel takes the mean over ranks, which then is the mean over the samples of all ranks.
+        """
+        whole = _whole(batch)
+        return 1.0 if whole is None else _size(batch) * world_size() / whole
+
+    def log_terms(self, terms: Mapping[str, Tensor], batch: Any, batch_idx: int) -> None:
+        """Logs the terms of a training batch: where the trainer logs a step, and their means at the epoch's end.
+
+        Call it once for each batch, before an optimizer's step, so that weights stay as they were where the loss is
+        not finite. A term may be missing from some batches; its mean is over those that have it.
+
+        Args:
+            terms: named scalars, means over this rank's samples or exact over all, "loss" among them; on all ranks the
+                same names.
+            batch: what they are of.
+            batch_idx: its number in the epoch.
+
+        Raises:
+            InputError: when the loss is not finite, or not there.
+        """
+        if "loss" not in terms:
+            raise InputError(f"log_terms takes named terms with 'loss' among them, got {', '.join(terms) or 'none'}")
+        # self.log costs a small model a fifth of its step, so terms are kept on the device until the trainer logs
+        epoch, trainer, size = self._epoch, self.trainer, _size(batch)
+        if batch_idx == 0:
+            epoch.clear()
+        epoch.add(terms, batch_idx, size)
+        now, last = logs_now(trainer), trainer.is_last_batch
+        # reading a value back makes an accelerator wait, so there it happens only when the trainer logs anyway
+        if terms["loss"].device.type == "cpu":
+            if not math.isfinite(terms["loss"].item()):
+                raise self._not_finite("train", batch_idx, terms, batch)
+        elif (now or last) and (found := epoch.broken()) is not None:
+            raise self._not_finite("train", *found)
+        if trainer.barebones:
+            return
+        if now:
+            for name, value in _means(terms, size).items():
+                self.log(f"train/{name}", value, on_step=True, on_epoch=False, prog_bar=name == "loss")
+        if last:
+            for name, value in epoch.means().items():
+                self.log(f"train/{name}_epoch", value, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+
     # ---- what Lightning calls -----------------------------------------------------------------------------------
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: D102
-        with self.at_step("train", batch_idx, batch):
-            terms = self._terms(batch, batch_idx)
-        size = _size(batch)
-        self._log_training(terms, batch, batch_idx, size)
-        whole = _whole(batch)
-        if whole is None or size * world_size() == whole:
-            return terms["loss"]
-        return terms["loss"] * (size * world_size() / whole)
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        """Logs a batch's terms, and gives the loss that is this rank's share of it."""
+        terms = self.step_terms(batch, batch_idx)
+        self.log_terms(terms, batch, batch_idx)
+        share = self.share(batch)
+        return terms["loss"] if share == 1 else terms["loss"] * share
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: D102
         self._evaluate(batch, batch_idx, "val")
@@ -111,11 +176,25 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
             write_atomically(self.trainer)
             if world_size() > 1:
                 synchronise_batch_norm(self)
+            if not self.automatic_optimization:
+                self._find_unused_parameters()
 
     def teardown(self, stage: str) -> None:
-        """Forgets the ranks and the seed of the run."""
+        """Forgets the ranks and the seed of the run, and leaves the trainer as Lightning has it."""
+        use_lightnings_loop(self.trainer)
+        if self._finds_unused:
+            self._finds_unused = False
+            find_unused_parameters(self.trainer, False)
         use_group(None)
         self._run_seed = None
+
+    def _find_unused_parameters(self) -> None:
+        self._finds_unused = find_unused_parameters(self.trainer, True)
+        if self._finds_unused:
+            rank_zero_info(
+                "manual optimization: DistributedDataParallel looks for the weights that a loss leaves out "
+                "(strategy='ddp_find_unused_parameters_false' does without)"
+            )
 
     def configure_model(self) -> None:
         """Shards the module over the ranks, under ModelParallelStrategy."""
@@ -186,36 +265,13 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
 
     # ---- logging ------------------------------------------------------------------------------------------------
 
-    def _logs_now(self) -> bool:
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it without a type
-        return (self.global_step + 1) % every == 0
-
-    def _log_training(self, terms: dict[str, Tensor], batch: Any, batch_idx: int, size: int) -> None:
-        # self.log costs a small model a fifth of its step, so terms are kept on the device until the trainer logs
-        epoch = self._epoch
-        if batch_idx == 0:
-            epoch.clear()
-        epoch.add(terms, batch_idx, size)
-        now = self._logs_now()
-        last = self.trainer.is_last_batch
-        # reading a value back makes an accelerator wait, so there it happens only when the trainer logs anyway
-        if terms["loss"].device.type == "cpu":
-            if not math.isfinite(terms["loss"].item()):
-                raise self._not_finite("train", batch_idx, terms, batch)
-        elif (now or last) and (found := epoch.broken()) is not None:
-            raise self._not_finite("train", *found)
-        if now:
-            for name, value in _means(terms, size).items():
-                self.log(f"train/{name}", value, on_step=True, on_epoch=False, prog_bar=name == "loss")
-        if last:
-            for name, value in epoch.means().items():
-                self.log(f"train/{name}_epoch", value, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
-
     def _evaluate(self, batch: Any, batch_idx: int, stage: str) -> None:
         with self.at_step(stage, batch_idx, batch):
             terms = self._terms(batch, batch_idx)
         if not math.isfinite(terms["loss"].item()):
             raise self._not_finite(stage, batch_idx, terms, batch)
+        if self.trainer.barebones:
+            return
         weight = _size(batch) * world_size()  # a multiple, since Lightning rounds the mean over ranks of the counts
         for name, value in terms.items():
             self.log(f"{stage}/{name}", value, prog_bar=name == "loss", batch_size=weight, sync_dist=True)
@@ -227,7 +283,7 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
                 f"the {stage} data hold NaN or infinite values in {where}",
                 "clean the data; the weights of the last checkpoint are untouched",
             )
-        broken = [name for name, value in terms.items() if not math.isfinite(value)]
+        broken = [name for name, value in terms.items() if not torch.as_tensor(value).detach().isfinite()]
         return InputError(
             f"the loss is not finite at {stage} {where} (terms: {', '.join(broken)}), though the data are",
             "lower lr, set the trainer's gradient_clip_val, or use precision 32",
@@ -239,69 +295,74 @@ class _EpochTerms:
 
     def __init__(self) -> None:
         self.waiting: list[Tensor] = []
+        self.batches: list[tuple[int, int]] = []
         self.clear()
 
     def clear(self) -> None:
         self.waiting.clear()
-        self.sizes: list[int] = []
+        self.batches.clear()  # size and number of each
         self.names: tuple[str, ...] = ()
-        self.sums: Tensor | None = None
-        self.samples = 0
-        self.first = 0
-        self._broken: Tensor | None = None
+        self.sums: dict[str, Tensor] = {}
+        self.samples: dict[str, int] = {}
+        self._broken: dict[tuple[str, ...], Tensor] = {}
 
-    def add(self, terms: dict[str, Tensor], batch_idx: int, size: int) -> None:
-        self.names = tuple(terms)
-        if not self.sizes:
-            self.first = batch_idx
+    def add(self, terms: Mapping[str, Tensor], batch_idx: int, size: int) -> None:
+        names = tuple(terms)
+        if names != self.names:
+            self._add_up()
+            self.names = names
         self.waiting += [value.detach() for value in terms.values()]
-        self.sizes.append(size)
+        self.batches.append((size, batch_idx))
         if len(self.waiting) > 256:
             self._add_up()
 
     def means(self) -> dict[str, Tensor]:
         """Over the samples of all ranks."""
         self._add_up()
-        assert self.sums is not None
-        sums, samples = sum_over_ranks(self.sums, self.sums.new_tensor(float(self.samples)))
-        return dict(zip(self.names, sums / samples, strict=True))
+        sums = torch.stack(list(self.sums.values()))
+        sums, samples = sum_over_ranks(sums, sums.new_tensor([float(n) for n in self.samples.values()]))
+        return dict(zip(self.sums, sums / samples, strict=True))
 
     def broken(self) -> tuple[int, dict[str, float]] | None:
         """The first batch whose loss is not finite, and its terms."""
         self._add_up()
-        assert self._broken is not None
-        batch_idx, *values = self._broken.tolist()
-        return None if batch_idx < 0 else (int(batch_idx), dict(zip(self.names, values, strict=True)))
+        found = [(names, *value.tolist()) for names, value in self._broken.items()]
+        first = min((row for row in found if row[1] >= 0), key=lambda row: row[1], default=None)
+        return None if first is None else (int(first[1]), dict(zip(first[0], first[2:], strict=True)))
 
     def state(self) -> dict[str, Any]:
         """Plain data, for a checkpoint."""
-        if self.waiting:
-            self._add_up()
-        sums = None if self.sums is None else self.sums.tolist()
-        return {"names": list(self.names), "sums": sums, "samples": self.samples}
+        self._add_up()
+        sums = [value.item() for value in self.sums.values()]
+        return {"names": list(self.sums), "sums": sums, "samples": list(self.samples.values())}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.clear()
-        self.names, self.samples = tuple(state["names"]), state["samples"]
-        self.sums = None if state["sums"] is None else torch.tensor(state["sums"])
+        names, sums, samples = state["names"], state["sums"] or [], state["samples"]
+        if isinstance(samples, int):  # a checkpoint of an earlier version: all terms have the same
+            samples = [samples] * len(names)
+        self.sums = {name: torch.tensor(value) for name, value in zip(names, sums, strict=True)}
+        self.samples = dict(zip(self.sums, samples, strict=True))
 
     def _add_up(self) -> None:
         if not self.waiting:
             return
         values = torch.stack(self.waiting).view(-1, len(self.names)).float()
-        sizes = torch.tensor(self.sizes, dtype=values.dtype, device=values.device)
-        sums = sizes @ values
-        self.sums = sums if self.sums is None else self.sums.to(sums.device) + sums
-        self.samples += sum(self.sizes)
+        sizes, numbers = torch.tensor(self.batches, dtype=values.dtype, device=values.device).unbind(1)
+        samples = sum(size for size, _ in self.batches)
+        for name, value in zip(self.names, sizes @ values, strict=True):
+            self.sums[name] = value if name not in self.sums else self.sums[name].to(value.device) + value
+            self.samples[name] = self.samples.get(name, 0) + samples
         unsound = ~values[:, self.names.index("loss")].isfinite()
         row = unsound.int().argmax()
-        found = torch.cat([torch.where(unsound[row], row + self.first, -1).float().view(1), values[row]])
-        self._broken = found if self._broken is None else torch.where(self._broken[0] >= 0, self._broken, found)
+        found = torch.cat([torch.where(unsound[row], numbers[row], -1).view(1), values[row]])
+        earlier = self._broken.get(self.names)
+        self._broken[self.names] = found if earlier is None else torch.where(earlier[0] >= 0, earlier, found)
         self.waiting.clear()
-        self.sizes.clear()
+        self.batches.clear()
 
 
-def _means(terms: dict[str, Tensor], size: int) -> dict[str, Tensor]:
+def _means(terms: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
     """Over the samples of all ranks."""
     values = torch.stack([value.detach() for value in terms.values()]).float()
     sums, samples = sum_over_ranks(values * size, values.new_tensor(float(size)))

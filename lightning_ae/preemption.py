@@ -15,6 +15,8 @@ from pytorch_lightning.utilities import rank_zero_info
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
+from lightning_ae.private import cluster_environment
+
 NAME = "preempted.ckpt"
 STATUS = 128 + signal.SIGTERM
 
@@ -37,7 +39,7 @@ class Preemption(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
         self._asked, self._pending = False, None
-        environment = trainer._accelerator_connector.cluster_environment
+        environment = cluster_environment(trainer)
         requeues = isinstance(environment, SLURMEnvironment) and environment.auto_requeue
         if not requeues and threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGTERM, self._ask)
