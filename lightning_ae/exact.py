@@ -27,7 +27,7 @@ from lightning_ae.distributed import (
 from lightning_ae.errors import InputError
 from lightning_ae.lean import use_lean_loop, use_lightnings_loop
 from lightning_ae.preemption import Preemption
-from lightning_ae.private import find_unused_parameters, logs_now
+from lightning_ae.private import find_unused_parameters, logs_now, trainer_of
 
 # what runs networks, and under FSDP needs their weights as a whole
 _STEPS = ("training_step", "validation_step", "test_step", "predict_step")
@@ -231,8 +231,10 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
         return call
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """The callback that answers SIGTERM."""
-        return [Preemption()]
+        """The callback that answers SIGTERM, where the trainer has it not yet."""
+        trainer = trainer_of(self)
+        there = trainer is not None and any(type(callback) is Preemption for callback in trainer.callbacks)
+        return [] if there else [Preemption()]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the run's seed and what the epoch has summed up.

@@ -57,6 +57,9 @@ ELSEWHERE = (
 )
 """What other parts need of one."""
 
+CLI = ("cli.LightningCLI._get",)
+"""What the command line needs of Lightning."""
+
 TORCH = (
     "nn.Module._call_impl",
     "nn.BatchNorm1d._check_input_dim",

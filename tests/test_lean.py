@@ -53,7 +53,13 @@ class Noted(pl.Callback):
         batch = trainer.fit_loop.epoch_loop.batch_progress.current
         last = args[0] if args and isinstance(args[0], Tensor | dict | None) else len(args)
         self.seen.append(
-            (name, str(last)[:200], trainer.global_step, copy.copy(vars(batch)), gradient is not None and gradient.sum())
+            (
+                name,
+                str(last)[:200],
+                trainer.global_step,
+                copy.copy(vars(batch)),
+                gradient is not None and gradient.sum(),
+            )
         )
 
 
@@ -71,6 +77,19 @@ class At(pl.Callback):
     def _hook(self, trainer: pl.Trainer, module: Any, *args: Any) -> None:
         if trainer.current_epoch == 0 and trainer.fit_loop.epoch_loop.batch_idx == 2:
             self.act(trainer, module)
+
+
+class Batches:
+    """A loader of these; a list would be several loaders."""
+
+    def __init__(self, batches: list[Any]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Any:
+        return iter(self.batches)
 
 
 # ---- models with something of their own --------------------------------------------------------------------------
@@ -185,7 +204,7 @@ def optimizer(make: Callable[..., Any], schedule: Any = None, **config: Any) -> 
 
 
 def hook_on_module(trainer: Any, module: Any) -> None:
-    module.on_before_backward = lambda loss: module.calls.append(("loss", float(loss)))
+    module.on_before_backward = lambda loss: module.calls.append(("loss", float(loss.detach())))
 
 
 def patch_step(trainer: Any, module: Any) -> None:
@@ -204,7 +223,9 @@ def patch_wrapper(trainer: Any, module: Any) -> None:
 
 def step_hooks(trainer: Any, module: Any) -> None:
     def before(optimizer: Any, args: Any, kwargs: Any) -> None:
-        module.calls.append(("pre", callable(kwargs["closure"]), optimizer.param_groups[0]["params"][0].grad.sum()))
+        # loops that run the closure beforehand come too late for it: the gradient is still that of the step before
+        gradient = optimizer.param_groups[0]["params"][0].grad
+        module.calls.append(("pre", callable(kwargs["closure"]), gradient is None or float(gradient.sum())))
 
     trainer.optimizers[0].register_step_pre_hook(before)
     trainer.optimizers[0].register_step_post_hook(lambda *args: module.calls.append("post"))
@@ -248,7 +269,9 @@ BEHAVIOURS = [
     Behaviour("max_steps", options={"max_steps": 7}),
     Behaviour("fast_dev_run", options={"fast_dev_run": 3}),
     # trainer/optimization/test_optimizers.py::test_optimizer_with_scheduling, test_reducelronplateau_scheduling
-    Behaviour("scheduled", optimizer(torch.optim.Adam, lambda o: torch.optim.lr_scheduler.StepLR(o, 2), interval="step")),
+    Behaviour(
+        "scheduled", optimizer(torch.optim.Adam, lambda o: torch.optim.lr_scheduler.StepLR(o, 2), interval="step")
+    ),
     Behaviour("scheduled by epoch", optimizer(torch.optim.SGD, lambda o: torch.optim.lr_scheduler.StepLR(o, 1))),
     Behaviour(
         "scheduled by plateau",
@@ -328,7 +351,7 @@ def run(
         trainer = pl.Trainer(callbacks=[noted, *case.callbacks()], **options)
         error = ""
         try:
-            trainer.fit(model, batches, batches[:1])
+            trainer.fit(model, Batches(batches), Batches(batches[:1]))
         except Exception as raised:
             error = f"{type(raised).__name__}: {raised}"
     log = Path(logger.log_dir) / "metrics.csv"
@@ -359,7 +382,7 @@ def test_it_does_what_lightning_does(
     assert case.error in lean["error"]
     assert bool(case.error) == bool(lean["error"])
     assert any(case.warns in message for message in lean["said"])
-    assert len(plain["seen"]) > 1000
+    assert len(plain["seen"]) > 200
 
 
 def test_with_a_data_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -457,7 +480,9 @@ def test_where_a_name_is_missing_lightnings_loop_runs(
     assert name in note
 
 
-def test_where_a_class_is_missing_lightnings_loop_runs(fit: Any, digits: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_a_class_is_missing_lightnings_loop_runs(
+    fit: Any, digits: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(private, "Fetcher", None)
     watch = Watch()
     assert fit(Model(), digits[:128], callbacks=[watch], enable_checkpointing=False).global_step == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,13 @@ def test_lightning_has_them() -> None:
     trainer.strategy.connect(VAE((1, 8, 8), 2))
     assert private.missing(trainer) == []
     assert private.absent(trainer, private.ELSEWHERE) == []
+    importlib.import_module("pytorch_lightning.cli")
+    assert private.absent(pl, private.CLI) == []
     assert isinstance(DDPStrategy()._ddp_kwargs, dict)
 
 
 def test_torch_has_them() -> None:
-    torch.compiler.is_compiling()
-    import torch._dynamo  # noqa: F401
-
+    importlib.import_module("torch._dynamo")
     assert private.absent(torch, private.TORCH) == []
     assert torch.optim.AdamW([nn.Parameter(torch.zeros(1))], fused=True)._step_supports_amp_scaling
     assert "_compiled_call_impl" in vars(nn.Module)
