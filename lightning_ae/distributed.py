@@ -17,9 +17,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_ae.errors import InputError
+from lightning_ae.private import BatchNorm
 
 EXACT_NOISE_RANKS = 64
 """With more ranks than this, each draws its own part of the noise only, from a stream of its own."""
@@ -231,7 +231,7 @@ class Dropout(nn.Module):
 # ---- batch normalisation ------------------------------------------------------------------------------------------
 
 
-class _GlobalBatchNorm(_BatchNorm):
+class _GlobalBatchNorm(BatchNorm):
     """Batch normalisation by the statistics of all ranks' samples together, in training, on any device.
 
     They are the same to rounding as those of one process with the whole batch, ranks with unequal numbers of samples

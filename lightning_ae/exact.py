@@ -6,11 +6,13 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerStatus
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lightning_ae.checkpoint import Checkpointed, use_own_checkpoints
@@ -26,8 +28,10 @@ from lightning_ae.distributed import (
     world_size,
 )
 from lightning_ae.errors import InputError
-from lightning_ae.lean import use_lean_loop
+from lightning_ae.lean import use_lean_loop, use_lightnings_loop
+from lightning_ae.likelihoods import at_least_float32
 from lightning_ae.preemption import Preemption
+from lightning_ae.private import find_unused_parameters, logs_now, trainer_of
 from lightning_ae.resume import Resumption, of_all_ranks
 
 # what runs networks, and under FSDP needs their weights as a whole
@@ -49,6 +53,18 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
     - terms are logged as means over the samples of all ranks;
     - a loss that is not finite stops the run, naming the term and the step; weights that are not finite are never
       saved; checkpoints replace earlier ones in one piece; SIGTERM is answered with a checkpoint.
+
+    A subclass with optimizers of its own that alternate sets `automatic_optimization = False`, and makes its step of
+    `step_terms`, `log_terms` and `share`, so that all of this goes for it, too. Where `loss` gives a second term,
+    "critic", and `configure_optimizers` an optimizer for each:
+
+        def training_step(self, batch, batch_idx):
+            terms = self.step_terms(batch, batch_idx)
+            self.log_terms(terms, batch, batch_idx)
+            for name, optimizer in zip(("loss", "critic"), self.optimizers()):
+                optimizer.zero_grad()
+                self.manual_backward(terms[name] * self.share(batch))
+                optimizer.step()
     """
 
     def __init__(self) -> None:
@@ -56,6 +72,7 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
         self.keep_arguments()
         self._run_seed: int | None = None
         self._gathered = False
+        self._finds_unused = False
         self._epoch = _EpochTerms()
 
     @abstractmethod
@@ -103,17 +120,66 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
         with keyed(seed, stage, epoch, batch_idx, samples=_whole(batch)):
             yield
 
+    # ---- what a step is made of ---------------------------------------------------------------------------------
+
+    def step_terms(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """The terms of a training batch, with the draws of that step."""
+        with self.at_step("train", batch_idx, batch):
+            return self._terms(batch, batch_idx)
+
+    def share(self, batch: Any) -> float:
+        """What to multiply a mean over this rank's samples with before its backward pass.
+
+        DistributedDataParallel takes the mean over ranks, which then is the mean over the samples of all ranks.
+        """
+        whole = _whole(batch)
+        return 1.0 if whole is None else _size(batch) * world_size() / whole
+
+    def log_terms(self, terms: Mapping[str, Tensor], batch: Any, batch_idx: int) -> None:
+        """Logs the terms of a training batch: where the trainer logs a step, and their means at the epoch's end.
+
+        Call it once for each batch, before an optimizer's step, so that weights stay as they were where the loss is
+        not finite. A term may be missing from some batches; its mean is over those that have it.
+
+        Args:
+            terms: named scalars, means over this rank's samples or exact over all, "loss" among them; on all ranks the
+                same names.
+            batch: what they are of.
+            batch_idx: its number in the epoch.
+
+        Raises:
+            InputError: when the loss is not finite, or not there.
+        """
+        if "loss" not in terms:
+            raise InputError(f"log_terms takes named terms with 'loss' among them, got {', '.join(terms) or 'none'}")
+        # self.log costs a small model a fifth of its step, so terms are kept on the device until the trainer logs
+        epoch, trainer, size = self._epoch, self.trainer, _size(batch)
+        if batch_idx == 0:
+            epoch.clear()
+        epoch.add(terms, batch_idx, size)
+        now, last = logs_now(trainer), trainer.is_last_batch
+        # reading a value back makes an accelerator wait, so there it happens only when the trainer logs anyway
+        if terms["loss"].device.type == "cpu":
+            if not math.isfinite(terms["loss"].item()):
+                raise self._not_finite("train", batch_idx, terms, batch)
+        elif (now or last) and (found := epoch.broken()) is not None:
+            raise self._not_finite("train", *found)
+        if trainer.barebones:
+            return
+        if now:
+            for name, value in _means(terms, size).items():
+                self.log(f"train/{name}", value, on_step=True, on_epoch=False, prog_bar=name == "loss")
+        if last:
+            self._log_epoch()
+
     # ---- what Lightning calls -----------------------------------------------------------------------------------
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: D102
-        with self.at_step("train", batch_idx, batch):
-            terms = self._terms(batch, batch_idx)
-        size = _size(batch)
-        self._log_training(terms, batch, batch_idx, size)
-        whole = _whole(batch)
-        if whole is None or size * world_size() == whole:
-            return terms["loss"]
-        return terms["loss"] * (size * world_size() / whole)
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        """Logs a batch's terms, and gives the loss that is this rank's share of it."""
+        terms = self.step_terms(batch, batch_idx)
+        self.log_terms(terms, batch, batch_idx)
+        share = self.share(batch)
+        return terms["loss"] if share == 1 else terms["loss"] * share
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: D102
         self._evaluate(batch, batch_idx, "val")
@@ -133,11 +199,25 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
             use_lean_loop(self.trainer)
             if world_size() > 1:
                 synchronise_batch_norm(self)
+            if not self.automatic_optimization:
+                self._find_unused_parameters()
 
     def teardown(self, stage: str) -> None:
-        """Forgets the ranks and the seed of the run."""
+        """Forgets the ranks and the seed of the run, and leaves the trainer as Lightning has it."""
+        use_lightnings_loop(self.trainer)
+        if self._finds_unused:
+            self._finds_unused = False
+            find_unused_parameters(self.trainer, False)
         use_group(None)
         self._run_seed = None
+
+    def _find_unused_parameters(self) -> None:
+        self._finds_unused = find_unused_parameters(self.trainer, True)
+        if self._finds_unused:
+            rank_zero_info(
+                "manual optimization: DistributedDataParallel looks for the weights that a loss leaves out "
+                "(strategy='ddp_find_unused_parameters_false' does without)"
+            )
 
     def configure_model(self) -> None:
         """Shards the module over the ranks, under ModelParallelStrategy."""
@@ -174,8 +254,10 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
         return call
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """The callbacks that answer SIGTERM and Ctrl-C with a checkpoint, and go on from one."""
-        return [Preemption(), Resumption()]
+        """Those that answer SIGTERM and Ctrl-C with a checkpoint, and go on from one, unless the trainer has them."""
+        trainer = trainer_of(self)
+        there = [] if trainer is None else [type(callback) for callback in trainer.callbacks]
+        return [callback() for callback in (Preemption, Resumption) if callback not in there]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the run's seed and what the epoch has summed up.
@@ -212,32 +294,8 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
 
     # ---- logging ------------------------------------------------------------------------------------------------
 
-    def _logs_now(self) -> bool:
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it without a type
-        return (self.global_step + 1) % every == 0
-
-    def _log_training(self, terms: dict[str, Tensor], batch: Any, batch_idx: int, size: int) -> None:
-        # self.log costs a small model a fifth of its step, so terms are kept on the device until the trainer logs
-        epoch = self._epoch
-        if batch_idx == 0:
-            epoch.clear()
-        epoch.add(terms, batch_idx, size)
-        now = self._logs_now()
-        last = self.trainer.is_last_batch
-        # reading a value back makes an accelerator wait, so there it happens only when the trainer logs anyway
-        if terms["loss"].device.type == "cpu":
-            if not math.isfinite(terms["loss"].item()):
-                raise self._not_finite("train", batch_idx, terms, batch)
-        elif (now or last) and (found := epoch.broken()) is not None:
-            raise self._not_finite("train", *found)
-        if now:
-            for name, value in _means(terms, size).items():
-                self.log(f"train/{name}", value, on_step=True, on_epoch=False, prog_bar=name == "loss")
-        if last:
-            self._log_epoch()
-
     def _log_epoch(self) -> None:
-        for name, value in self._epoch.means().items() if self._epoch.names else ():
+        for name, value in self._epoch.means().items():
             self.log(f"train/{name}_epoch", value, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
     def _evaluate(self, batch: Any, batch_idx: int, stage: str) -> None:
@@ -245,6 +303,8 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
             terms = self._terms(batch, batch_idx)
         if not math.isfinite(terms["loss"].item()):
             raise self._not_finite(stage, batch_idx, terms, batch)
+        if self.trainer.barebones:
+            return
         weight = _size(batch) * world_size()  # a multiple, since Lightning rounds the mean over ranks of the counts
         for name, value in terms.items():
             self.log(f"{stage}/{name}", value, prog_bar=name == "loss", batch_size=weight, sync_dist=True)
@@ -256,7 +316,7 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
                 f"the {stage} data hold NaN or infinite values in {where}",
                 "clean the data; the weights of the last checkpoint are untouched",
             )
-        broken = [name for name, value in terms.items() if not math.isfinite(value)]
+        broken = [name for name, value in terms.items() if not torch.as_tensor(value).detach().isfinite()]
         return InputError(
             f"the loss is not finite at {stage} {where} (terms: {', '.join(broken)}), though the data are",
             "lower lr, set the trainer's gradient_clip_val, or use precision 32",
@@ -285,102 +345,126 @@ def _first(
     return None
 
 
+@dataclass(frozen=True)
+class _Waiting:
+    """The terms of a batch, on its device until they are added up."""
+
+    batch: int
+    size: int
+    names: tuple[str, ...]
+    values: list[Tensor]
+
+
 class _EpochTerms:
     """The mean of each term over an epoch's samples, kept on the device and rarely added up."""
 
     def __init__(self) -> None:
-        self.waiting: list[Tensor] = []
         self.clear()
 
     def clear(self) -> None:
-        self.waiting.clear()
-        self.sizes: list[int] = []
-        self.names: tuple[str, ...] = ()
-        self.sums: Tensor | None = None
-        self.samples = 0
-        self.first = 0
-        self._broken: Tensor | None = None
+        self.waiting: list[_Waiting] = []
+        self.sums: dict[str, Tensor] = {}
+        self.samples: dict[str, int] = {}
+        self._broken: dict[tuple[str, ...], Tensor] = {}
 
-    def add(self, terms: dict[str, Tensor], batch_idx: int, size: int) -> None:
-        if len(self.waiting) > 256:
-            self._add_up()
-        self.names = tuple(terms)
-        if not self.sizes:
-            self.first = batch_idx
-        self.waiting += [value.detach() for value in terms.values()]
-        self.sizes.append(size)
+    def add(self, terms: Mapping[str, Tensor], batch: int, size: int) -> None:
+        if len(self.waiting) * len(terms) > 256:
+            self._add_up(before=batch)  # a checkpoint may have to leave out the batch at hand
+        self.waiting.append(_Waiting(batch, size, tuple(terms), [value.detach() for value in terms.values()]))
 
     def means(self) -> dict[str, Tensor]:
         """Over the samples of all ranks."""
         self._add_up()
-        assert self.sums is not None
-        sums, samples = sum_over_ranks(self.sums, self.sums.new_tensor(float(self.samples)))
-        return dict(zip(self.names, sums / samples, strict=True))
+        if not self.sums:
+            return {}
+        sums = torch.stack(list(self.sums.values()))
+        sums, samples = sum_over_ranks(sums, sums.new_tensor([float(n) for n in self.samples.values()]))
+        return dict(zip(self.sums, sums / samples, strict=True))
 
     def broken(self) -> tuple[int, dict[str, float]] | None:
         """The first batch whose loss is not finite, and its terms."""
         self._add_up()
-        assert self._broken is not None
-        batch_idx, *values = self._broken.tolist()
-        return None if batch_idx < 0 else (int(batch_idx), dict(zip(self.names, values, strict=True)))
+        found = [(names, *value.tolist()) for names, value in self._broken.items()]
+        first = min((row for row in found if row[1] >= 0), key=lambda row: row[1], default=None)
+        return None if first is None else (int(first[1]), dict(zip(first[0], first[2:], strict=True)))
 
     def state(self, batches: int) -> dict[str, Any]:
         """Plain data of the epoch's first batches, for a checkpoint: one of a step that is not done counts later."""
-        done = min(len(self.sizes), max(0, batches - self.first))
         # what waits is kept as it is: added up earlier or later, the sums would differ by rounding
-        waiting = torch.stack(self.waiting).float().tolist() if self.waiting else []
+        waiting = [
+            {"batch": w.batch, "size": w.size, "terms": dict(zip(w.names, torch.stack(w.values).tolist(), strict=True))}
+            for w in self.waiting
+            if w.batch < batches
+        ]
         return {
-            "names": list(self.names),
-            "sums": None if self.sums is None else self.sums.tolist(),
-            "samples": self.samples,
-            "first": self.first,
-            "sizes": self.sizes[:done],
-            "waiting": waiting[: done * len(self.names)],
+            "sums": {name: value.item() for name, value in self.sums.items()},
+            "samples": dict(self.samples),
+            "waiting": waiting,
         }
 
     def restore(self, saved: Any) -> None:
         """Takes up this rank's own; on another number of ranks, the first takes up the sums of all."""
-        if isinstance(saved, list) and len(saved) != world_size():
-            parts = [_EpochTerms() for _ in saved]
-            for part, state in zip(parts, saved, strict=True):
-                part._take_up(state)
-                part._add_up()
-            sums = [part.sums for part in parts if part.sums is not None]
-            self.clear()
-            self.names = parts[0].names
-            if sums:
-                self.sums = sum(sums[1:], sums[0]) * (rank() == 0)
-                self.samples = sum(part.samples for part in parts) * (rank() == 0)
+        if not isinstance(saved, list) or len(saved) == world_size():
+            self._take_up(saved[rank()] if isinstance(saved, list) else saved)
             return
-        self._take_up(saved[rank()] if isinstance(saved, list) else saved)
+        self.clear()
+        for state in saved:
+            part = _EpochTerms()
+            part._take_up(state)
+            part._add_up()
+            for name, value in part.sums.items():
+                mine = rank() == 0
+                self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value * mine
+                self.samples[name] = self.samples.get(name, 0) + part.samples[name] * mine
 
     def _take_up(self, state: dict[str, Any]) -> None:
         self.clear()
-        self.names, self.samples = tuple(state["names"]), state["samples"]
-        self.sums = None if state["sums"] is None else torch.tensor(state["sums"])
-        self.first, self.sizes = state.get("first", 0), list(state.get("sizes", []))
-        self.waiting = [torch.tensor(value) for value in state.get("waiting", [])]
+        sums, samples = state["sums"] or {}, state["samples"]
+        if isinstance(samples, int):  # a checkpoint of an earlier version: names apart, and all over the same samples
+            sums = dict(zip(state["names"], sums, strict=False))
+            samples = dict.fromkeys(sums, samples)
+        self.sums = {name: _exactly(value) for name, value in sums.items()}
+        self.samples = dict(samples)
+        self.waiting = [
+            _Waiting(w["batch"], w["size"], tuple(w["terms"]), [_exactly(value) for value in w["terms"].values()])
+            for w in state.get("waiting", [])
+        ]
 
-    def _add_up(self) -> None:
-        if not self.waiting:
-            return
-        device = self.waiting[-1].device  # those of a checkpoint lie on the CPU
-        values = torch.stack([value.to(device) for value in self.waiting]).view(-1, len(self.names)).float()
-        sizes = torch.tensor(self.sizes, dtype=values.dtype, device=values.device)
-        sums = sizes @ values
-        self.sums = sums if self.sums is None else self.sums.to(sums.device) + sums
-        self.samples += sum(self.sizes)
-        unsound = ~values[:, self.names.index("loss")].isfinite()
-        row = unsound.int().argmax()
-        found = torch.cat([torch.where(unsound[row], row + self.first, -1).float().view(1), values[row]])
-        self._broken = found if self._broken is None else torch.where(self._broken[0] >= 0, self._broken, found)
-        self.waiting.clear()
-        self.sizes.clear()
+    def _add_up(self, before: int | None = None) -> None:
+        groups: dict[tuple[str, ...], list[_Waiting]] = {}
+        left = []
+        for waiting in self.waiting:
+            if before is None or waiting.batch < before:
+                groups.setdefault(waiting.names, []).append(waiting)
+            else:
+                left.append(waiting)
+        self.waiting = left
+        for names, group in groups.items():
+            device = group[-1].values[0].device  # those of a checkpoint lie on the CPU
+            flat = torch.stack([value.to(device) for waiting in group for value in waiting.values])
+            values = at_least_float32(flat).view(-1, len(names))
+            about = [(waiting.size, waiting.batch) for waiting in group]
+            sizes, numbers = torch.tensor(about, dtype=values.dtype, device=device).unbind(1)
+            samples = sum(waiting.size for waiting in group)
+            for name, value in zip(names, sizes @ values, strict=True):
+                self.sums[name] = value if name not in self.sums else self.sums[name].to(device) + value
+                self.samples[name] = self.samples.get(name, 0) + samples
+            unsound = ~values[:, names.index("loss")].isfinite()
+            row = unsound.int().argmax()
+            found = torch.cat([torch.where(unsound[row], numbers[row], -1).view(1), values[row]])
+            earlier = self._broken.get(names)
+            self._broken[names] = found if earlier is None else torch.where(earlier[0] >= 0, earlier, found)
 
 
-def _means(terms: dict[str, Tensor], size: int) -> dict[str, Tensor]:
+def _exactly(value: float) -> Tensor:
+    """A number of a checkpoint in the type that it had: float32 where that holds it."""
+    exact = torch.tensor(value, dtype=torch.float64)
+    return exact.float() if exact.float().double() == exact or not math.isfinite(value) else exact
+
+
+def _means(terms: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
     """Over the samples of all ranks."""
-    values = torch.stack([value.detach() for value in terms.values()]).float()
+    values = at_least_float32(torch.stack([value.detach() for value in terms.values()]))
     sums, samples = sum_over_ranks(values * size, values.new_tensor(float(size)))
     return dict(zip(terms, sums / samples, strict=True))
 

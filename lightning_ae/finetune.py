@@ -148,7 +148,8 @@ class FineTuneClassifier(ExactModule):
         stage = "train" if self.training else "test" if self.trainer.testing else "val"
         accuracy: Any = self.accuracy[f"{stage}_accuracy"]
         accuracy(logits, labels)
-        self.log(f"{stage}/accuracy", accuracy, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(x))
+        if not self.trainer.barebones:
+            self.log(f"{stage}/accuracy", accuracy, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(x))
         return {"loss": F.cross_entropy(at_least_float32(logits), labels)}
 
     def _labels(self, batch: Any) -> Tensor:

@@ -2,35 +2,28 @@
 
 Lightning's loop calls some forty hooks in each step, most of them empty; for a small network that takes as long as a
 part of the backward pass. Here a step calls those hooks only that somebody has overridden, in Lightning's own order.
-Whatever is out of the ordinary (several ranks, accumulation, a gradient scaler, a profiler, a strategy or a precision
-with a step of its own, a module that overrides the optimizer's step) takes Lightning's path.
+What is not plainly ours (another module, several ranks, a step, an optimizer or a transfer with a way of its own,
+accumulation, a gradient scaler, a profiler, a batch of None) takes Lightning's path: each step looks anew.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loops.optimization.automatic import ClosureResult
-from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
-from pytorch_lightning.plugins.precision import MixedPrecision, Precision
+from pytorch_lightning.core.optimizer import LightningOptimizer
+from pytorch_lightning.plugins.precision import DoublePrecision, HalfPrecision, MixedPrecision, Precision
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import SingleDeviceStrategy
-from pytorch_lightning.trainer import call
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
+from lightning_ae import private
 from lightning_ae.preemption import Preemption
 
-STEPS_OF_ITS_OWN = (
-    "backward",
-    "optimizer_step",
-    "optimizer_zero_grad",
-    "configure_gradient_clipping",
-    "lr_scheduler_step",
-    "on_before_batch_transfer",
-)
-TRANSFERS = ("transfer_batch_to_device", "on_after_batch_transfer")
 HOOKS = (
     "on_train_batch_start",
     "on_before_zero_grad",
@@ -39,150 +32,236 @@ HOOKS = (
     "on_before_optimizer_step",
     "on_train_batch_end",
 )
+STEPS = ("backward", "configure_gradient_clipping", "optimizer_step", "optimizer_zero_grad")
+PRECISIONS = (Precision, MixedPrecision, DoublePrecision, HalfPrecision)
+# set on an instance, these would change the step
+OF_STRATEGY = frozenset(
+    {"backward", "batch_to_device", "on_train_batch_start", "optimizer_step", "post_backward", "post_training_step"}
+    | {"pre_backward", "training_step"}
+)
+OF_PRECISION = frozenset(
+    {"backward", "clip_gradients", "optimizer_step", "post_backward", "pre_backward", "_after_closure", "_wrap_closure"}
+)
 
 
 def use_lean_loop(trainer: pl.Trainer) -> None:
-    """Makes the trainer take the lean path wherever it may."""
-    loop = trainer.fit_loop.epoch_loop
-    if type(loop) is _TrainingEpochLoop:
-        loop.__class__ = LeanEpochLoop  # it keeps what it has counted, and its evaluation loop
+    """Makes the trainer take the lean path for its module, wherever it may."""
+    loop: Any = trainer.fit_loop.epoch_loop
+    use_lightnings_loop(trainer)
+    if type(loop) is not private.EpochLoop or "advance" in vars(loop):
+        return  # a loop of one's own
+    if missing := private.missing(trainer):
+        rank_zero_info(f"Lightning's own loop runs, since version {pl.__version__} lacks {', '.join(missing)}")
+        return
+    step = LeanStep(trainer)
+    loop.advance, loop._broadcast_sigterm_tensor = step, step.broadcast_sigterm
 
 
-class LeanEpochLoop(_TrainingEpochLoop):
-    """Lightning's epoch of training, without the calls of hooks that do nothing."""
+def use_lightnings_loop(trainer: pl.Trainer) -> None:
+    """Takes the lean path away again."""
+    own = vars(trainer.fit_loop.epoch_loop)
+    if isinstance(own.get("advance"), LeanStep):
+        del own["advance"], own["_broadcast_sigterm_tensor"]
 
-    _overridden: set[tuple[str, str]] | None = None
-    _plain_transfer = False
 
-    def on_run_start(self, data_fetcher: Any) -> None:
-        """Finds out, once an epoch, which hooks there are."""
-        super().on_run_start(data_fetcher)
-        trainer: Any = self.trainer
-        self._overridden = _overridden_hooks(trainer) if _is_plain(trainer) else None
-        self._plain_transfer = not any(
-            _overrides(trainer.lightning_module, pl.LightningModule, name) for name in TRANSFERS
-        ) and not _overrides(trainer.datamodule, pl.LightningDataModule, TRANSFERS[0])
+class LeanStep:
+    """What a training epoch's loop does for a batch, without the calls of hooks that do nothing.
 
-    def _broadcast_sigterm_tensor(self) -> None:
-        # Lightning's way makes every step wait for the first rank
-        if not any(isinstance(callback, Preemption) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
-            super()._broadcast_sigterm_tensor()
+    It stands on the loop as its `advance`, and acts for the module that the trainer had at the time.
+    """
 
-    def advance(self, data_fetcher: Any) -> None:
+    def __init__(self, trainer: Any) -> None:
+        from lightning_ae.exact import ExactModule  # which makes the trainer lean
+
+        self.trainer, self.module, self.loop = trainer, trainer.lightning_module, trainer.fit_loop.epoch_loop
+        self.training_step = ExactModule.training_step
+
+    def broadcast_sigterm(self) -> None:
+        """Lightning's way makes every step wait for the first rank; `Preemption` does without."""
+        if self.trainer.lightning_module is not self.module or not any(
+            isinstance(callback, Preemption) for callback in self.trainer.callbacks
+        ):
+            type(self.loop)._broadcast_sigterm_tensor(self.loop)
+
+    def __call__(self, fetcher: Any) -> None:
         """One step."""
-        if self._overridden is None or self.restarting:
-            super().advance(data_fetcher)
+        trainer, module, loop = self.trainer, self.module, self.loop
+        if loop.restarting or not self._fetches_plainly(fetcher):
+            type(loop).advance(loop, fetcher)
             return
-        trainer: Any = self.trainer
-        module = trainer.lightning_module
-        optimizer = trainer.optimizers[0]
-        precision = trainer.precision_plugin
-        optimization = self.automatic_optimization.optim_progress.optimizer
+        fetched = next(fetcher)
+        if fetched[0] is None:
+            type(loop).advance(loop, _Fetched(fetched, fetcher.done))
+            return
+        progress, connector = loop.batch_progress, trainer._logger_connector
 
-        self.val_loop.restarting = False
-        batch, _, _ = next(data_fetcher)
-        batch_idx = self.batch_idx + 1
-        self.batch_progress.is_last_batch = data_fetcher.done
-        batch = self._to_device(precision.convert_input(batch))
-        self.batch_progress.increment_ready()
-        trainer._logger_connector.on_batch_start(batch)
-        if self._hook("on_train_batch_start", batch, batch_idx) == -1:
-            self.batch_progress.increment_by(0, is_last_batch=True)
-            self.batch_progress.increment_processed()
-            self._step_schedulers()
+        loop.val_loop.restarting = False
+        batch_idx = loop.batch_idx + 1
+        progress.is_last_batch = fetcher.done
+        batch = self._to_device(trainer.precision_plugin.convert_input(fetched[0]))
+        progress.increment_ready()
+        connector.on_batch_start(batch)
+        output = None
+        if skips := self._hook("on_train_batch_start", batch, batch_idx) == -1:
+            progress.increment_by(0, is_last_batch=True)
+        else:
+            progress.increment_started()
+            if self._steps_plainly():
+                output = self._step(batch, batch_idx)
+            else:
+                kwargs = loop._build_kwargs(OrderedDict(), batch, batch_idx)
+                with trainer.profiler.profile("run_training_batch"):
+                    if module.automatic_optimization:
+                        output = loop.automatic_optimization.run(trainer.optimizers[0], batch_idx, kwargs)
+                    else:
+                        output = loop.manual_optimization.run(kwargs)
+        progress.increment_processed()
+        if trainer.lr_scheduler_configs:
+            loop.update_lr_schedulers("step", update_plateau_schedulers=False)
+            if loop._num_ready_batches_reached():
+                loop.update_lr_schedulers("epoch", update_plateau_schedulers=False)
+        if skips:
             raise StopIteration
-        self.batch_progress.increment_started()
+        self._hook("on_train_batch_end", output, batch, batch_idx)
+        connector.on_batch_end()
+        progress.increment_completed()
+        connector.update_train_step_metrics()
 
-        optimization.step.increment_ready()
-        # set as nn.Module would not: its way of setting an attribute takes as long as a small kernel
-        vars(module)["_current_fx_name"] = "training_step"
-        with precision.train_step_context():
-            output = module.training_step(batch, batch_idx)
-        vars(module)["_current_fx_name"] = None
-        result = ClosureResult.from_training_step_output(output)
-        optimization.zero_grad.increment_ready()
-        self._hook("on_before_zero_grad", optimizer)
-        optimization.zero_grad.increment_started()
-        optimizer.zero_grad()
-        optimization.zero_grad.increment_completed()
-        if result.closure_loss is not None:
-            self._hook("on_before_backward", result.closure_loss)
-            result.closure_loss.backward()
+    def _step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        """The optimizer's step, which runs forward and backward pass by a closure, as Lightning has it."""
+        trainer, module = self.trainer, self.module
+        optimizer, precision = trainer.optimizers[0], trainer.precision_plugin
+        counts = self.loop.automatic_optimization.optim_progress.optimizer
+
+        def forward() -> Any:
+            # set as nn.Module would not: its way of setting an attribute takes as long as a small kernel
+            own = vars(module)
+            before, own["_current_fx_name"] = own["_current_fx_name"], "training_step"
+            with precision.train_step_context():
+                output = module.training_step(batch, batch_idx)
+            own["_current_fx_name"] = before
+            return private.ClosureResult.from_training_step_output(output)
+
+        def zero_grad() -> None:
+            counts.zero_grad.increment_ready()
+            self._hook("on_before_zero_grad", optimizer)
+            counts.zero_grad.increment_started()
+            module.optimizer_zero_grad(trainer.current_epoch, batch_idx, optimizer)
+            counts.zero_grad.increment_completed()
+
+        def backward(loss: Tensor) -> None:
+            self._hook("on_before_backward", loss)
+            module.backward(loss)
             self._hook("on_after_backward")
-        self._hook("on_before_optimizer_step", optimizer)
-        if trainer.gradient_clip_val:
-            precision._clip_gradients(
-                module, optimizer, trainer.gradient_clip_val, gradient_clip_algorithm=trainer.gradient_clip_algorithm
-            )
-        optimizer.step()
-        optimization.step.increment_completed()
 
-        self.batch_progress.increment_processed()
-        self._step_schedulers()
-        self._hook("on_train_batch_end", {} if result.loss is None else result.asdict(), batch, batch_idx)
-        trainer._logger_connector.on_batch_end()
-        self.batch_progress.increment_completed()
-        trainer._logger_connector.update_train_step_metrics()
+        closure = private.Closure(forward, backward, zero_grad)
 
-    def _step_schedulers(self) -> None:
-        if self.trainer.lr_scheduler_configs:
-            self.update_lr_schedulers("step", update_plateau_schedulers=False)
-            if self._num_ready_batches_reached():
-                self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
+        def whole() -> Tensor | None:
+            loss: Tensor | None = closure()
+            self._hook("on_before_optimizer_step", optimizer)
+            if clip := trainer.gradient_clip_val:
+                algorithm = trainer.gradient_clip_algorithm
+                precision._clip_gradients(module, optimizer, clip, gradient_clip_algorithm=algorithm)
+            return loss
 
-    def _to_device(self, batch: Any) -> Any:
-        trainer: Any = self.trainer
-        strategy, data = trainer.strategy, trainer.datamodule
-        # what is there already needs no transfer, only what the data module makes of it
-        if data is None or not self._plain_transfer or not _lies_on(batch, strategy.root_device):
-            return strategy.batch_to_device(batch, dataloader_idx=0)
-        return data.on_after_batch_transfer(batch, 0)
+        counts.step.increment_ready()
+        optimizer.step(closure=whole)
+        counts.step.increment_completed()
+        result = closure.consume_result()
+        return {} if result.loss is None else result.asdict()
 
     def _hook(self, name: str, *args: Any) -> Any:
-        overridden = self._overridden or set()
-        if ("callback", name) in overridden:
-            call._call_callback_hooks(self.trainer, name, *args)
-        if ("module", name) in overridden:
-            return call._call_lightning_module_hook(self.trainer, name, *args)
-        return None
+        trainer, module = self.trainer, self.module
+        empty = _EMPTY[name]
+        own = vars(module)
+        for callback in trainer.callbacks:
+            hook = getattr(callback, name)
+            # of the class or of the instance: a patched method, or what LambdaCallback sets
+            if getattr(hook, "__func__", None) is not empty[0] and callable(hook):
+                before, own["_current_fx_name"] = own["_current_fx_name"], name
+                hook(trainer, module, *args)
+                own["_current_fx_name"] = before
+        hook = getattr(module, name)
+        if getattr(hook, "__func__", None) is empty[1] or not callable(hook):
+            return None
+        before, own["_current_fx_name"] = own["_current_fx_name"], name
+        response = hook(*args)
+        own["_current_fx_name"] = before
+        return response
 
+    def _to_device(self, batch: Any) -> Any:
+        strategy, data = self.trainer.strategy, self.trainer.datamodule
+        # what is there already needs no transfer, only what the data module makes of it
+        if (
+            data is not None
+            and _lies_on(batch, strategy.root_device)
+            and _is(data, _TRANSFER_OF_DATA)
+            and _is(self.module, _TRANSFERS)
+        ):
+            return data.on_after_batch_transfer(batch, 0)
+        return strategy.batch_to_device(batch, dataloader_idx=0)
 
-def _is_plain(trainer: Any) -> bool:
-    """Whether a step here is what Lightning would make of it."""
-    module, precision = trainer.lightning_module, trainer.precision_plugin
-    return (
-        type(trainer.strategy) is SingleDeviceStrategy
-        and isinstance(trainer.profiler, PassThroughProfiler)
-        and trainer.accumulate_grad_batches == 1
-        and len(trainer.optimizers) == 1
-        and module.automatic_optimization
-        and getattr(precision, "scaler", None) is None
-        and all(
-            getattr(type(precision), name) in (getattr(Precision, name), getattr(MixedPrecision, name))
-            for name in ("pre_backward", "backward", "post_backward", "optimizer_step", "clip_gradients")
+    def _fetches_plainly(self, fetcher: Any) -> bool:
+        """Whether this is our module's batch, and nobody has a way of their own to get it onto the device."""
+        trainer, strategy, data = self.trainer, self.trainer.strategy, self.trainer.datamodule
+        return (
+            trainer.lightning_module is self.module
+            and type(self.loop) is private.EpochLoop
+            and type(fetcher) is private.Fetcher
+            and type(trainer.profiler) is PassThroughProfiler
+            and type(strategy) is SingleDeviceStrategy
+            and OF_STRATEGY.isdisjoint(vars(strategy))
+            and _is(self.module, _BEFORE_TRANSFER)
+            and (data is None or _is(data, _BEFORE_TRANSFER_OF_DATA))
         )
-        and not any(_overrides(module, pl.LightningModule, name) for name in STEPS_OF_ITS_OWN)
-        and not _overrides(trainer.datamodule, pl.LightningDataModule, STEPS_OF_ITS_OWN[-1])
-        and not hasattr(trainer.fit_loop._data_fetcher, "_batch")  # training_step(dataloader_iter)
-    )
+
+    def _steps_plainly(self) -> bool:
+        """Whether Lightning would make of the step what is made of it here: asked after the hooks that start it."""
+        trainer, module, precision = self.trainer, self.module, self.trainer.precision_plugin
+        return (
+            getattr(module.training_step, "__func__", None) is self.training_step
+            and module.automatic_optimization
+            and trainer.accumulate_grad_batches == 1
+            and len(trainer.optimizers) == 1
+            and getattr(trainer.strategy._lightning_optimizers[0].step, "__func__", None) is _OPTIMIZER_STEP
+            and type(trainer.profiler) is PassThroughProfiler
+            and type(precision) in PRECISIONS
+            and getattr(precision, "scaler", None) is None
+            and OF_PRECISION.isdisjoint(vars(precision))
+            and OF_STRATEGY.isdisjoint(vars(trainer.strategy))
+            and _is(module, _STEPS)
+        )
 
 
-def _overridden_hooks(trainer: Any) -> set[tuple[str, str]]:
-    found = {
-        ("callback", name)
-        for name in HOOKS
-        if any(_overrides(callback, pl.Callback, name) for callback in trainer.callbacks)
-    }
-    return found | {
-        ("module", name) for name in HOOKS if _overrides(trainer.lightning_module, pl.LightningModule, name)
-    }
+class _Fetched:
+    """A fetcher of the one batch that had been fetched before it was known to be Lightning's."""
+
+    def __init__(self, fetched: Any, done: bool) -> None:
+        self.fetched, self.done = fetched, done
+
+    def __next__(self) -> Any:
+        return self.fetched
 
 
-def _overrides(instance: Any, base: type, name: str) -> bool:
-    if instance is None:
-        return False
-    # an attribute of the instance, too: a patched method, or what LambdaCallback sets
-    return name in vars(instance) or getattr(type(instance), name) is not getattr(base, name)
+def _functions(base: type, *names: str) -> tuple[tuple[str, Callable[..., Any]], ...]:
+    return tuple((name, getattr(base, name)) for name in names)
+
+
+# as they are when this is imported, so that whoever patches them later is heard
+_EMPTY = {name: (getattr(pl.Callback, name), getattr(pl.LightningModule, name)) for name in HOOKS}
+_STEPS = _functions(pl.LightningModule, *STEPS)
+_BEFORE_TRANSFER = _functions(pl.LightningModule, "on_before_batch_transfer")
+_BEFORE_TRANSFER_OF_DATA = _functions(pl.LightningDataModule, "on_before_batch_transfer")
+_TRANSFERS = _functions(pl.LightningModule, "transfer_batch_to_device", "on_after_batch_transfer")
+_TRANSFER_OF_DATA = _functions(pl.LightningDataModule, "transfer_batch_to_device")
+_OPTIMIZER_STEP = LightningOptimizer.step
+
+
+def _is(instance: Any, functions: tuple[tuple[str, Callable[..., Any]], ...]) -> bool:
+    for name, function in functions:  # noqa: SIM110  a generator would take twice as long
+        if getattr(getattr(instance, name), "__func__", None) is not function:
+            return False
+    return True
 
 
 def _lies_on(batch: Any, device: torch.device) -> bool:

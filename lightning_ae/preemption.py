@@ -17,6 +17,8 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
+from lightning_ae.private import cluster_environment
+
 NAME = "preempted.ckpt"
 STATUS = 128 + signal.SIGTERM
 PASSED_ON = 0.5
@@ -48,7 +50,7 @@ class Preemption(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
         self._asked, self._pending, self.path = 0, None, None
         if threading.current_thread() is threading.main_thread():
-            environment = trainer._accelerator_connector.cluster_environment
+            environment = cluster_environment(trainer)
             if not (isinstance(environment, SLURMEnvironment) and environment.auto_requeue):
                 self._answer(signal.SIGTERM)
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler:

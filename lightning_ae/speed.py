@@ -10,6 +10,8 @@ import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 
+from lightning_ae import private
+
 FUSED_DEVICES = ("cpu", "cuda")
 
 
@@ -23,10 +25,12 @@ def adamw(module: pl.LightningModule, parameters: Iterable[Any], lr: float, weig
         lr: the learning rate.
         weight_decay: decoupled; with 0 it is Adam.
     """
-    trainer = module._trainer
+    trainer = private.trainer_of(module)
     scaled = trainer is not None and getattr(trainer.precision_plugin, "scaler", None) is not None
     fused = module.device.type in FUSED_DEVICES and not scaled
-    return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=fused or None)
+    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=fused or None)
+    private.unscales_nothing(optimizer)
+    return optimizer
 
 
 def compile_in_place(network: nn.Module, **options: Any) -> None:
@@ -50,7 +54,7 @@ def compile_in_place(network: nn.Module, **options: Any) -> None:
         if not failed:
             try:
                 return compiled(*args)
-            except torch._dynamo.exc.TorchDynamoException as error:
+            except private.compiler_error() as error:
                 failed = True
                 rank_zero_warn(
                     f"{type(network).__name__} cannot be compiled, and runs uncompiled: "
@@ -58,4 +62,4 @@ def compile_in_place(network: nn.Module, **options: Any) -> None:
                 )
         return network._call_impl(*args)
 
-    network._compiled_call_impl = call  # where nn.Module.compile puts it; copies and checkpoints leave it out
+    private.compiled_by(network, call)

@@ -1,0 +1,144 @@
+"""Every private name of Lightning's and torch's that this package uses.
+
+A release may take one away. So pyproject.toml bounds the versions, and a test looks each name up in those installed.
+Where one that the lean loop needs is missing at run time, Lightning's own loop runs, and says so.
+"""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loops import fetchers, training_epoch_loop
+from pytorch_lightning.loops.optimization import automatic
+from pytorch_lightning.strategies import DDPStrategy
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+LOOP = (
+    "_logger_connector.on_batch_end",
+    "_logger_connector.on_batch_start",
+    "_logger_connector.update_train_step_metrics",
+    "fit_loop.epoch_loop._broadcast_sigterm_tensor",
+    "fit_loop.epoch_loop._build_kwargs",
+    "fit_loop.epoch_loop._num_ready_batches_reached",
+    "fit_loop.epoch_loop.advance",
+    "fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.increment_completed",
+    "fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.increment_ready",
+    "fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.zero_grad.increment_completed",
+    "fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.zero_grad.increment_ready",
+    "fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.zero_grad.increment_started",
+    "fit_loop.epoch_loop.automatic_optimization.run",
+    "fit_loop.epoch_loop.batch_idx",
+    "fit_loop.epoch_loop.batch_progress.increment_by",
+    "fit_loop.epoch_loop.batch_progress.increment_completed",
+    "fit_loop.epoch_loop.batch_progress.increment_processed",
+    "fit_loop.epoch_loop.batch_progress.increment_ready",
+    "fit_loop.epoch_loop.batch_progress.increment_started",
+    "fit_loop.epoch_loop.batch_progress.is_last_batch",
+    "fit_loop.epoch_loop.manual_optimization.run",
+    "fit_loop.epoch_loop.restarting",
+    "fit_loop.epoch_loop.update_lr_schedulers",
+    "fit_loop.epoch_loop.val_loop.restarting",
+    "lightning_module._current_fx_name",
+    "precision_plugin._clip_gradients",
+    "strategy._lightning_optimizers",
+)
+"""What the lean loop needs of a trainer."""
+
+ELSEWHERE = (
+    "lightning_module._trainer",  # of a module that may have none
+    "_accelerator_connector.cluster_environment",  # without it, nobody requeues
+    "_logger_connector.should_update_logs",  # without it, every step is logged
+    "fit_loop.epoch_loop.batch_progress.current.ready",  # how far in an epoch the data module is
+    "fit_loop.epoch_progress.current.processed",
+)
+"""What other parts need of one."""
+
+CLI = ("cli.LightningCLI._get",)
+"""What the command line needs of Lightning."""
+
+TORCH = (
+    "nn.Module._call_impl",
+    "nn.BatchNorm1d._check_input_dim",
+    "nn.modules.batchnorm._BatchNorm",
+    "_dynamo.exc.TorchDynamoException",
+)
+"""What they need of torch."""
+
+EpochLoop: Any = getattr(training_epoch_loop, "_TrainingEpochLoop", None)
+Fetcher: Any = getattr(fetchers, "_PrefetchDataFetcher", None)
+Closure: Any = getattr(automatic, "Closure", None)
+ClosureResult: Any = getattr(automatic, "ClosureResult", None)
+BatchNorm = _BatchNorm
+
+
+def missing(trainer: Any) -> list[str]:
+    """The names among `LOOP` that this version of Lightning has no longer."""
+    classes = {"_TrainingEpochLoop": EpochLoop, "_PrefetchDataFetcher": Fetcher}
+    classes |= {"Closure": Closure, "ClosureResult": ClosureResult}
+    return [*(name for name, found in classes.items() if found is None), *absent(trainer, LOOP)]
+
+
+def absent(root: Any, names: tuple[str, ...]) -> list[str]:
+    """Those of the names, with dots between them, that cannot be looked up."""
+    found = []
+    for name in names:
+        try:
+            attrgetter(name)(root)
+        except AttributeError:
+            found.append(name)
+    return found
+
+
+def trainer_of(module: pl.LightningModule) -> Any:
+    """The module's trainer, or None: the public property raises where there is none."""
+    return getattr(module, "_trainer", None)
+
+
+def cluster_environment(trainer: pl.Trainer) -> Any:
+    """Where the trainer's processes were started, SLURM say, or None."""
+    return getattr(getattr(trainer, "_accelerator_connector", None), "cluster_environment", None)
+
+
+def logs_now(trainer: pl.Trainer) -> bool:
+    """Whether the trainer logs the step at hand: it counts batches with a step, not steps of optimizers."""
+    connector = getattr(trainer, "_logger_connector", None)
+    return bool(getattr(connector, "should_update_logs", trainer.log_every_n_steps != 0))  # type: ignore[attr-defined]
+
+
+def unscales_nothing(optimizer: torch.optim.Optimizer) -> None:
+    """Says that a fused optimizer takes gradients as they are, so that Lightning clips them; a scaler unscales first.
+
+    Lightning refuses to clip under mixed precision what the optimizer's own kernel might have to unscale yet.
+    """
+    flags: Any = optimizer
+    flags._step_supports_amp_scaling = False
+
+
+def find_unused_parameters(trainer: pl.Trainer, on: bool) -> bool:
+    """Makes DistributedDataParallel look for weights that a loss does not use, or no longer.
+
+    Returns:
+        Whether anything changed: where the strategy is another one, or says what it wants, it stays as it is.
+    """
+    options = getattr(trainer.strategy, "_ddp_kwargs", None)
+    if not isinstance(trainer.strategy, DDPStrategy) or not isinstance(options, dict):
+        return False
+    if on and not options.keys() & {"find_unused_parameters", "static_graph"}:
+        options["find_unused_parameters"] = True
+        return True
+    return not on and options.pop("find_unused_parameters", None) is not None
+
+
+def compiler_error() -> type[Exception]:
+    """What torch.compile raises; looked up where it is needed, since importing it takes long."""
+    error: type[Exception] = torch._dynamo.exc.TorchDynamoException
+    return error
+
+
+def compiled_by(network: nn.Module, call: Any) -> None:
+    """Puts what runs a network where `nn.Module.compile` does; copies and checkpoints leave it out."""
+    network._compiled_call_impl = call
