@@ -11,7 +11,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loops import fetchers, training_epoch_loop
+from pytorch_lightning.loops import evaluation_loop, fetchers, fit_loop, training_epoch_loop
 from pytorch_lightning.loops.optimization import automatic
 from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
@@ -48,6 +48,19 @@ LOOP = (
 )
 """What the lean loop needs of a trainer."""
 
+RESUME = (
+    "_logger_connector._callback_metrics",
+    "fit_loop._data_fetcher",
+    "fit_loop._restart_stage",
+    "fit_loop._restarting",
+    "fit_loop.epoch_loop._batches_that_stepped",
+    "fit_loop.epoch_loop._restart_stage",
+    "fit_loop.epoch_loop._should_accumulate",
+    "fit_loop.epoch_loop._should_check_val_fx",
+    "fit_loop.epoch_loop.val_loop._restart_stage",
+)
+"""What going on inside an epoch needs of one."""
+
 ELSEWHERE = (
     "lightning_module._trainer",  # of a module that may have none
     "_accelerator_connector.cluster_environment",  # without it, nobody requeues
@@ -62,16 +75,26 @@ CLI = ("cli.LightningCLI._get",)
 
 TORCH = (
     "nn.Module._call_impl",
+    "nn.Module._apply",
     "nn.BatchNorm1d._check_input_dim",
     "nn.modules.batchnorm._BatchNorm",
     "_dynamo.exc.TorchDynamoException",
 )
 """What they need of torch."""
 
+MODULE = ("_buffers", "_modules", "_parameters")
+"""What they need of a module of torch's."""
+
+CSV_WRITER = ("_record_new_keys", "_rewrite_with_new_header")
+"""What the writer of metrics.csv replaces or calls."""
+
 EpochLoop: Any = getattr(training_epoch_loop, "_TrainingEpochLoop", None)
 Fetcher: Any = getattr(fetchers, "_PrefetchDataFetcher", None)
 Closure: Any = getattr(automatic, "Closure", None)
 ClosureResult: Any = getattr(automatic, "ClosureResult", None)
+FitRestart: Any = getattr(fit_loop, "RestartStage", None)
+EpochRestart: Any = getattr(training_epoch_loop, "RestartStage", None)
+EvaluationRestart: Any = getattr(evaluation_loop, "RestartStage", None)
 BatchNorm = _BatchNorm
 
 
@@ -80,6 +103,12 @@ def missing(trainer: Any) -> list[str]:
     classes = {"_TrainingEpochLoop": EpochLoop, "_PrefetchDataFetcher": Fetcher}
     classes |= {"Closure": Closure, "ClosureResult": ClosureResult}
     return [*(name for name, found in classes.items() if found is None), *absent(trainer, LOOP)]
+
+
+def missing_to_resume(trainer: Any) -> list[str]:
+    """The names among `RESUME` that this version of Lightning has no longer."""
+    stages = {"fit_loop": FitRestart, "training_epoch_loop": EpochRestart, "evaluation_loop": EvaluationRestart}
+    return [*(f"{name}.RestartStage" for name, found in stages.items() if found is None), *absent(trainer, RESUME)]
 
 
 def absent(root: Any, names: tuple[str, ...]) -> list[str]:

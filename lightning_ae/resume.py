@@ -8,13 +8,11 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch.distributed as dist
-from pytorch_lightning.loops.evaluation_loop import RestartStage as EvaluationRestart
-from pytorch_lightning.loops.fit_loop import RestartStage as FitRestart
-from pytorch_lightning.loops.training_epoch_loop import RestartStage as EpochRestart
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_ae import distributed
+from lightning_ae.private import EpochRestart, EvaluationRestart, FitRestart, missing_to_resume
 
 KEY = "resumption"
 
@@ -55,6 +53,12 @@ class Resumption(pl.Callback):
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:  # noqa: D102
         loops = checkpoint.get("loops")
         if trainer.state.fn != "fit" or loops is None:
+            return
+        if lacking := missing_to_resume(trainer):
+            rank_zero_warn(
+                f"this version of Lightning has no {', '.join(lacking)}: the run goes on as Lightning makes it, which "
+                "inside an epoch may repeat or leave out batches"
+            )
             return
         self._saved = checkpoint.get(KEY, {"metrics": {}, "gradients": None})
         self._position = Position.of(loops["fit_loop"])

@@ -101,7 +101,7 @@ def test_terms_that_some_batches_leave_out() -> None:
     for batch_idx, (row, size) in enumerate(zip(rows, (1, 2, 3, 4), strict=True)):
         epoch.add({name: torch.tensor(value) for name, value in row.items()}, batch_idx, size)
     again = _EpochTerms()
-    again.restore(epoch.state())
+    again.restore(epoch.state(4))
     for found in (epoch, again):
         assert {k: float(v) for k, v in found.means().items()} == pytest.approx({"loss": 3.9, "a": 4.25})
     assert epoch.broken() is None
@@ -115,7 +115,15 @@ def test_means_of_an_earlier_versions_checkpoint() -> None:
     epoch.restore({"names": ["loss", "a"], "sums": [6.0, 3.0], "samples": 3})
     assert {k: float(v) for k, v in epoch.means().items()} == {"loss": 2.0, "a": 1.0}
     epoch.restore({"names": [], "sums": None, "samples": 0})
-    assert epoch.state()["names"] == []
+    assert epoch.means() == {}
+
+
+def test_a_batch_at_hand_counts_later() -> None:
+    epoch, again = _EpochTerms(), _EpochTerms()
+    for batch_idx, names in enumerate(["loss", "loss a", "loss", "loss b", "loss"]):
+        epoch.add({name: torch.tensor(float(batch_idx)) for name in names.split()}, batch_idx, 1)
+    again.restore(epoch.state(3))
+    assert {k: float(v) for k, v in again.means().items()} == {"loss": 1.0, "a": 1.0}
 
 
 def test_a_loss_that_is_not_finite_stops_it(fit: Any, digits: Tensor) -> None:

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from packaging.requirements import Requirement
 from packaging.version import Version
+from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
 
@@ -18,17 +19,19 @@ import lightning_ae
 from lightning_ae import VAE, private
 
 PACKAGE = Path(lightning_ae.__file__).parent
-OF_OTHERS = {"_fingerprint"}
-"""Of the datasets library."""
+OF_OTHERS = {"_fingerprint", "_plot"}
+"""Of the datasets library, and of torchmetrics for metrics of one's own."""
 
 
 def test_lightning_has_them() -> None:
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     trainer.strategy.connect(VAE((1, 8, 8), 2))
     assert private.missing(trainer) == []
+    assert private.missing_to_resume(trainer) == []
     assert private.absent(trainer, private.ELSEWHERE) == []
     importlib.import_module("pytorch_lightning.cli")
     assert private.absent(pl, private.CLI) == []
+    assert private.absent(ExperimentWriter, private.CSV_WRITER) == []
     assert isinstance(DDPStrategy()._ddp_kwargs, dict)
 
 
@@ -37,6 +40,7 @@ def test_torch_has_them() -> None:
     assert private.absent(torch, private.TORCH) == []
     assert torch.optim.AdamW([nn.Parameter(torch.zeros(1))], fused=True)._step_supports_amp_scaling
     assert "_compiled_call_impl" in vars(nn.Module)
+    assert private.absent(nn.Linear(1, 1), private.MODULE) == []
 
 
 def test_one_that_is_missing_is_named() -> None:
