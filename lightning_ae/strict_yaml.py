@@ -46,10 +46,11 @@ def load_yaml(text: str, where: str = "") -> Any:
         loader.dispose()
 
 
-_Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_Safe: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_Base: Any = _Safe if issubclass(_Safe, Composer) else type("_Base", (Composer, _Safe), {})
 
 
-class _Loader(Composer, _Base):
+class _Loader(_Base):
     """Gives plain data only, and counts what its nodes are as a tree, in which an alias stands for a copy.
 
     libyaml splits the text, where it is there; its own composer would overrun the stack.
@@ -57,7 +58,7 @@ class _Loader(Composer, _Base):
 
     def __init__(self, text: str) -> None:
         Composer.__init__(self)
-        _Base.__init__(self, text)
+        _Safe.__init__(self, text)
         self.depth = self.values = self.copies = 0
         self.sizes: dict[int, int] = {}
 

@@ -458,13 +458,13 @@ def test_no_plain_file_in_the_cache(
 
 
 def test_offline_says_what_is_wrong_with_the_mirror(
-    remote: Remote, mirror: Path, monkeypatch: pytest.MonkeyPatch
+    remote: Remote, mirror: Path, monkeypatch: pytest.MonkeyPatch, in_time: Any
 ) -> None:
     name = remote("https://localhost/w")
     os.mkfifo(mirror)
     monkeypatch.setenv("LIGHTNING_AE_OFFLINE", "1")
     with pytest.raises(InputError, match="forbids fetching it; .* is no plain file"):
-        get(name)
+        in_time(lambda: get(name))
 
 
 # ---- servers that take their time ------------------------------------------------------------------------------------
