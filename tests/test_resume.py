@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,7 @@ WAYS: dict[str, tuple[Callable[[Path], list[pl.Callback]], dict[str, Any], dict[
     "max_steps at the end of an epoch": (lambda f: [], {"max_steps": 2 * STEPS}, {}, AFTER),
     "max_steps, last epoch's checkpoint": (lambda f: [saving(f)], {"max_steps": 10}, {}, "saved.ckpt"),
     "max_steps in the first step": (lambda f: [], {"max_steps": 1}, {}, AFTER),
+    "max_time": (lambda f: [], {"max_time": timedelta(microseconds=1)}, {}, AFTER),
     "max_epochs": (lambda f: [], {"max_epochs": 2}, {}, AFTER),
     "max_epochs, last epoch's checkpoint": (lambda f: [saving(f)], {"max_epochs": 2}, {}, "saved.ckpt"),
     "should_stop": (lambda f: [At("on_train_batch_end", 10, stop)], {}, {}, AFTER),
@@ -235,6 +237,23 @@ def test_ways_to_stop(way: str, wholes: Callable[..., Run], tmp_path: Path) -> N
     loops = torch.load(path, weights_only=True)["loops"]
     used = loops["fit_loop"]["epoch_loop.batch_progress"]["total"]["processed"]
     check(wholes(**both), first, second, used)
+
+
+def test_a_checkpoint_of_an_earlier_version(wholes: Callable[..., Run], tmp_path: Path) -> None:
+    """Which knew the sums of the epoch only, of the first rank, and no metrics."""
+    first = Run(tmp_path / "first", max_steps=10)
+    saved = first.trainer._checkpoint_connector.dump_checkpoint()
+    del saved["resumption"]
+    (terms,) = saved["exact"]["epoch_terms"]
+    values = torch.tensor(terms["waiting"]).view(-1, len(terms["names"]))
+    sums = torch.tensor(terms["sizes"], dtype=torch.float32) @ values
+    saved["exact"]["epoch_terms"] = {"names": terms["names"], "sums": sums.tolist(), "samples": sum(terms["sizes"])}
+    torch.save(saved, tmp_path / "old.ckpt")
+    second = Run(tmp_path / "second", resume=tmp_path / "old.ckpt")
+    found, expected = second.state(), wholes().state()
+    assert all(same(found[part], expected[part]) for part in expected)
+    whole = wholes().logged()[2 * STEPS - 1]
+    assert float(second.logged()[2 * STEPS - 1]["train/loss_epoch"]) == pytest.approx(float(whole["train/loss_epoch"]))
 
 
 @pytest.mark.parametrize("stop_at", [{"max_steps": 10}, {"max_epochs": 2}], ids=str)
