@@ -33,7 +33,7 @@ def agreement(model: ScoreMatchingAutoencoder, sigma: float, given: float | None
     x = draw(5000, sigma)
     exact = analytic_score(x, sigma)
     with torch.no_grad():
-        ours = model.eval().score(x, given)
+        ours = model.eval().grad_log_density(x, given)
     cosine = torch.nn.functional.cosine_similarity(ours.flatten(), exact.flatten(), dim=0)
     return float((ours - exact).norm() / exact.norm()), float(cosine)
 
@@ -93,7 +93,7 @@ def test_the_denoising_loss_by_hand() -> None:
     with model.at_step("train", 0):
         loss = model.loss(x, x)["loss"]
     noisy = x + 0.7 * epsilon
-    expected = 0.7**2 / 2 * (model.score(noisy) + epsilon / 0.7).square().sum(dim=1).mean()
+    expected = 0.7**2 / 2 * (model.grad_log_density(noisy) + epsilon / 0.7).square().sum(dim=1).mean()
     torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -101,9 +101,9 @@ def test_the_sliced_loss_has_the_expectation_of_the_exact_one() -> None:
     torch.manual_seed(0)
     model = ScoreMatchingAutoencoder((3,), latent_dim=8, sigma=0.7, objective="sliced").double()
     x = torch.rand(4, 3, dtype=torch.float64)
-    jacobian = torch.func.vmap(torch.func.jacrev(lambda s: model.score(s.unsqueeze(0))[0]))(x)
+    jacobian = torch.func.vmap(torch.func.jacrev(lambda s: model.grad_log_density(s.unsqueeze(0))[0]))(x)
     trace = torch.einsum("bii->b", jacobian)
-    expected = (trace + 0.5 * model.score(x).square().sum(dim=1)).mean()
+    expected = (trace + 0.5 * model.grad_log_density(x).square().sum(dim=1)).mean()
     with torch.no_grad():
         losses = torch.stack([model.eval().loss(x, x)["loss"] for _ in range(4000)])
     assert abs(losses.mean() - expected) < 5 * losses.std() / 4000**0.5
