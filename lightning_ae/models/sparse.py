@@ -84,10 +84,7 @@ class SparseAutoencoder(Autoencoder):
         pre_activation = self.pre_activation(x)
         code = self._activate(pre_activation)
         reconstruction = self.reconstruction_loss(code, target)
-        if self.penalty == "kl":
-            sparsity = kl_sparsity(pre_activation, self.rho)
-        else:
-            sparsity = code.abs().sum(dim=1).mean()
+        sparsity = kl_sparsity(pre_activation, self.rho) if self.penalty == "kl" else code.abs().sum(dim=1).mean()
         return {
             "loss": reconstruction + self.sparsity_weight * sparsity,
             "reconstruction": reconstruction,
