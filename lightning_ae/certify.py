@@ -155,7 +155,9 @@ def _work(
 
 def _train(case: Case, world: int, strategy: str) -> dict[str, Any]:
     pl.seed_everything(0, verbose=False)
-    model = _build(case)
+    # by hand: under ModelParallelStrategy Lightning refuses "64-true"
+    torch.set_default_dtype(torch.float32 if "precision" in case.trainer else torch.float64)
+    model = _build(case).to(torch.get_default_dtype())
     if case.sgd:
         model.configure_optimizers = lambda: torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
     seen = _Recorder()
@@ -171,10 +173,17 @@ def _train(case: Case, world: int, strategy: str) -> dict[str, Any]:
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=[seen],
-        **{"precision": "64-true", **case.trainer},
+        **case.trainer,
     )
     data = _Data(getattr(model, "input_shape", None) or model.model.input_shape)
-    trainer.fit(model, datamodule=data)
+    try:
+        trainer.fit(model, datamodule=data)
+    except RuntimeError as error:
+        if "dtype" not in str(error) or "precision" in case.trainer:
+            raise
+        raise InputError(
+            f"{case.model} cannot be trained in float64: {error}", 'give the trainer {"precision": "32-true"}'
+        ) from error
     return {
         "losses": seen.losses,
         "gradients": seen.gradients,
@@ -251,7 +260,7 @@ class _Data(pl.LightningDataModule):
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
-        x = torch.rand(SAMPLES, *shape, generator=generator)
+        x = torch.rand(SAMPLES, *shape, generator=generator, dtype=torch.float32).to(torch.get_default_dtype())
         self.columns = Columns({"x": x, "label": torch.randint(10, (SAMPLES,), generator=generator)})
 
     def batches(self, split: str, batch_size: int) -> Iterator[Any]:
