@@ -7,14 +7,17 @@ model's tensors (tensor parallelism) see the same samples; here only those count
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache
+from typing import Any, Literal, get_args
 
 import torch
 import torch.distributed as dist
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -116,64 +119,153 @@ class _Gather(torch.autograd.Function):
 # ---- noise --------------------------------------------------------------------------------------------------------
 
 
+Rows = Literal["by_sample", "by_draw", "shared"]
+
+_rows: ContextVar[Rows | None] = ContextVar("rows", default=None)
+
+
+@contextmanager
+def rows(order: Rows) -> Iterator[None]:
+    """Inside, says what the rows are for which noise and the masks of dropout are drawn, where they are not the batch.
+
+    Left unsaid, as many rows as this rank has samples, B, are the samples. k times as many are taken as k for each
+    sample, "by_sample", and any other number as "shared"; both guesses are told once. So say it where the number of
+    rows that are no samples may be a multiple of B, and where the draws come first. On one process all are the same.
+
+    Args:
+        order: one of
+
+            - "by_sample": (B * k, ...), the k rows of a sample beside each other, as `repeat_interleave(k, dim=0)` or
+              `flatten(0, 1)` of (B, k, ...) puts them: draws of a posterior, tokens, patches;
+            - "by_draw": (k * B, ...), the batch k times over, as `flatten(0, 1)` of (k, B, ...) puts it;
+            - "shared": rows that all ranks have and that are the same on each, such as pseudo-inputs.
+
+    Raises:
+        InputError: when it is none of these.
+    """
+    if order not in get_args(Rows):
+        raise InputError(f"rows must be one of {list(get_args(Rows))}, got {order!r}")
+    token = _rows.set(order)
+    try:
+        yield
+    finally:
+        _rows.reset(token)
+
+
 class Noise:
     """A stream of random draws for one step and one purpose.
 
     With a key, the draws are those of the whole batch, of which each rank takes its own rows: under strided sharding
-    (rank r holds rows r, r + W, ... of the batch) the same key gives the same noise on any number of ranks. With more
-    than 64 ranks, where that would cost more than it is worth, each rank has a stream of its own instead. Without a
-    key, the draws come from torch's global generator.
+    (rank r holds rows r, r + W, ... of the batch) the same key gives the same noise on any number of ranks; `rows`
+    says how, where the rows are not the batch's. With more than 64 ranks, where that would cost more than it is worth,
+    each rank has a stream of its own instead, but for what all ranks share. Without a key, the draws come from torch's
+    global generator.
 
     Args:
         key: what identifies the stream, such as `(seed, "train", epoch, batch, "posterior")`; every rank must give
             the same one.
-        samples: the size of the whole batch, over all ranks; by default the same number on each.
+        samples: the size of the whole batch, over all ranks; by default the rows asked for are this rank's samples, of
+            which each rank has as many.
     """
 
     def __init__(self, *key: Any, samples: int | None = None) -> None:
-        self._seed = None
-        self._samples = samples
-        if key:
-            self._apart = world_size() > EXACT_NOISE_RANKS
-            text = repr((*key, rank()) if self._apart else key)
-            digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-            self._seed = int.from_bytes(digest, "big") >> 1  # torch takes signed 64-bit seeds
-        self._generator: torch.Generator | None = None
+        self._key, self._samples = key, samples
+        self._generators: dict[tuple[str, bool], torch.Generator] = {}
 
     def randn_like(self, x: Tensor) -> Tensor:
-        """Standard normal draws in the shape of `x`, whose first dimension is the batch."""
+        """Standard normal draws in the shape of `x`, whose first dimension is the batch, or what `rows` says."""
         return self._draw(torch.randn, x)
 
     def rand_like(self, x: Tensor) -> Tensor:
-        """Uniform draws from [0, 1) in the shape of `x`, whose first dimension is the batch."""
+        """Uniform draws from [0, 1) in the shape of `x`, whose first dimension is the batch, or what `rows` says."""
         return self._draw(torch.rand, x)
+
+    def choice(self, n: int, size: int, device: torch.device | str = "cpu") -> Tensor:
+        """`size` numbers drawn from 0, ..., n - 1 with replacement, (size,), the same on all ranks."""
+        return torch.randint(n, (size,), device=device, **self._shared(device))
+
+    def permutation(self, n: int, device: torch.device | str = "cpu") -> Tensor:
+        """The numbers 0, ..., n - 1 in random order, (n,), the same on all ranks."""
+        return torch.randperm(n, device=device, **self._shared(device))
 
     def _draw(self, draw: Any, x: Tensor) -> Tensor:
         options: dict[str, Any] = {"dtype": x.dtype, "device": x.device}
-        if self._seed is None:
-            result: Tensor = draw(x.shape, **options)
-            return result
-        if self._generator is None:
-            self._generator = torch.Generator(x.device).manual_seed(self._seed)
-        options["generator"] = self._generator
-        world = 1 if self._apart else world_size()
-        if world == 1:
-            return draw(x.shape, **options)
-        samples = len(x) * world if self._samples is None else self._samples
-        whole: Tensor = draw((samples, *x.shape[1:]), **options)[rank() :: world]
-        if len(whole) != len(x):
+        world = world_size()
+        if not self._key or world == 1:
+            generator = self._generator(x.device) if self._key else None
+            alone: Tensor = draw(x.shape, generator=generator, **options)
+            return alone
+        order, k, samples = _places(len(x), self._samples)
+        apart = world > EXACT_NOISE_RANKS and order != "shared"
+        options["generator"] = self._generator(x.device, apart)
+        if apart or order == "shared":
+            whole: Tensor = draw(x.shape, **options)
+        elif order == "by_sample":
+            whole = draw((samples, k, *x.shape[1:]), **options)[rank() :: world]
+        else:
+            whole = draw((k, samples, *x.shape[1:]), **options)[:, rank() :: world]
+        return whole.reshape(x.shape)
+
+    def _shared(self, device: torch.device | str) -> dict[str, Any]:
+        if self._key:
+            return {"generator": self._generator(device)}
+        if world_size() > 1:
             raise InputError(
-                f"noise for {len(x)} rows, in a batch of which this rank has {len(whole)} of {samples} samples",
-                "draw noise in the shape of something whose first dimension is the batch",
+                "a draw that is the same on all ranks needs a key, which only a step has",
+                "draw in a step, or inside of the model's at_step()",
             )
-        return whole
+        return {}
+
+    def _generator(self, device: torch.device | str, apart: bool = False) -> torch.Generator:
+        """The stream on a device, the same on all ranks or, `apart`, this rank's own."""
+        place = (str(device), apart)
+        if place not in self._generators:
+            text = repr((*self._key, rank()) if apart else self._key)
+            digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+            seed = int.from_bytes(digest, "big") >> 1  # torch takes signed 64-bit seeds
+            self._generators[place] = torch.Generator(device).manual_seed(seed)
+        return self._generators[place]
+
+
+def _places(count: int, samples: int | None) -> tuple[Rows, int, int]:
+    """What so many rows of this rank are, how many a sample has, and how many samples all ranks have of the batch."""
+    said, world = _rows.get(), world_size()
+    if samples is None and said in ("by_sample", "by_draw"):
+        raise InputError(
+            f"rows({said!r}) needs to know how many samples the batch has", "give samples, or at_step() the batch"
+        )
+    samples = count * world if samples is None else samples
+    own = len(range(rank(), samples, world))
+    if said == "shared" or count == own:
+        return said or "by_sample", 1, samples
+    fits = own > 0 and count % own == 0
+    # with unequal shares it may be a multiple of another rank's: the ranks would take the rows for different things
+    doubtful = not fits and any(n and count % n == 0 for n in (samples // world, -(-samples // world)))
+    if doubtful or (said is not None and not fits):
+        what = "is no multiple of that" if said else "does not tell what they are"
+        raise InputError(
+            f"noise for {count} rows, in a batch of which this rank has {own} of {samples} samples: the number {what}",
+            "draw for the batch's own rows; or say what the rows are, around the draw or the network that drops out: "
+            f"`with lightning_ae.distributed.rows(...)`, one of {list(get_args(Rows))}",
+        )
+    if said is None:
+        _tell(count // own if fits else None)
+    return said or ("by_sample" if fits else "shared"), count // own if fits else 1, samples
+
+
+@cache
+def _tell(k: int | None) -> None:
+    """Says once what was taken for granted."""
+    guess = "rows that all ranks share" if k is None else f"{k} rows for each sample, one sample's after the other's"
+    rank_zero_info(f"noise for rows that are not the batch's: taken as {guess}; lightning_ae.distributed.rows says it")
 
 
 @dataclass
 class _Step:
     key: tuple[Any, ...]
     samples: int | None
-    drawn: int = field(default=0)
+    asked: Counter[str] = field(default_factory=Counter)
+    dropped: int = 0
 
 
 _step: ContextVar[_Step | None] = ContextVar("step", default=None)
@@ -181,11 +273,11 @@ _step: ContextVar[_Step | None] = ContextVar("step", default=None)
 
 @contextmanager
 def keyed(*key: Any, samples: int | None = None) -> Iterator[None]:
-    """Inside, `noise_of_step` is keyed by this, and by its purpose.
+    """Inside, `noise_of_step` is keyed by this, by its purpose, and by how often it was asked for that purpose before.
 
     Args:
         key: of the step; every rank must give the same one.
-        samples: the size of the whole batch, over all ranks; by default the same number on each.
+        samples: the size of the whole batch, over all ranks; see `Noise`.
     """
     token = _step.set(_Step(key, samples))
     try:
@@ -195,9 +287,17 @@ def keyed(*key: Any, samples: int | None = None) -> Iterator[None]:
 
 
 def noise_of_step(purpose: str) -> Noise:
-    """The noise of the step at hand for a purpose; outside of a step, of torch's global generator."""
+    """The noise of the step at hand for a purpose, another each time; outside of a step, of torch's global generator.
+
+    Every rank must ask as often, in the same order.
+    """
     step = _step.get()
-    return Noise() if step is None else Noise(*step.key, purpose, samples=step.samples)
+    if step is None:
+        return Noise()
+    again = step.asked[purpose]
+    step.asked[purpose] += 1
+    # the first has the plain key, as it was before there were others
+    return Noise(*step.key, purpose, *([again] if again else []), samples=step.samples)
 
 
 class Dropout(nn.Module):
@@ -215,12 +315,12 @@ class Dropout(nn.Module):
         self.probability = probability
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, ...) to the same shape."""
+        """(B, ...) to the same shape; `rows` says what the first dimension is where it is not the batch."""
         step = _step.get()
         if not self.training or step is None:
             return F.dropout(x, self.probability, self.training)
-        step.drawn += 1
-        keep = noise_of_step(f"dropout {step.drawn}").rand_like(x) >= self.probability
+        step.dropped += 1
+        keep = noise_of_step(f"dropout {step.dropped}").rand_like(x) >= self.probability
         return x * keep / (1 - self.probability)
 
     def extra_repr(self) -> str:

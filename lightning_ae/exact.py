@@ -99,11 +99,12 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
     # ---- draws --------------------------------------------------------------------------------------------------
 
     def noise(self, purpose: str) -> Noise:
-        """Random draws for the step at hand.
+        """Random draws for the step at hand, others each time they are asked for.
 
-        In a trainer's step they are keyed by the seed, the stage, the step and the purpose, so that any number of
-        ranks, and a run resumed in the middle of an epoch, see the same; in evaluation they repeat from epoch to
-        epoch. Elsewhere they come from torch's global generator.
+        In a trainer's step they are keyed by the seed, the stage, the step, the purpose and how often it was asked for
+        before, so that any number of ranks, and a run resumed in the middle of an epoch, see the same; in evaluation
+        they repeat from epoch to epoch. Elsewhere they come from torch's global generator. Where what is drawn for is
+        not the batch (several draws for a sample, pseudo-inputs), see `lightning_ae.distributed.rows`.
         """
         return noise_of_step(purpose)
 
@@ -118,7 +119,10 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
         """
         seed = torch.initial_seed() if self._run_seed is None else self._run_seed
         epoch = self.current_epoch if stage == "train" else 0
-        with keyed(seed, stage, epoch, batch_idx, samples=_whole(batch)):
+        whole = _whole(batch)
+        if whole is None and _tensors(batch):
+            whole = _size(batch) * world_size()
+        with keyed(seed, stage, epoch, batch_idx, samples=whole):
             yield
 
     # ---- what a step is made of ---------------------------------------------------------------------------------

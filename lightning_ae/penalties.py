@@ -1,4 +1,7 @@
-"""Penalties on codes and encoders: pure functions of tensors."""
+"""Penalties on codes and encoders: pure functions of tensors.
+
+They are computed in float32 (float64 where they are given that), also under autocast.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.func import jacfwd, jacrev, jvp, vjp, vmap
+from torch.func import jvp, vjp, vmap
+from torch.nn import functional as F
 
-from lightning_ae.distributed import Noise
+from lightning_ae.distributed import Noise, gather, rows, sum_over_ranks
 from lightning_ae.errors import InputError
+from lightning_ae.likelihoods import at_least_float32
 
 CodeActivation = Literal["identity", "sigmoid", "tanh", "relu"]
 
@@ -20,6 +25,13 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
     "relu": torch.relu,
+}
+# the integral of each, from any constant on
+INTEGRALS: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": lambda a: a.square() / 2,
+    "sigmoid": F.softplus,
+    "tanh": lambda a: F.softplus(2 * a) - a,  # log cosh and a constant
+    "relu": lambda a: a.relu().square() / 2,
 }
 # the derivative of each, as a function of its value
 DERIVATIVES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -30,18 +42,28 @@ DERIVATIVES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def kl_sparsity(mean_activation: Tensor, rho: float) -> Tensor:
-    r"""The divergence of each unit's mean activation from the target, summed over units (Ng 2011, CS294A notes).
+def kl_sparsity(pre_activation: Tensor, rho: float) -> Tensor:
+    r"""The divergence of sigmoid units' mean activations from a target, summed over units (Ng 2011, CS294A notes).
 
-    .. math:: \sum_j \rho \log \frac{\rho}{\hat\rho_j} + (1 - \rho) \log \frac{1 - \rho}{1 - \hat\rho_j}
+    With the mean activation of unit j over the batch of all ranks, :math:`\hat\rho_j = \tfrac1N \sum_i s(a_{ij})`,
+
+    .. math:: \sum_j \rho \log \frac{\rho}{\hat\rho_j} + (1 - \rho) \log \frac{1 - \rho}{1 - \hat\rho_j}.
+
+    Both logarithms are computed as such, from the pre-activations: :math:`1 - s(a) = s(-a)`, so
+    :math:`\log \hat\rho_j = \mathrm{logsumexp}_i \log s(a_{ij}) - \log N`, and likewise with :math:`-a` for the other.
+    A unit that is dead or saturated, whose activation rounds to 0 or 1, still has its gradient.
 
     Args:
-        mean_activation: the mean of each unit over the whole batch (of all ranks), in (0, 1), of shape (units,).
+        pre_activation: a, of this rank's samples, of shape (B, units).
         rho: the target, in (0, 1).
     """
-    q = mean_activation.float().clamp(1e-6, 1 - 1e-6)
-    p = torch.as_tensor(rho, dtype=q.dtype, device=q.device)
-    return (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).sum()
+    a = at_least_float32(pre_activation)
+    (count,) = sum_over_ranks(a.new_tensor(float(len(a))))
+    # a logsumexp of the ranks' own is that of all samples
+    own = torch.stack([F.logsigmoid(a), F.logsigmoid(-a)]).logsumexp(dim=1)
+    log_on, log_off = gather(own).logsumexp(dim=0) - count.log()
+    p = torch.as_tensor(rho, dtype=a.dtype, device=a.device)
+    return (p * (p.log() - log_on) + (1 - p) * ((-p).log1p() - log_off)).sum()
 
 
 def layer_jacobian(code: Tensor, weight: Tensor, activation: CodeActivation) -> Tensor:
@@ -57,7 +79,13 @@ def layer_jacobian(code: Tensor, weight: Tensor, activation: CodeActivation) -> 
     Returns:
         (B,).
     """
-    return DERIVATIVES[activation](code).square() @ weight.square().sum(dim=1)
+    return slopes_norm(DERIVATIVES[activation](at_least_float32(code)), weight)
+
+
+def slopes_norm(slopes: Tensor, weight: Tensor) -> Tensor:
+    """The squared Frobenius norm of diag(d) W for each sample's d (B, units) and W (units, dimensions): (B,)."""
+    with torch.autocast(slopes.device.type, enabled=False):
+        return slopes.square() @ at_least_float32(weight).square().sum(dim=1)
 
 
 @contextmanager
@@ -72,7 +100,7 @@ def differentiable(x: Tensor) -> Iterator[Tensor]:
 
 def check_differentiable(encode: Callable[[Tensor], Tensor], x: Tensor) -> None:
     """Raises InputError unless the code of `x` (B, ...) has a gradient with respect to it."""
-    with torch.enable_grad():
+    with torch.enable_grad(), rows("shared"):
         code = encode(x[:1].detach().requires_grad_())
     if not code.is_floating_point() or not code.requires_grad:
         raise InputError(
@@ -84,22 +112,26 @@ def check_differentiable(encode: Callable[[Tensor], Tensor], x: Tensor) -> None:
 def exact_jacobian(encode: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """The Jacobian of each sample's code with respect to the sample, by automatic differentiation.
 
-    The mode is the one that takes fewer passes: reverse where the code is no wider than the input, else forward.
+    The mode is the one that takes fewer passes: reverse where the code is no wider than the input, else forward. Every
+    pass is of the whole batch, whose samples do not depend on each other, so dropout has one mask for all passes.
 
     Args:
         encode: from (B, ...) to (B, latent_dim), without statistics over the batch.
         x: (B, *input_shape).
 
     Returns:
-        (B, latent_dim, dimensions).
+        (B, latent_dim, dimensions), in float32 at least.
     """
-
-    def one(sample: Tensor) -> Tensor:
-        return encode(sample.unsqueeze(0)).squeeze(0)
-
-    latent_dim = encode(x[:1]).shape[1]
-    mode = jacrev if latent_dim <= x[0].numel() else jacfwd
-    return vmap(mode(one))(x).flatten(2)
+    with rows("shared"):
+        latent_dim = encode(x[:1]).shape[1]
+    dimensions = x[0].numel()
+    if latent_dim <= dimensions:
+        code, pull = vjp(encode, x)[:2]
+        units = torch.eye(latent_dim, dtype=code.dtype, device=x.device).unsqueeze(1).expand(-1, len(x), -1)
+        return at_least_float32(vmap(pull)(units)[0].flatten(2).movedim(0, 1))
+    inputs = torch.eye(dimensions, dtype=x.dtype, device=x.device).unsqueeze(1).expand(-1, len(x), -1)
+    columns = vmap(lambda v: jvp(encode, (x,), (v.view_as(x),))[1], randomness="same")(inputs)
+    return at_least_float32(columns.movedim(0, 2))
 
 
 def hutchinson_jacobian(
@@ -122,11 +154,11 @@ def hutchinson_jacobian(
     """
     noise = noise or Noise()
     code = encode(x)
-    total = x.new_zeros(len(x))
+    total = at_least_float32(x.new_zeros(len(x)))
     for _ in range(draws):
         if code[0].numel() <= x[0].numel():
             product = vjp(encode, x)[1](noise.randn_like(code))[0]
         else:
             product = jvp(encode, (x,), (noise.randn_like(x),))[1]
-        total = total + product.flatten(1).square().sum(dim=1)
+        total = total + at_least_float32(product).flatten(1).square().sum(dim=1)
     return total / draws

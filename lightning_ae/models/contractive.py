@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lightning_ae.architectures import MLP, Architecture
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.errors import InputError
-from lightning_ae.likelihoods import Gaussian, Likelihood
+from lightning_ae.likelihoods import Gaussian, Likelihood, at_least_float32
 from lightning_ae.penalties import (
     ACTIVATIONS,
     DERIVATIVES,
@@ -22,6 +22,7 @@ from lightning_ae.penalties import (
     exact_jacobian,
     hutchinson_jacobian,
     layer_jacobian,
+    slopes_norm,
 )
 
 Method = Literal["auto", "closed_form", "exact", "hutchinson"]
@@ -112,7 +113,7 @@ class ContractiveAutoencoder(Autoencoder):
 
     def encode(self, x: Tensor) -> Tensor:
         """The activations of the code: (B, *input_shape) to (B, latent_dim)."""
-        return ACTIVATIONS[self.code_activation](self.encoder(x))
+        return ACTIVATIONS[self.code_activation](at_least_float32(self.encoder(x)))
 
     def loss(self, x: Tensor, target: Tensor) -> dict[str, Tensor]:
         """The terms "reconstruction", "contraction" and "hessian" (without their weights), and the total "loss"."""
@@ -147,8 +148,7 @@ class ContractiveAutoencoder(Autoencoder):
         moved = x + self.hessian_scale * self.noise("hessian").randn_like(x)
         if self.jacobian_method == "closed_form":
             slope = DERIVATIVES[self.code_activation]
-            change = slope(code) - slope(self.encode(moved))
-            return change.square() @ self._layer.weight.square().sum(dim=1)
+            return slopes_norm(slope(code) - slope(self.encode(moved)), self._layer.weight)
         with differentiable(x) as x, differentiable(moved) as moved:
             if self.jacobian_method == "exact":
                 return (exact_jacobian(self.encode, x) - exact_jacobian(self.encode, moved)).square().sum(dim=(1, 2))
@@ -175,4 +175,4 @@ def jacobian_spectrum(model: Autoencoder, x: Tensor) -> Tensor:
     """
     with differentiable(x) as x:
         check_differentiable(model.encode, x)
-        return torch.linalg.svdvals(exact_jacobian(model.encode, x).detach().float())
+        return torch.linalg.svdvals(exact_jacobian(model.encode, x).detach())

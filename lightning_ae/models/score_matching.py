@@ -13,8 +13,8 @@ from lightning_ae.architectures import MLP, Architecture
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.distributed import Noise, sum_over_ranks
 from lightning_ae.errors import InputError
-from lightning_ae.likelihoods import Gaussian
-from lightning_ae.penalties import differentiable
+from lightning_ae.likelihoods import Gaussian, at_least_float32
+from lightning_ae.penalties import ACTIVATIONS, INTEGRALS, CodeActivation, differentiable
 
 
 class ScoreMatchingAutoencoder(Autoencoder):
@@ -24,8 +24,15 @@ class ScoreMatchingAutoencoder(Autoencoder):
 
     .. math:: s_\sigma(x) = \frac{r(x) - x}{\sigma^2}.
 
-    It is the negative gradient of an energy, so this trains an energy model without its normalising constant. There
-    are two objectives:
+    With one layer and tied weights, `MLP(hidden=(), tied=True)`, and units with the activation h, the reconstruction
+    is :math:`r(x) = W^\top h(W x + b) + c`, and the score is the negative gradient of an energy: this trains an energy
+    model without its normalising constant (Vincent 2011, with the sigmoid; H is the integral of h),
+
+    .. math:: E(x) = \frac{1}{\sigma^2} \Big( \tfrac12 \|x\|^2 - c^\top x - \sum_j H(w_j^\top x + b_j) \Big).
+
+    `has_energy` says so, and `energy` gives it. Every other architecture, the default one too, gives a free vector
+    field: it can come as near to a score as the network allows, but its Jacobian is not symmetric, so it is not quite
+    the gradient of anything. There are two objectives:
 
     - "denoising": with :math:`\tilde x = x + \sigma \epsilon` it minimises
 
@@ -53,6 +60,7 @@ class ScoreMatchingAutoencoder(Autoencoder):
         architecture: builds the encoder and the decoder.
         lr: the learning rate of AdamW.
         weight_decay: AdamW's decoupled weight decay; with 0 it is Adam.
+        code_activation: h, of the code's units.
     """
 
     reference: ClassVar[str] = "Vincent 2011, https://doi.org/10.1162/NECO_a_00142"
@@ -70,6 +78,7 @@ class ScoreMatchingAutoencoder(Autoencoder):
         architecture: Architecture = MLP(activation="softplus"),
         lr: float = 1e-3,
         weight_decay: float = 0.0,
+        code_activation: CodeActivation = "identity",
     ) -> None:
         super().__init__(input_shape, latent_dim, architecture, Gaussian(), lr, weight_decay)
         levels = sorted([sigma] if isinstance(sigma, int | float) else sigma, reverse=True)
@@ -79,7 +88,9 @@ class ScoreMatchingAutoencoder(Autoencoder):
             raise InputError(f"objective must be 'denoising' or 'sliced', got {objective!r}")
         if objective == "sliced" and len(levels) > 1:
             raise InputError(f"objective='sliced' takes one sigma, got {len(levels)}", "give one, or use 'denoising'")
-        self.objective = objective
+        if code_activation not in ACTIVATIONS:
+            raise InputError(f"code_activation must be one of {list(ACTIVATIONS)}, got {code_activation!r}")
+        self.objective, self.code_activation = objective, code_activation
         self.register_buffer("sigmas", torch.tensor(levels), persistent=False)
         self.register_buffer("data_mean", torch.zeros(self.input_shape))
         self.register_buffer("data_variance", torch.zeros(self.input_shape))
@@ -87,6 +98,15 @@ class ScoreMatchingAutoencoder(Autoencoder):
         self.level = (
             nn.Sequential(nn.Linear(1, 64), nn.SiLU(), nn.Linear(64, 2 * latent_dim)) if len(levels) > 1 else None
         )
+
+    @property
+    def has_energy(self) -> bool:
+        """Whether `grad_log_density` is the negative gradient of an energy: one layer, tied weights."""
+        return isinstance(self.architecture, MLP) and not self.architecture.hidden and self.architecture.tied
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The code's units: (B, *input_shape) to (B, latent_dim)."""
+        return ACTIVATIONS[self.code_activation](self.encoder(x))
 
     def reconstruct(self, x: Tensor, sigma: Tensor | float | None = None) -> Tensor:
         """r(x) at a noise level.
@@ -99,19 +119,15 @@ class ScoreMatchingAutoencoder(Autoencoder):
             (B, *input_shape).
         """
         code = self.encode(x)
-        if self.level is not None:
-            sigma = self.sigmas[-1] if sigma is None else sigma
-            given = torch.as_tensor(sigma, dtype=code.dtype, device=code.device).expand(len(code)).unsqueeze(1)
-            scale, shift = self.level(given.log()).chunk(2, dim=1)
-            code = code * (1 + scale) + shift
-        return self.decode(code)
+        scale, shift = self._scale_and_shift(code, sigma)
+        return self.decode(code * scale + shift)
 
     def forward(self, x: Tensor) -> Tensor:
         """The reconstruction at the lowest noise level: (B, *input_shape) to the same shape."""
         return self.reconstruct(x)
 
-    def score(self, x: Tensor, sigma: Tensor | float | None = None) -> Tensor:
-        """The gradient of the log-density with respect to x.
+    def grad_log_density(self, x: Tensor, sigma: Tensor | float | None = None) -> Tensor:
+        """The score: the gradient of the log-density with respect to x.
 
         Args:
             x: (B, *input_shape).
@@ -120,9 +136,37 @@ class ScoreMatchingAutoencoder(Autoencoder):
         Returns:
             (B, *input_shape), in inverse data units.
         """
-        level = torch.as_tensor(self.sigmas[-1] if sigma is None else sigma, dtype=x.dtype, device=x.device)
-        per_sample = level.expand(len(x)).view(-1, *[1] * (x.ndim - 1))
-        return (self.reconstruct(x, level) - x) / per_sample.square()
+        level = self._level(x, sigma)
+        return (self.reconstruct(x, level) - x) / level.view(-1, *[1] * (x.ndim - 1)).square()
+
+    def energy(self, x: Tensor, sigma: Tensor | float | None = None) -> Tensor:
+        """The energy, whose negative gradient with respect to x is `grad_log_density`, up to a constant.
+
+        With several noise levels, each has its own: a unit's scale and shift at that level are part of it.
+
+        Args:
+            x: (B, *input_shape).
+            sigma: the noise level, a number or (B,), one of those trained; by default the lowest.
+
+        Returns:
+            (B,), in nats.
+
+        Raises:
+            InputError: when the architecture has none.
+        """
+        if not self.has_energy:
+            raise InputError(
+                f"the score of {self.architecture} is not the gradient of an energy",
+                "use architecture=MLP(hidden=(), tied=True) with code_activation='sigmoid', as in Vincent 2011",
+            )
+        level = self._level(x, sigma)
+        units = at_least_float32(self.encoder(x))
+        scale, shift = self._scale_and_shift(units, level)
+        potential = INTEGRALS[self.code_activation](units) * scale + units * shift
+        flat = at_least_float32(x).flatten(1)
+        bias = self.decode(units.new_zeros(1, self.latent_dim)).flatten(1)
+        energy = (flat * (flat / 2 - bias)).sum(dim=1) - potential.sum(dim=1)
+        return energy / level.square()
 
     def loss(self, x: Tensor, target: Tensor) -> dict[str, Tensor]:
         """The objective as "loss", and for "denoising" the squared "error" of the reconstruction."""
@@ -149,8 +193,20 @@ class ScoreMatchingAutoencoder(Autoencoder):
             for sigma in self.sigmas:
                 alpha = step_size * sigma**2
                 for _ in range(steps):
-                    x = x + alpha / 2 * self.score(x, sigma) + alpha.sqrt() * noise.randn_like(x)
+                    x = x + alpha / 2 * self.grad_log_density(x, sigma) + alpha.sqrt() * noise.randn_like(x)
         return x
+
+    def _level(self, x: Tensor, sigma: Tensor | float | None) -> Tensor:
+        """The noise level of each sample of `x`, (B,)."""
+        level = self.sigmas[-1] if sigma is None else sigma
+        return torch.as_tensor(level, dtype=x.dtype, device=x.device).expand(len(x))
+
+    def _scale_and_shift(self, code: Tensor, sigma: Tensor | float | None) -> tuple[Tensor | float, Tensor | float]:
+        """What a noise level does to the code, (B, latent_dim) each; nothing where there is one level only."""
+        if self.level is None:
+            return 1.0, 0.0
+        scale, shift = self.level(self._level(code, sigma).unsqueeze(1).log()).chunk(2, dim=1)
+        return 1 + scale, shift
 
     def _denoising(self, x: Tensor, target: Tensor) -> dict[str, Tensor]:
         noise = self.noise("denoising")
@@ -158,14 +214,15 @@ class ScoreMatchingAutoencoder(Autoencoder):
         sigma = self.sigmas[which].to(x.dtype)
         per_sample = sigma.view(-1, *[1] * (x.ndim - 1))
         noisy = x + per_sample * noise.randn_like(x)
-        residual = ((self.reconstruct(noisy, sigma) - target).float() / per_sample).flatten(1)
+        residual = (at_least_float32(self.reconstruct(noisy, sigma) - target) / per_sample).flatten(1)
         loss = 0.5 * residual.square().sum(dim=1).mean()
         error = (residual * sigma.unsqueeze(1)).square().sum(dim=1).mean()
         return {"loss": loss, "error": error.detach()}
 
     def _sliced(self, x: Tensor) -> dict[str, Tensor]:
         with differentiable(x) as x, differentiable(self.noise("sliced").randn_like(x)) as v:
-            score, change = jvp(self.score, (x,), (v,))[:2]
+            score, change = jvp(self.grad_log_density, (x,), (v,))[:2]
+        score, change = at_least_float32(score), at_least_float32(change)
         divergence = (v * change).flatten(1).sum(dim=1).mean()
         energy = 0.5 * score.flatten(1).square().sum(dim=1).mean()
         return {"loss": divergence + energy, "divergence": divergence, "squared_score": energy}

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from lightning_ae.architectures import MLP, Architecture
 from lightning_ae.autoencoder import Autoencoder
-from lightning_ae.distributed import sum_over_ranks
 from lightning_ae.errors import InputError
-from lightning_ae.likelihoods import Gaussian, Likelihood
+from lightning_ae.likelihoods import Gaussian, Likelihood, at_least_float32
 from lightning_ae.penalties import kl_sparsity
 
 
@@ -29,7 +28,8 @@ class SparseAutoencoder(Autoencoder):
     - "l1": rectified units, and :math:`\Omega = \mathbb E \sum_j |z_j|`.
 
     The mean activation is that of the whole batch, over all ranks: the gradient on W ranks is that of one process
-    with the batch of all. With gradient accumulation each part is a batch of its own, since its mean is.
+    with the batch of all. With gradient accumulation each part is a batch of its own, since its mean is. The penalty
+    is computed from the pre-activations, so units that are dead or saturated have their gradient, also under bf16.
 
     The L1 penalty alone can be cheated by small codes and large decoder weights; weight decay keeps those in bounds.
 
@@ -70,24 +70,29 @@ class SparseAutoencoder(Autoencoder):
 
     def encode(self, x: Tensor) -> Tensor:
         """The activations: (B, *input_shape) to (B, latent_dim), in (0, 1) for "kl", in [0, inf) for "l1"."""
-        code: Tensor = self.encoder(x)
-        return code.sigmoid() if self.penalty == "kl" else code.relu()
+        return self._activate(self.pre_activation(x))
+
+    def pre_activation(self, x: Tensor) -> Tensor:
+        """What the units' activations are made of, (B, *input_shape) to (B, latent_dim), in float32 at least.
+
+        The loss takes its code from here: a subclass with another way to it overrides this, not `encode`.
+        """
+        return at_least_float32(self.encoder(x))
 
     def loss(self, x: Tensor, target: Tensor) -> dict[str, Tensor]:
         """The terms "reconstruction" and "sparsity" (without its weight), and their sum "loss"."""
-        code = self.encode(x)
+        pre_activation = self.pre_activation(x)
+        code = self._activate(pre_activation)
         reconstruction = self.reconstruction_loss(code, target)
-        activations = code.float()
-        if self.penalty == "kl":
-            count, total = sum_over_ranks(activations.new_tensor(float(len(code))), activations.sum(dim=0))
-            sparsity = kl_sparsity(total / count, self.rho)
-        else:
-            sparsity = activations.abs().sum(dim=1).mean()
+        sparsity = kl_sparsity(pre_activation, self.rho) if self.penalty == "kl" else code.abs().sum(dim=1).mean()
         return {
             "loss": reconstruction + self.sparsity_weight * sparsity,
             "reconstruction": reconstruction,
             "sparsity": sparsity,
         }
+
+    def _activate(self, pre_activation: Tensor) -> Tensor:
+        return pre_activation.sigmoid() if self.penalty == "kl" else pre_activation.relu()
 
 
 class KSparseAutoencoder(Autoencoder):

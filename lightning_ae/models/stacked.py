@@ -15,7 +15,7 @@ from lightning_ae.architectures.layers import Activation, activation, check_opti
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.config import Configurable, from_plain
 from lightning_ae.corruptions import Corruption, Masking
-from lightning_ae.distributed import Noise, sum_over_ranks
+from lightning_ae.distributed import Noise
 from lightning_ae.errors import InputError
 from lightning_ae.likelihoods import Bernoulli, Gaussian, Likelihood, output_shape
 from lightning_ae.penalties import DERIVATIVES, kl_sparsity, layer_jacobian
@@ -28,8 +28,15 @@ class Layerwise(Configurable):
         """What the layer sees of its input (B, width)."""
         return x
 
-    def penalty(self, code: Tensor, weight: Tensor, activation: Activation) -> Tensor:
-        """What is added to the layer's loss, a scalar, for its code (B, units) and weight (units, width)."""
+    def penalty(self, pre_activation: Tensor, code: Tensor, weight: Tensor, activation: Activation) -> Tensor:
+        """What is added to the layer's loss, a scalar.
+
+        Args:
+            pre_activation: the layer's code before the activation, (B, units).
+            code: after it, (B, units).
+            weight: of the layer, (units, width).
+            activation: of its units.
+        """
         return code.new_zeros(())
 
 
@@ -69,10 +76,9 @@ class Sparse(Layerwise):
         if not 0 < self.rho < 1:
             raise InputError(f"rho must lie in (0, 1), got {self.rho}")
 
-    def penalty(self, code: Tensor, weight: Tensor, activation: Activation) -> Tensor:
+    def penalty(self, pre_activation: Tensor, code: Tensor, weight: Tensor, activation: Activation) -> Tensor:
         """The weighted divergence, for sigmoid units."""
-        count, total = sum_over_ranks(code.new_tensor(float(len(code))), code.float().sum(dim=0))
-        return self.weight * kl_sparsity(total / count, self.rho)
+        return self.weight * kl_sparsity(pre_activation, self.rho)
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ class Contractive(Layerwise):
 
     weight: float = 0.1
 
-    def penalty(self, code: Tensor, weight: Tensor, activation: Activation) -> Tensor:
+    def penalty(self, pre_activation: Tensor, code: Tensor, weight: Tensor, activation: Activation) -> Tensor:
         """The weighted mean of the squared Frobenius norm of the layer's Jacobian."""
         return self.weight * layer_jacobian(code, weight, activation).mean()  # type: ignore[arg-type]
 
@@ -188,7 +194,9 @@ class StackedAutoencoder(Autoencoder):
             below = x.flatten(1)
             for stage in stages[:phase]:
                 below = stage(below)
-        code = stages[phase](self.objective.corrupt(below, self.noise(f"layer {phase}")))
+        linear, activate = stages[phase]
+        pre_activation = linear(self.objective.corrupt(below, self.noise(f"layer {phase}")))
+        code = activate(pre_activation)
         output = self.decoder.layer(code, phase)  # type: ignore[operator]
         if phase == 0:
             params = self.head(output.unflatten(1, output_shape(self.likelihood, self.input_shape)))
@@ -196,7 +204,7 @@ class StackedAutoencoder(Autoencoder):
         else:
             likelihood = Bernoulli() if self.activation == "sigmoid" else Gaussian()
             reconstruction = -likelihood.log_prob(output.unsqueeze(1), below).mean()
-        penalty = self.objective.penalty(code, stages[phase][0].weight, self.activation)
+        penalty = self.objective.penalty(pre_activation, code, linear.weight, self.activation)
         idle = sum(parameter.sum() for parameter in self.parameters()) * 0.0
         return {"loss": reconstruction + penalty + idle, "reconstruction": reconstruction, "penalty": penalty}
 

@@ -59,6 +59,37 @@ def test_deep_encoders(architecture: Any, latent_dim: int) -> None:
     torch.testing.assert_close(spectrum, torch.linalg.svdvals(reference), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("latent_dim", [3, 9])  # reverse and forward mode
+def test_dropout_has_one_mask_for_all_passes(latent_dim: int) -> None:
+    torch.manual_seed(0)
+    architecture = MLP(hidden=(7,), activation="tanh", dropout=0.5)
+    model = ContractiveAutoencoder((6,), latent_dim, architecture=architecture).double().train()
+    x = torch.randn(5, 6, dtype=torch.float64)
+    with model.at_step("train", 0):
+        found = exact_jacobian(model.encode, x)
+    with model.at_step("train", 0):
+        model.encode(x[:1])  # to see how wide the code is
+        given = x.clone().requires_grad_()
+        code = model.encode(given)
+        units = [torch.autograd.grad(unit.sum(), given, retain_graph=True)[0] for unit in code.T]
+    torch.testing.assert_close(found, torch.stack(units, dim=1))
+    assert (model.train(False).jacobian_norm(x) != found.square().sum(dim=(1, 2))).all()
+
+
+def test_under_autocast_the_norm_is_of_float32() -> None:
+    """The slope of a sigmoid that rounds to 1 in bfloat16 is not zero."""
+    torch.manual_seed(0)
+    for method in ("closed_form", "exact", "hutchinson"):
+        model = ContractiveAutoencoder((6,), 4, method=method)  # type: ignore[arg-type]
+        with torch.no_grad():
+            model.encoder.linears[0].bias.fill_(7.0)
+        x = torch.randn(5, 6)
+        with torch.autocast("cpu", torch.bfloat16), model.at_step("val", 0):
+            found = model.jacobian_norm(x)
+        with model.at_step("val", 0):
+            torch.testing.assert_close(found, model.jacobian_norm(x), rtol=0.1, atol=0)
+
+
 @pytest.mark.parametrize("method", ["closed_form", "exact"])
 def test_gradients_of_the_penalty(method: Any) -> None:
     model = build(method=method)

@@ -12,11 +12,47 @@ from lightning_ae.penalties import kl_sparsity
 
 
 def test_kl_against_torch_distributions() -> None:
-    q = torch.rand(20) * 0.98 + 0.01
-    p = torch.distributions.Bernoulli(torch.tensor(0.05))
-    expected = torch.distributions.kl_divergence(p, torch.distributions.Bernoulli(q)).sum()
-    torch.testing.assert_close(kl_sparsity(q, 0.05), expected)
-    assert float(kl_sparsity(torch.full((3,), 0.2), 0.2)) == pytest.approx(0, abs=1e-6)
+    a = torch.randn(30, 20, dtype=torch.float64) * 3
+    p, q = (torch.distributions.Bernoulli(mean) for mean in (torch.tensor(0.05).double(), a.sigmoid().mean(dim=0)))
+    expected = torch.distributions.kl_divergence(p, q).sum()
+    torch.testing.assert_close(kl_sparsity(a, 0.05), expected, rtol=1e-7, atol=0)  # 0.05 itself is of float32 there
+    torch.testing.assert_close(kl_sparsity(a.float(), 0.05), expected.float())
+    even = torch.full((4, 3), 0.2).logit()
+    assert float(kl_sparsity(even, 0.2)) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("level", [-30.0, -8.0, 0.0, 8.0, 30.0])
+def test_dead_and_saturated_units_have_their_gradient(level: float, dtype: torch.dtype) -> None:
+    """Against the closed form in float64, in which 1 - s(a) is s(-a)."""
+    generator = torch.Generator().manual_seed(0)
+    a = (level + torch.randn(50, 4, generator=generator)).to(dtype).requires_grad_()
+    (slope,) = torch.autograd.grad(kl_sparsity(a, 0.05), a)
+    on, off = a.detach().double().sigmoid(), (-a.detach().double()).sigmoid()
+    expected = on * off * (0.95 / off.sum(dim=0) - 0.05 / on.sum(dim=0))
+    assert kl_sparsity(a, 0.05).dtype == (dtype if dtype == torch.float64 else torch.float32)
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2}[dtype]
+    torch.testing.assert_close(slope.double(), expected, rtol=tolerance, atol=1e-30)
+
+
+def test_saturated_units_come_back_under_bf16(digits: torch.Tensor) -> None:
+    """From a pre-activation of 6 on, the sigmoid of bfloat16 is 1."""
+    torch.manual_seed(0)
+    model = SparseAutoencoder((1, 8, 8), latent_dim=32, sparsity_weight=3.0)
+    with torch.no_grad():
+        model.encoder.linears[-1].bias.fill_(8.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.encode(digits).dtype == torch.float32
+        model.loss(digits, digits)["loss"].backward()
+    assert (model.encoder.linears[-1].bias.grad > 0.5).all()
+    optimizer = torch.optim.Adam(model.parameters(), 2e-2)
+    for _ in range(150):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model.loss(digits, digits)["loss"]
+        loss.backward()
+        optimizer.step()
+    assert (model.encode(digits).mean(dim=0) < 0.2).all()
 
 
 def test_kl_is_of_the_mean_over_the_batch() -> None:

@@ -67,6 +67,7 @@ def test_a_layer_learns_what_a_shallow_autoencoder_would(objective: Layerwise) -
     below = model.encoder.stages[0](x)
     with model.at_step("train", 0):
         terms = model.loss(x, x)
+    with model.at_step("train", 0):
         seen = objective.corrupt(below, model.noise("layer 1"))
     top, back = model.encoder.stages[1], model.decoder.stages[0]
     code = torch.sigmoid(seen @ top[0].weight.T + top[0].bias)
