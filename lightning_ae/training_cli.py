@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import traceback
 from pathlib import Path
 from typing import Any, Literal
 
@@ -137,6 +138,14 @@ class TrainingCLI(LightningCLI):
             if interrupted:
                 raise KeyboardInterrupt from end
             raise
+        except Exception as error:
+            if path is None or not _in_restoring(error):
+                raise
+            raise InputError(
+                f"the run cannot go on from {path!r}, whose state is not this run's, or damaged: "
+                f"{type(error).__name__}: {' '.join(str(error).split())}",
+                "use the recipe that it was written with, or an earlier checkpoint of the run",
+            ) from error
         if self.command == "predict" and self.run_dir is not None:
             parts = {key: torch.cat([batch[key] for batch in result]) for key in result[0]}
             # the trainer knows the first rank's folder
@@ -233,6 +242,13 @@ def training_parser(command: str) -> TrainingParser:
         parser: TrainingParser = built.value
         return parser
     raise AssertionError("unreachable: parse_arguments raises")
+
+
+def _in_restoring(error: BaseException) -> bool:
+    """Whether Lightning raised it while it restored a checkpoint: of such state it says neither what nor whence."""
+    frames = traceback.extract_tb(error.__traceback__)
+    restores = any(f.filename.endswith("checkpoint_connector.py") and f.name.startswith("restore") for f in frames)
+    return restores and not isinstance(error, InputError)
 
 
 def _keep_no_other_last(callbacks: list[Namespace] | None) -> None:

@@ -538,3 +538,21 @@ def test_a_data_module_does_not_obey_lightnings_keys(contents: dict[str, Content
     torch.save(content, tmp_path / "m.ckpt")
     assert HFDataModule.load_from_checkpoint(tmp_path / "m.ckpt").path == "digits"
     assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("part", ["loops", "optimizer_states", "lr_schedulers", "state_dict"])
+def test_damaged_state_is_named_by_the_command_line(
+    part: str, contents: dict[str, Content], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    content = copy.deepcopy(contents["vae"])
+    content[part] = {"loops": {"fit_loop": {}}, "optimizer_states": [{}], "lr_schedulers": 3}.get(part, {})
+    torch.save(content, tmp_path / "damaged.ckpt")
+    monkeypatch.chdir(tmp_path)
+    options = ["--model.input_shape", "[1,8,8]", "--model.latent_dim", "3", "--model.architecture", "MLP"]
+    options += ["--model.architecture.hidden", "[8]", "--data", "HFDataModule", "--data.path", "digits"]
+    options += ["--data.batch_size", "64"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--model", "VAE", *options, "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu",
+              "--ckpt_path", str(tmp_path / "damaged.ckpt")])  # fmt: skip
+    assert stopped.value.code == 2
+    assert "damaged.ckpt" in capsys.readouterr().err

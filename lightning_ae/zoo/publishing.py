@@ -25,6 +25,7 @@ from lightning_ae.data import HFDataModule
 from lightning_ae.errors import InputError
 from lightning_ae.models import VAE, model_name
 from lightning_ae.preprocess import ImagePreprocess, TabularPreprocess
+from lightning_ae.strict_yaml import load_yaml
 from lightning_ae.zoo import index
 from lightning_ae.zoo.artefact import CONFIG, WEIGHTS, build, load_trained, parse_weights, plain_weights
 from lightning_ae.zoo.evaluate import codes_of, golden, measure, read_data
@@ -241,7 +242,7 @@ def _recipe(
     seed = None
     written = Path(checkpoint).parent.parent / "config.yaml"
     if written.is_file():
-        seed = (yaml.safe_load(written.read_text()) or {}).get("seed_everything")
+        seed = (load_yaml(written.read_text()) or {}).get("seed_everything")
     stem = Path(checkpoint).stem
     if torch.cuda.is_available():
         hardware = torch.cuda.get_device_name()
