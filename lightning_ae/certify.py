@@ -229,7 +229,8 @@ def _build(case: Case) -> Any:
     init_args = dict(case.init_args)
     if "pretrained" not in init_args:
         init_args.setdefault("input_shape", [1, 8, 8])
-    return cls(**init_args)
+    described = isinstance(init_args.get("pretrained"), Mapping)  # as a checkpoint does, not by a name
+    return cls.from_init_args(init_args) if described else cls(**init_args)
 
 
 def _error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:

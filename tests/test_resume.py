@@ -245,9 +245,10 @@ def test_a_checkpoint_of_an_earlier_version(wholes: Callable[..., Run], tmp_path
     saved = first.trainer._checkpoint_connector.dump_checkpoint()
     del saved["resumption"]
     (terms,) = saved["exact"]["epoch_terms"]
-    values = torch.tensor(terms["waiting"]).view(-1, len(terms["names"]))
-    sums = torch.tensor(terms["sizes"], dtype=torch.float32) @ values
-    saved["exact"]["epoch_terms"] = {"names": terms["names"], "sums": sums.tolist(), "samples": sum(terms["sizes"])}
+    waiting = terms["waiting"]
+    sizes, names = [batch["size"] for batch in waiting], list(waiting[0]["terms"])
+    sums = torch.tensor(sizes, dtype=torch.float32) @ torch.tensor([list(batch["terms"].values()) for batch in waiting])
+    saved["exact"]["epoch_terms"] = {"names": names, "sums": sums.tolist(), "samples": sum(sizes)}
     torch.save(saved, tmp_path / "old.ckpt")
     second = Run(tmp_path / "second", resume=tmp_path / "old.ckpt")
     found, expected = second.state(), wholes().state()

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning.trainer.states import TrainerState
 from torch import Tensor, nn
 
 from lightning_ae import VAE, Autoencoder, get_model, list_models
@@ -134,6 +135,7 @@ def test_the_fused_optimizer_is_adam() -> None:
 def test_a_scaled_optimizer_is_not_fused() -> None:
     class Scaled:
         precision_plugin = type("Precision", (), {"scaler": object()})
+        state = TrainerState()
 
     model = VAE(SHAPE, 4)
     model._trainer = Scaled()  # type: ignore[assignment]

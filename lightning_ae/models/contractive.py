@@ -113,7 +113,7 @@ class ContractiveAutoencoder(Autoencoder):
 
     def encode(self, x: Tensor) -> Tensor:
         """The activations of the code: (B, *input_shape) to (B, latent_dim)."""
-        return ACTIVATIONS[self.code_activation](at_least_float32(self.encoder(x)))
+        return ACTIVATIONS[self.code_activation](at_least_float32(self.encoder(x))).to(self.dtype)
 
     def loss(self, x: Tensor, target: Tensor) -> dict[str, Tensor]:
         """The terms "reconstruction", "contraction" and "hessian" (without their weights), and the total "loss"."""

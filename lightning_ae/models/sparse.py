@@ -70,7 +70,7 @@ class SparseAutoencoder(Autoencoder):
 
     def encode(self, x: Tensor) -> Tensor:
         """The activations: (B, *input_shape) to (B, latent_dim), in (0, 1) for "kl", in [0, inf) for "l1"."""
-        return self._activate(self.pre_activation(x))
+        return self._activate(self.pre_activation(x)).to(self.dtype)
 
     def pre_activation(self, x: Tensor) -> Tensor:
         """What the units' activations are made of, (B, *input_shape) to (B, latent_dim), in float32 at least.
