@@ -207,8 +207,13 @@ class _Rows(ExperimentWriter):
         if not self.metrics:
             return
         fresh = not os.path.exists(self.metrics_file_path)
+        known = list(self.metrics_keys)
         if self._record_new_keys() and not fresh:
-            self._rewrite_with_new_header(self.metrics_keys)
+            try:
+                self._rewrite_with_new_header(self.metrics_keys)
+            except InputError:
+                self.metrics_keys = known  # those of the file's header, still
+                raise
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, fieldnames=self.metrics_keys)
         if fresh:
