@@ -46,20 +46,19 @@ OF_PRECISION = frozenset(
 
 def use_lean_loop(trainer: pl.Trainer) -> None:
     """Makes the trainer take the lean path for its module, wherever it may."""
-    loop: Any = trainer.fit_loop.epoch_loop
-    use_lightnings_loop(trainer)
-    if type(loop) is not private.EpochLoop or "advance" in vars(loop):
-        return  # a loop of one's own
     if missing := private.missing(trainer):
         rank_zero_info(f"Lightning's own loop runs, since version {pl.__version__} lacks {', '.join(missing)}")
         return
-    step = LeanStep(trainer)
-    loop.advance, loop._broadcast_sigterm_tensor = step, step.broadcast_sigterm
+    use_lightnings_loop(trainer)
+    loop: Any = trainer.fit_loop.epoch_loop
+    if type(loop) is private.EpochLoop and "advance" not in vars(loop):  # or it is a loop of one's own
+        step = LeanStep(trainer)
+        loop.advance, loop._broadcast_sigterm_tensor = step, step.broadcast_sigterm
 
 
 def use_lightnings_loop(trainer: pl.Trainer) -> None:
-    """Takes the lean path away again."""
-    own = vars(trainer.fit_loop.epoch_loop)
+    """Takes the lean path away again, where there is one."""
+    own = vars(getattr(trainer.fit_loop, "epoch_loop", trainer))
     if isinstance(own.get("advance"), LeanStep):
         del own["advance"], own["_broadcast_sigterm_tensor"]
 

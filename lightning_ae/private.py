@@ -6,13 +6,12 @@ Where one that the lean loop needs is missing at run time, Lightning's own loop 
 
 from __future__ import annotations
 
+import importlib
 from operator import attrgetter
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loops import evaluation_loop, fetchers, fit_loop, training_epoch_loop
-from pytorch_lightning.loops.optimization import automatic
 from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -88,20 +87,33 @@ MODULE = ("_buffers", "_modules", "_parameters")
 CSV_WRITER = ("_record_new_keys", "_rewrite_with_new_header")
 """What the writer of metrics.csv replaces or calls."""
 
-EpochLoop: Any = getattr(training_epoch_loop, "_TrainingEpochLoop", None)
-Fetcher: Any = getattr(fetchers, "_PrefetchDataFetcher", None)
-Closure: Any = getattr(automatic, "Closure", None)
-ClosureResult: Any = getattr(automatic, "ClosureResult", None)
-FitRestart: Any = getattr(fit_loop, "RestartStage", None)
-EpochRestart: Any = getattr(training_epoch_loop, "RestartStage", None)
-EvaluationRestart: Any = getattr(evaluation_loop, "RestartStage", None)
 BatchNorm = _BatchNorm
 
 
+def _found(module: str, name: str) -> Any:
+    try:
+        return getattr(importlib.import_module(f"pytorch_lightning.loops.{module}"), name)
+    except (ImportError, AttributeError):
+        return None
+
+
+EpochLoop = _found("training_epoch_loop", "_TrainingEpochLoop")
+Fetcher = _found("fetchers", "_PrefetchDataFetcher")
+Closure = _found("optimization.automatic", "Closure")
+ClosureResult = _found("optimization.automatic", "ClosureResult")
+FitRestart = _found("fit_loop", "RestartStage")
+EpochRestart = _found("training_epoch_loop", "RestartStage")
+EvaluationRestart = _found("evaluation_loop", "RestartStage")
+
+
 def missing(trainer: Any) -> list[str]:
-    """The names among `LOOP` that this version of Lightning has no longer."""
-    classes = {"_TrainingEpochLoop": EpochLoop, "_PrefetchDataFetcher": Fetcher}
-    classes |= {"Closure": Closure, "ClosureResult": ClosureResult}
+    """What the lean loop needs, and this version of Lightning has no longer."""
+    classes = {
+        "_TrainingEpochLoop": EpochLoop,
+        "_PrefetchDataFetcher": Fetcher,
+        "Closure": Closure,
+        "ClosureResult": ClosureResult,
+    }
     return [*(name for name, found in classes.items() if found is None), *absent(trainer, LOOP)]
 
 

@@ -480,10 +480,16 @@ def test_where_a_name_is_missing_lightnings_loop_runs(
     assert name in note
 
 
+@pytest.mark.parametrize("name", ["EpochLoop", "Fetcher", "Closure", "ClosureResult"])
 def test_where_a_class_is_missing_lightnings_loop_runs(
-    fit: Any, digits: Tensor, monkeypatch: pytest.MonkeyPatch
+    name: str, fit: Any, digits: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(private, "Fetcher", None)
+    monkeypatch.setattr(private, name, None)
     watch = Watch()
     assert fit(Model(), digits[:128], callbacks=[watch], enable_checkpointing=False).global_step == 2
     assert watch.found is None
+
+
+def test_a_class_that_went_is_none() -> None:
+    assert private._found("fetchers", "_Gone") is None
+    assert private._found("gone", "Closure") is None
