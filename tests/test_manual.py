@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from lightning_ae import Autoencoder, InputError
 from lightning_ae.certify import Case, certify
-from lightning_ae.exact import _EpochTerms
+from lightning_ae.epoch_terms import EpochTerms
 
 
 class Alternating(Autoencoder):
@@ -96,11 +96,11 @@ def test_epoch_means_are_those_of_the_steps(fit: Any, digits: Tensor) -> None:
 
 
 def test_terms_that_some_batches_leave_out() -> None:
-    epoch = _EpochTerms()
+    epoch = EpochTerms()
     rows: list[dict[str, float]] = [{"loss": 1.0, "a": 2.0}, {"loss": 2.0}, {"loss": 6.0, "a": 5.0}, {"loss": 4.0}]
     for batch_idx, (row, size) in enumerate(zip(rows, (1, 2, 3, 4), strict=True)):
         epoch.add({name: torch.tensor(value) for name, value in row.items()}, batch_idx, size)
-    again = _EpochTerms()
+    again = EpochTerms()
     again.restore(epoch.state(4))
     for found in (epoch, again):
         assert {k: float(v) for k, v in found.means().items()} == pytest.approx({"loss": 3.9, "a": 4.25})
@@ -111,7 +111,7 @@ def test_terms_that_some_batches_leave_out() -> None:
 
 
 def test_means_of_an_earlier_versions_checkpoint() -> None:
-    epoch = _EpochTerms()
+    epoch = EpochTerms()
     epoch.restore({"names": ["loss", "a"], "sums": [6.0, 3.0], "samples": 3})
     assert {k: float(v) for k, v in epoch.means().items()} == {"loss": 2.0, "a": 1.0}
     epoch.restore({"names": [], "sums": None, "samples": 0})
@@ -119,7 +119,7 @@ def test_means_of_an_earlier_versions_checkpoint() -> None:
 
 
 def test_a_batch_at_hand_counts_later() -> None:
-    epoch, again = _EpochTerms(), _EpochTerms()
+    epoch, again = EpochTerms(), EpochTerms()
     for batch_idx, names in enumerate(["loss", "loss a", "loss", "loss b", "loss"]):
         epoch.add({name: torch.tensor(float(batch_idx)) for name in names.split()}, batch_idx, 1)
     again.restore(epoch.state(3))

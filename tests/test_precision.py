@@ -101,9 +101,9 @@ def test_no_silent_nan(name: str, precision: Any, lr: float) -> None:
 
 def test_the_step_is_named_on_accelerators_too() -> None:
     """There losses are read back when the trainer logs only; the first that was not finite is found then."""
-    from lightning_ae.exact import _EpochTerms
+    from lightning_ae.epoch_terms import EpochTerms
 
-    epoch = _EpochTerms()
+    epoch = EpochTerms()
     for step in range(300):
         value = torch.tensor(float("nan") if step in (170, 200) else 1.0)
         epoch.add({"loss": value, "other": torch.tensor(float("inf") if step == 170 else 2.0)}, step, size=4)

@@ -126,11 +126,14 @@ def test_nothing_is_left_of_what_failed(checkpoint: Path, tmp_path: Path, monkey
 
 
 class Mine(VAE):
-    """A user's own class, as a package would have it."""
+    """A user's own class, as a package would have it: it settles an argument, and passes on the rest."""
+
+    def __init__(self, input_shape: Any, **options: Any) -> None:
+        super().__init__(input_shape, latent_dim=3, **options)
 
 
 def test_another_packages_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint = trained(Mine((1, 8, 8), 3), tmp_path)
+    checkpoint = trained(Mine((1, 8, 8), beta=0.5), tmp_path)
     with pytest.raises(InputError, match="Mine is not in the registry"):
         zoo.publish(checkpoint, "mine_mlp.digits_v1")
     package = types.SimpleNamespace(name="my-autoencoders")
@@ -142,7 +145,9 @@ def test_another_packages_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     entry = zoo.publish(checkpoint, "mine_mlp.digits_v1", to=str(tmp_path / "zoo"), data=DATA, dry_run=False)
     assert (entry.model, entry.requires) == ("mine", "my-autoencoders")
     artefact = tmp_path / "zoo" / "weights" / "mine_mlp.digits_v1"
-    assert isinstance(zoo.load(artefact), Mine)
+    loaded: Any = zoo.load(artefact)
+    assert isinstance(loaded, Mine)
+    assert (loaded.beta, loaded.latent_dim) == (0.5, 3)
     monkeypatch.setattr(registry, "entry_points", lambda group: [])
     with pytest.raises(InputError, match="'my-autoencoders', which is not installed\n  hint: pip install my-autoenc"):
         zoo.load(artefact)
