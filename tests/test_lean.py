@@ -285,7 +285,6 @@ BEHAVIOURS = [
     # loops/test_training_epoch_loop.py::test_no_batch_idx_gradient_accumulation
     Behaviour("a step without an index", WithoutIndex, lightning=ALL),
     Behaviour("accumulated", options={"accumulate_grad_batches": 2}, lightning=ALL),
-    # trainer/test_trainer.py::test_train_loop_only_when_training_step_returns_none, and its like
     Behaviour("a step that gives nothing", Nothing, lightning=ALL, warns="`training_step` returned `None`"),
     Behaviour("a batch of None", none=True, warns="train_dataloader yielded None"),
     # core/test_lightning_optimizer.py::test_lightning_optimizer_automatic_optimization_lbfgs_zero_grad,
@@ -296,7 +295,6 @@ BEHAVIOURS = [
     Behaviour("optimizer_zero_grad", OwnZeroGrad, lightning=ALL),
     Behaviour("optimizer_step", OwnStep, lightning=ALL),
     Behaviour("backward", OwnBackward, lightning=ALL),
-    # models/test_hooks.py::test_configure_gradient_clipping..., test_transfer_batch_hook
     Behaviour("configure_gradient_clipping", OwnClipping, lightning=ALL),
     Behaviour("on_before_batch_transfer", BeforeTransfer, lightning=ALL),
     Behaviour("on_after_batch_transfer", AfterTransfer),
