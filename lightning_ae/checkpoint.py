@@ -143,7 +143,8 @@ class Checkpointed:
             InputError: when the checkpoint is of another class, or its weights are not finite.
         """
         check_class(checkpoint, type(self))
-        check_finite(checkpoint["state_dict"], {name for name, _ in self.named_parameters()})
+        # under ModelParallelStrategy the weights are loaded by then, and no longer there
+        check_finite(checkpoint.get("state_dict", {}), {name for name, _ in self.named_parameters()})
         saved = checkpoint[METADATA_KEY]
         if saved.get("preprocess") is not None:
             self.preprocess = from_plain(Preprocess, saved["preprocess"], "preprocess")
@@ -345,12 +346,7 @@ def check_content(checkpoint: Any) -> None:
     """
     if not isinstance(checkpoint, dict):
         raise InputError(f"it holds a {type(checkpoint).__name__}, not a Lightning checkpoint")
-    saved = checkpoint.get(METADATA_KEY)
-    if not isinstance(saved, dict) or not isinstance(saved.get("class_path"), str):
-        raise InputError(
-            "the checkpoint does not say which autoencoder it holds",
-            "only checkpoints of lightning_ae models can be loaded; on_save_checkpoint must call super()",
-        )
+    saved = _metadata_of(checkpoint)
     for key, kind in _TYPES.items():
         if not isinstance(checkpoint.get(key, kind()), kind):
             raise InputError(f"its {key} is a {type(checkpoint[key]).__name__}, not a {kind.__name__}", DAMAGED)
@@ -383,7 +379,7 @@ def check_class(checkpoint: dict[str, Any], cls: type) -> None:
     Raises:
         InputError: naming both classes.
     """
-    saved, wanted = checkpoint[METADATA_KEY]["class_path"], class_path(cls)
+    saved, wanted = _metadata_of(checkpoint)["class_path"], class_path(cls)
     if saved == wanted:
         return
     modules, names = zip(*(path.rpartition(".")[::2] for path in (saved, wanted)), strict=True)
@@ -394,6 +390,16 @@ def check_class(checkpoint: dict[str, Any], cls: type) -> None:
         "load it with lightning_ae.load_model(path), which picks the class by itself; to start another class from its "
         "weights, use load_state_dict()",
     )
+
+
+def _metadata_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    saved = checkpoint.get(METADATA_KEY)
+    if not isinstance(saved, dict) or not isinstance(saved.get("class_path"), str):
+        raise InputError(
+            "the checkpoint does not say which autoencoder it holds",
+            "only checkpoints of lightning_ae models can be loaded; on_save_checkpoint must call super()",
+        )
+    return saved
 
 
 def _is_ours(cls: type) -> bool:

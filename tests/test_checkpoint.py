@@ -305,16 +305,16 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-@pytest.mark.parametrize("width", [30_000, 1_000_000, 10**15])
-@pytest.mark.parametrize("weights", ["of another size", "strides of zero"])
+@pytest.mark.parametrize(
+    ("width", "weights"),
+    [*((width, "of another size") for width in (30_000, 1_000_000, 10**15)), (30_000, "strides of zero")],
+)
 def test_no_file_takes_more_memory_than_its_size(
     width: int, weights: str, contents: dict[str, Content], tmp_path: Path
 ) -> None:
     content = copy.deepcopy(contents["vae"])
     content["hyper_parameters"]["architecture"]["init_args"]["hidden"] = [width, width]
     if weights != "of another size":
-        if width > 30_000:
-            pytest.skip("no such tensor can be made")
         with torch.device("meta"):
             wide = VAE(DIGITS, 3, architecture=MLP(hidden=(width, width)))
         one = torch.zeros(1)
