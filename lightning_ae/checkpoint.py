@@ -359,8 +359,8 @@ def check_content(checkpoint: Any) -> None:
     if constructing:
         raise InputError(
             f"it asks to construct something by {', '.join(map(str, constructing))}, which is never done",
-            "a checkpoint of this package has none of these; one that Lightning's own command line wrote before "
-            "version 0.2 is saved again by loading its state_dict into a model of yours",
+            "what this package writes has none of these; the weights of a file that you trust can be loaded with "
+            "torch.load(path)['state_dict'] and load_state_dict()",
         )
     names, data = saved.get("arguments", []), saved.get("data")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
