@@ -66,6 +66,12 @@ class SparseAutoencoder(Autoencoder):
             raise InputError(f"rho, the target of the mean activation, must lie in (0, 1), got {rho}")
         if not sparsity_weight >= 0:
             raise InputError(f"sparsity_weight must not be negative, got {sparsity_weight}")
+        ours, cls = SparseAutoencoder, type(self)
+        if cls.encode is not ours.encode and cls.pre_activation is ours.pre_activation and cls.loss is ours.loss:
+            raise InputError(
+                f"{cls.__name__} overrides encode, of which the loss would see nothing",
+                "override pre_activation, of which the code and the penalty are made; or loss, too",
+            )
         self.penalty, self.sparsity_weight, self.rho = penalty, sparsity_weight, rho
 
     def encode(self, x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from lightning_ae import InputError, KSparseAutoencoder, SparseAutoencoder
 from lightning_ae.penalties import kl_sparsity
@@ -125,3 +126,21 @@ def test_k_falls_by_schedule(fit: Any) -> None:
 def test_refusals(build: Any, named: str) -> None:
     with pytest.raises(InputError, match=named):
         build()
+
+
+def test_another_code_must_reach_the_loss() -> None:
+    class Doubled(SparseAutoencoder):
+        def encode(self, x: Tensor) -> Tensor:
+            return 2 * super().encode(x)
+
+    class Shifted(SparseAutoencoder):
+        def pre_activation(self, x: Tensor) -> Tensor:
+            return super().pre_activation(x) + 1
+
+    with pytest.raises(InputError, match="Doubled overrides encode, of which the loss would see nothing"):
+        Doubled((6,), 3)
+    torch.manual_seed(0)
+    plain = SparseAutoencoder((6,), 3)
+    torch.manual_seed(0)
+    shifted, x = Shifted((6,), 3), torch.rand(4, 6)
+    assert shifted.loss(x, x)["loss"] != plain.loss(x, x)["loss"]
