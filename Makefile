@@ -34,13 +34,13 @@ lint: $(READY)  ## Check style and types, and that generated text is up to date
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m lightning_ae.models.table --check
-	@$(BIN)/python -m lightning_ae.zoo.cards --check
+	@$(BIN)/python -m lightning_ae.zoo.publishing.cards --check
 
 format: $(READY)  ## Format the code, fix what can be fixed, regenerate tables, cards and the schema
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 	@$(BIN)/python -m lightning_ae.models.table
-	@$(BIN)/python -m lightning_ae.zoo.cards
+	@$(BIN)/python -m lightning_ae.zoo.publishing.cards
 
 clean:  ## Remove the virtual environment and caches (runs stay)
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

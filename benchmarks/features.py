@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 
 import lightning_ae as ae
-from lightning_ae.cli import main as command_line
+from lightning_ae.cli.app import main as command_line
 from lightning_ae.metrics import knn_error, linear_probe_error
 
 ROOT = Path(__file__).parent.parent

@@ -20,8 +20,8 @@ from rich.console import Console
 
 import lightning_ae as ae
 from lightning_ae.architectures import MLP
-from lightning_ae.corruptions import Masking
 from lightning_ae.metrics import knn_error, linear_probe_error
+from lightning_ae.parts.corruptions import Masking
 
 UNITS = 256
 SHAPE = (1, 8, 8)

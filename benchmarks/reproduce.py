@@ -37,9 +37,9 @@ from torch.utils.data import DataLoader
 import lightning_ae as ae
 from lightning_ae.architectures import MLP
 from lightning_ae.data.source import load_splits
-from lightning_ae.likelihoods import Bernoulli
 from lightning_ae.metrics import SquaredErrorPerSample
 from lightning_ae.models.stacked import Denoising, Plain
+from lightning_ae.parts.likelihoods import Bernoulli
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"

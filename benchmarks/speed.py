@@ -41,9 +41,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_ae import VAE, HFDataModule
 from lightning_ae.architectures import MLP, ConvNet
+from lightning_ae.cli.training import ProgressBar
 from lightning_ae.data.loader import BatchLoader, Columns, Order
-from lightning_ae.likelihoods import Bernoulli
-from lightning_ae.training_cli import ProgressBar
+from lightning_ae.parts.likelihoods import Bernoulli
 
 FILE = Path(__file__).parent / "speed.md"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

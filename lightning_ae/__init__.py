@@ -1,24 +1,24 @@
 """Autoencoders in PyTorch Lightning."""
 
-import warnings
+from typing import TYPE_CHECKING
 
-from lightning_ae.autoencoder import Autoencoder
-from lightning_ae.checkpoint import load_model
-from lightning_ae.data import HFDataModule
-from lightning_ae.errors import InputError
-from lightning_ae.finetune import FineTuneClassifier
-from lightning_ae.models import (
-    VAE,
-    ContractiveAutoencoder,
-    DenoisingAutoencoder,
-    KSparseAutoencoder,
-    LinearAutoencoder,
-    ScoreMatchingAutoencoder,
-    SparseAutoencoder,
-    StackedAutoencoder,
-    get_model,
-    list_models,
-)
+from lightning_ae.lazy import lazily
+from lightning_ae.registry import CLASSES
+
+if TYPE_CHECKING:
+    from lightning_ae.autoencoder import Autoencoder
+    from lightning_ae.data.module import HFDataModule
+    from lightning_ae.errors import InputError
+    from lightning_ae.models.contractive import ContractiveAutoencoder
+    from lightning_ae.models.denoising import DenoisingAutoencoder
+    from lightning_ae.models.finetune import FineTuneClassifier
+    from lightning_ae.models.linear import LinearAutoencoder
+    from lightning_ae.models.score_matching import ScoreMatchingAutoencoder
+    from lightning_ae.models.sparse import KSparseAutoencoder, SparseAutoencoder
+    from lightning_ae.models.stacked import StackedAutoencoder
+    from lightning_ae.models.vae import VAE
+    from lightning_ae.registry import get_model, list_models
+    from lightning_ae.training.checkpoint import load_model
 
 __version__ = "0.1.0"
 
@@ -40,5 +40,15 @@ __all__ = [
     "load_model",
 ]
 
-# inside Lightning 2.6, with every batch that it moves; nothing that a user could change
-warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+__getattr__, __dir__ = lazily(
+    __name__,
+    CLASSES
+    | {
+        "FineTuneClassifier": "lightning_ae.models.finetune",
+        "HFDataModule": "lightning_ae.data.module",
+        "InputError": "lightning_ae.errors",
+        "get_model": "lightning_ae.registry",
+        "list_models": "lightning_ae.registry",
+        "load_model": "lightning_ae.training.checkpoint",
+    },
+)

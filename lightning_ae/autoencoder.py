@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from lightning_ae.architectures import MLP, Architecture
 from lightning_ae.config import from_plain, to_plain
 from lightning_ae.errors import InputError
-from lightning_ae.exact import ExactModule, weights_type
-from lightning_ae.likelihoods import Gaussian, Likelihood, LikelihoodHead, output_shape
+from lightning_ae.parts.likelihoods import Gaussian, Likelihood, LikelihoodHead, output_shape
 from lightning_ae.preprocess import stack
-from lightning_ae.speed import adamw, compile_in_place
+from lightning_ae.training.module import ExactModule, weights_type
+from lightning_ae.training.speed import adamw, compile_in_place
 
 
 class Autoencoder(ExactModule):

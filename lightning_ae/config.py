@@ -21,6 +21,15 @@ from lightning_ae.errors import InputError, unknown
 
 C = TypeVar("C", bound="Configurable")
 
+MOVED = {
+    "lightning_ae.likelihoods": "lightning_ae.parts",
+    "lightning_ae.corruptions": "lightning_ae.parts",
+    "lightning_ae.models": "lightning_ae",
+    "lightning_ae.finetune": "lightning_ae",
+    "lightning_ae.run_folder": "lightning_ae.cli.run_folder",
+}
+"""Where classes are that checkpoints, entries and recipes of earlier versions name by another module."""
+
 
 class Configurable(ABC):  # noqa: B024  its own base classes have the abstract methods
     """Base of the frozen dataclasses that describe a part of a model as plain data.
@@ -50,6 +59,12 @@ def class_path(cls: type) -> str:
     return f"{module}.{cls.__qualname__}"
 
 
+def current_path(path: str) -> str:
+    """The import path that a class of this package has now, whatever an earlier version called its module."""
+    module, _, name = path.rpartition(".")
+    return f"{MOVED[module]}.{name}" if module in MOVED else path
+
+
 def import_class(path: str, base: type, argument: str) -> type:
     """The class at an import path, or by its bare name among the subclasses of `base`.
 
@@ -66,7 +81,7 @@ def import_class(path: str, base: type, argument: str) -> type:
         if path not in known:
             raise unknown(argument, path, known)
         return known[path]
-    parts = path.split(".")
+    parts = current_path(path).split(".")
     for depth in range(len(parts) - 1, 0, -1):
         module_name = ".".join(parts[:depth])
         if parts[0] == "lightning_ae" and _has_module(module_name):

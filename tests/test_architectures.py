@@ -15,7 +15,7 @@ from lightning_ae.architectures import MLP, Architecture, ConvNet, ResNet
 from lightning_ae.architectures.layers import Activation, Init, Norm
 from lightning_ae.config import from_plain, to_plain
 from lightning_ae.errors import InputError
-from lightning_ae.likelihoods import Gaussian
+from lightning_ae.parts.likelihoods import Gaussian
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 9, 7), (2, 1, 5), (13,)], ids=str)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from lightning_ae import VAE, Autoencoder, DenoisingAutoencoder, InputError, load_model
 from lightning_ae.architectures import MLP, ConvNet
-from lightning_ae.likelihoods import Bernoulli, Gaussian
+from lightning_ae.parts.likelihoods import Bernoulli, Gaussian
 
 QUIET = {
     "accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False,

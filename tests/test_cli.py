@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lightning_ae import VAE, load_model
-from lightning_ae.cli import COMMANDS, main
+from lightning_ae.cli.app import COMMANDS, main
 
 ROOT = Path(__file__).parent.parent
 RECIPE = str(ROOT / "recipes" / "digits" / "vae.yaml")
@@ -253,7 +253,7 @@ MARKING = "open(r'{mark}', 'a').write(__name__ + ' ')\n"
 
 def started(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
     """The command as installed, started in a folder."""
-    command = [sys.executable, "-P", "-c", "from lightning_ae.cli import main; main()", *args]
+    command = [sys.executable, "-P", "-c", "from lightning_ae.cli.app import main; main()", *args]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_ae.corruptions import Corruption, GaussianNoise, Masking, SaltAndPepper
-from lightning_ae.distributed import Noise
 from lightning_ae.errors import InputError
+from lightning_ae.exact import Noise
+from lightning_ae.parts.corruptions import Corruption, GaussianNoise, Masking, SaltAndPepper
 
 N = 200_000
 X = torch.full((N, 1), 0.6)

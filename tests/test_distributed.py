@@ -18,9 +18,8 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 
 from lightning_ae import VAE, Autoencoder, InputError, SparseAutoencoder, get_model, list_models
 from lightning_ae.architectures import Architecture
-from lightning_ae.certify import Case, Certificate, certify
 from lightning_ae.cli import main
-from lightning_ae.distributed import (
+from lightning_ae.exact import (
     Dropout,
     Noise,
     gather,
@@ -33,7 +32,8 @@ from lightning_ae.distributed import (
     synchronise_batch_norm,
     world_size,
 )
-from lightning_ae.penalties import kl_sparsity
+from lightning_ae.parts.penalties import kl_sparsity
+from lightning_ae.training.certify import Case, Certificate, certify
 
 DEEP = {"class_path": "MLP", "init_args": {"hidden": [24]}}
 NORMED = {"class_path": "MLP", "init_args": {"hidden": [24], "norm": "batch", "dropout": 0.2}}
@@ -396,10 +396,10 @@ def test_dropout() -> None:
 
 def drawn(monkeypatch: pytest.MonkeyPatch, world: int, draw: Any) -> list[Tensor]:
     """What each of so many ranks draws."""
-    monkeypatch.setattr("lightning_ae.distributed.world_size", lambda: world)
+    monkeypatch.setattr("lightning_ae.exact.world_size", lambda: world)
     found = []
     for number in range(world):
-        monkeypatch.setattr("lightning_ae.distributed.rank", lambda number=number: number)
+        monkeypatch.setattr("lightning_ae.exact.rank", lambda number=number: number)
         found.append(draw(number))
     return found
 
@@ -455,8 +455,8 @@ def test_what_rows_are_guessed_to_be_is_said_once(
 
 
 def test_rows_that_cannot_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightning_ae.distributed.world_size", lambda: 2)
-    monkeypatch.setattr("lightning_ae.distributed.rank", lambda: 1)
+    monkeypatch.setattr("lightning_ae.exact.world_size", lambda: 2)
+    monkeypatch.setattr("lightning_ae.exact.rank", lambda: 1)
     assert Noise(1, samples=7).randn_like(torch.zeros(3, 2)).shape == (3, 2)
     # the other rank has four samples, and would take eight rows for two of each
     with pytest.raises(InputError, match="noise for 8 rows, .* this rank has 3 of 7 samples: .* not tell"):

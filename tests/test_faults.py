@@ -24,9 +24,9 @@ from torch import Tensor
 
 from lightning_ae import VAE, Autoencoder, HFDataModule, InputError, run_folder
 from lightning_ae.architectures import MLP
-from lightning_ae.checkpoint import AtomicCheckpointIO
 from lightning_ae.cli import main
-from lightning_ae.run_folder import MetricsLogger
+from lightning_ae.cli.run_folder import MetricsLogger
+from lightning_ae.training.checkpoint import AtomicCheckpointIO
 
 FAULTY = """
 import os, signal
@@ -416,7 +416,7 @@ def test_runs_that_start_at_once(given: str, tmp_path: Path, monkeypatch: pytest
 def test_a_folder_whose_run_never_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is free again, whether its process was killed or ended by itself; one with files never is."""
     monkeypatch.chdir(tmp_path)
-    script = "import os, lightning_ae.run_folder as r; r.claim('runs/x', '', 'fit'); os.kill(os.getpid(), 9)"
+    script = "import os, lightning_ae.cli.run_folder as r; r.claim('runs/x', '', 'fit'); os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
     assert Path("runs/x").is_dir()
     path = run_folder.claim("runs/x", "", "fit")
@@ -538,7 +538,7 @@ def test_a_crash_while_writing_leaves_the_earlier_checkpoint(tmp_path: Path) -> 
     place = tmp_path / "last.ckpt"
     AtomicCheckpointIO().save_checkpoint({"a": 1}, place)
     script = (
-        "import os, sys, torch, lightning_ae.checkpoint as c\n"
+        "import os, sys, torch, lightning_ae.training.checkpoint as c\n"
         "def half(checkpoint, file):\n"
         "    file.write(b'x' * 1000); file.flush(); os.kill(os.getpid(), 9)\n"
         "torch.save = half\n"

@@ -22,8 +22,9 @@ from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 from pytorch_lightning.profilers import SimpleProfiler
 from torch import Tensor
 
-from lightning_ae import VAE, HFDataModule, InputError, private
-from lightning_ae.lean import HOOKS, LeanStep
+from lightning_ae import VAE, HFDataModule, InputError
+from lightning_ae.training import private
+from lightning_ae.training.lean import HOOKS, LeanStep
 
 BATCHES, EPOCHS = 5, 2
 
@@ -345,7 +346,7 @@ def run(
         for cls in (_AutomaticOptimization, _ManualOptimization):
             patch.setattr(cls, "run", counted(cls))
         if not lean:
-            patch.setattr("lightning_ae.exact.use_lean_loop", lambda trainer: None)
+            patch.setattr("lightning_ae.training.module.use_lean_loop", lambda trainer: None)
         trainer = pl.Trainer(callbacks=[noted, *case.callbacks()], **options)
         error = ""
         try:
@@ -389,7 +390,7 @@ def test_with_a_data_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for lean in (True, False):
         with monkeypatch.context() as patch:
             if not lean:
-                patch.setattr("lightning_ae.exact.use_lean_loop", lambda trainer: None)
+                patch.setattr("lightning_ae.training.module.use_lean_loop", lambda trainer: None)
             pl.seed_everything(0, verbose=False)
             model, noted = Model(), Noted()
             quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
@@ -453,7 +454,7 @@ def test_the_profiler_shows_lightnings_names(fit: Any, digits: Tensor, monkeypat
     actions = []
     for lean in (True, False):
         if not lean:
-            monkeypatch.setattr("lightning_ae.exact.use_lean_loop", lambda trainer: None)
+            monkeypatch.setattr("lightning_ae.training.module.use_lean_loop", lambda trainer: None)
         profiler = SimpleProfiler()
         fit(Model(), digits[:128], profiler=profiler, enable_checkpointing=False)
         actions.append({name: len(times) for name, times in profiler.recorded_durations.items()})

@@ -14,9 +14,9 @@ from torch.distributions import Laplace as TorchLaplace
 from torch.distributions import Normal
 
 from lightning_ae.config import from_plain, to_plain
-from lightning_ae.distributed import Noise
 from lightning_ae.errors import InputError
-from lightning_ae.likelihoods import (
+from lightning_ae.exact import Noise
+from lightning_ae.parts.likelihoods import (
     Bernoulli,
     ContinuousBernoulli,
     DiscretizedLogistic,

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_ae import Autoencoder, InputError
-from lightning_ae.certify import Case, certify
-from lightning_ae.epoch_terms import EpochTerms
+from lightning_ae.training.certify import Case, certify
+from lightning_ae.training.epoch_terms import EpochTerms
 
 
 class Alternating(Autoencoder):

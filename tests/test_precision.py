@@ -101,7 +101,7 @@ def test_no_silent_nan(name: str, precision: Any, lr: float) -> None:
 
 def test_the_step_is_named_on_accelerators_too() -> None:
     """There losses are read back when the trainer logs only; the first that was not finite is found then."""
-    from lightning_ae.epoch_terms import EpochTerms
+    from lightning_ae.training.epoch_terms import EpochTerms
 
     epoch = EpochTerms()
     for step in range(300):

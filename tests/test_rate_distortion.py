@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_ae import VAE, Autoencoder, KSparseAutoencoder, LinearAutoencoder, SparseAutoencoder
-from lightning_ae.rate_distortion import Point, rate_distortion, write_rate_distortion
+from lightning_ae.metrics.rate_distortion import Point, rate_distortion, write_rate_distortion
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import yaml
 
 from lightning_ae import list_models
 from lightning_ae.cli import main
-from lightning_ae.training_cli import training_parser
+from lightning_ae.cli.training import training_parser
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 DATA_SETS = ["digits", "mnist", "fashion_mnist"]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lightning_ae import VAE, Autoencoder, get_model, list_models
 from lightning_ae.architectures import Architecture, ConvNet
 from lightning_ae.cli import main
-from lightning_ae.speed import adamw, compile_in_place
+from lightning_ae.training.speed import adamw, compile_in_place
 
 SHAPE = (1, 8, 8)
 

@@ -146,7 +146,7 @@ def test_entries_of_the_zoo(tmp_path: Path) -> None:
 def test_other_programs_parse_as_they_did() -> None:
     from jsonargparse import ArgumentError, ArgumentParser
 
-    from lightning_ae.parsing import ToolParser
+    from lightning_ae.cli.parsing import ToolParser
 
     for cls in (ArgumentParser, ToolParser):
         parser = cls(exit_on_error=False)

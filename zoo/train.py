@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_ae import zoo
-from lightning_ae.cli import main as command_line
+from lightning_ae.cli.app import main as command_line
 
 ROOT = Path(__file__).parent.parent
 

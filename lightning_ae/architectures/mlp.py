@@ -20,8 +20,8 @@ from lightning_ae.architectures.layers import (
     initialise,
     norm,
 )
-from lightning_ae.distributed import Dropout
 from lightning_ae.errors import InputError
+from lightning_ae.exact import Dropout
 
 
 @dataclass(frozen=True)

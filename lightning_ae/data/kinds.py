@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from lightning_ae.config import Configurable, class_path
-from lightning_ae.distributed import Noise
 from lightning_ae.errors import InputError
+from lightning_ae.exact import Noise
 from lightning_ae.preprocess import ImagePreprocess, Preprocess, TabularPreprocess, image_array
 
 if TYPE_CHECKING:

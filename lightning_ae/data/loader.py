@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from lightning_ae.data.identity import Identity, check_identity
-from lightning_ae.distributed import GLOBAL_BATCH_SIZE
 from lightning_ae.errors import InputError
+from lightning_ae.exact import GLOBAL_BATCH_SIZE
 
 Batch = dict[str, Any]
 """Tensors by column, and under several ranks how many samples all of them have, `GLOBAL_BATCH_SIZE`."""

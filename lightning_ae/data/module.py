@@ -15,7 +15,6 @@ import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_ae.checkpoint import METADATA_KEY, read_checkpoint
 from lightning_ae.config import arguments, class_path, from_plain, import_class, to_plain
 from lightning_ae.data.cache import cached, in_memory
 from lightning_ae.data.decoding import OnTheFly, decode_chunks
@@ -24,9 +23,10 @@ from lightning_ae.data.kinds import Kind, check_columns, kind_of, scalar_columns
 from lightning_ae.data.loader import Batch, BatchLoader, Columns, Order
 from lightning_ae.data.source import load_splits
 from lightning_ae.data.streaming import Stream, StreamLoader
-from lightning_ae.distributed import GLOBAL_BATCH_SIZE, Noise
 from lightning_ae.errors import InputError, unknown
+from lightning_ae.exact import GLOBAL_BATCH_SIZE, Noise
 from lightning_ae.preprocess import Preprocess
+from lightning_ae.training.checkpoint import METADATA_KEY, read_checkpoint
 
 LABELS = ("label", "labels", "target", "class", "y")
 

@@ -12,8 +12,8 @@ from torch.utils.data import IterableDataset as TorchIterableDataset
 
 from lightning_ae.data.identity import Identity, check_identity
 from lightning_ae.data.loader import Batch, split_evenly
-from lightning_ae.distributed import GLOBAL_BATCH_SIZE
 from lightning_ae.errors import InputError
+from lightning_ae.exact import GLOBAL_BATCH_SIZE
 
 if TYPE_CHECKING:
     from datasets import IterableDataset

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from lightning_ae.architectures import MLP, Architecture
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.errors import InputError
-from lightning_ae.likelihoods import Gaussian, Likelihood, at_least_float32
-from lightning_ae.penalties import (
+from lightning_ae.parts.likelihoods import Gaussian, Likelihood, at_least_float32
+from lightning_ae.parts.penalties import (
     ACTIVATIONS,
     DERIVATIVES,
     CodeActivation,

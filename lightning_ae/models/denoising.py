@@ -10,8 +10,8 @@ from torch import Tensor
 from lightning_ae.architectures import MLP, Architecture
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.config import from_plain
-from lightning_ae.corruptions import Corruption, Masking
-from lightning_ae.likelihoods import Gaussian, Likelihood
+from lightning_ae.parts.corruptions import Corruption, Masking
+from lightning_ae.parts.likelihoods import Gaussian, Likelihood
 
 
 class DenoisingAutoencoder(Autoencoder):
@@ -32,7 +32,7 @@ class DenoisingAutoencoder(Autoencoder):
     Args:
         input_shape: the shape of one sample: (channels, height, width) for images, (dimensions,) for vectors.
         latent_dim: the number of dimensions of the code.
-        corruption: what happens to the input, a corruption of `lightning_ae.corruptions`.
+        corruption: what happens to the input, a corruption of `lightning_ae.parts.corruptions`.
         architecture: builds the encoder and the decoder.
         likelihood: p(x | z), the distribution whose parameters the decoder gives.
         lr: the learning rate of AdamW.

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from lightning_ae.architectures import MLP
 from lightning_ae.autoencoder import Autoencoder
-from lightning_ae.distributed import sum_over_ranks
 from lightning_ae.errors import InputError
-from lightning_ae.likelihoods import Gaussian, at_least_float32
+from lightning_ae.exact import sum_over_ranks
+from lightning_ae.parts.likelihoods import Gaussian, at_least_float32
 
 
 class LinearAutoencoder(Autoencoder):

@@ -11,10 +11,10 @@ from torch.func import jvp
 
 from lightning_ae.architectures import MLP, Architecture
 from lightning_ae.autoencoder import Autoencoder
-from lightning_ae.distributed import Noise, sum_over_ranks
 from lightning_ae.errors import InputError
-from lightning_ae.likelihoods import Gaussian, at_least_float32
-from lightning_ae.penalties import ACTIVATIONS, INTEGRALS, CodeActivation, differentiable
+from lightning_ae.exact import Noise, sum_over_ranks
+from lightning_ae.parts.likelihoods import Gaussian, at_least_float32
+from lightning_ae.parts.penalties import ACTIVATIONS, INTEGRALS, CodeActivation, differentiable
 
 
 class ScoreMatchingAutoencoder(Autoencoder):

@@ -11,8 +11,8 @@ from torch import Tensor
 from lightning_ae.architectures import MLP, Architecture
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.errors import InputError
-from lightning_ae.likelihoods import Gaussian, Likelihood, at_least_float32
-from lightning_ae.penalties import kl_sparsity
+from lightning_ae.parts.likelihoods import Gaussian, Likelihood, at_least_float32
+from lightning_ae.parts.penalties import kl_sparsity
 
 
 class SparseAutoencoder(Autoencoder):

@@ -14,11 +14,11 @@ from torch.nn import functional as F
 from lightning_ae.architectures.layers import Activation, activation, check_option
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.config import Configurable, from_plain
-from lightning_ae.corruptions import Corruption, Masking
-from lightning_ae.distributed import Noise
 from lightning_ae.errors import InputError
-from lightning_ae.likelihoods import Bernoulli, Gaussian, Likelihood, output_shape
-from lightning_ae.penalties import DERIVATIVES, kl_sparsity, layer_jacobian
+from lightning_ae.exact import Noise
+from lightning_ae.parts.corruptions import Corruption, Masking
+from lightning_ae.parts.likelihoods import Bernoulli, Gaussian, Likelihood, output_shape
+from lightning_ae.parts.penalties import DERIVATIVES, kl_sparsity, layer_jacobian
 
 
 class Layerwise(Configurable):

@@ -6,7 +6,7 @@ import inspect
 import sys
 from pathlib import Path
 
-from lightning_ae.models import get_model, list_models
+from lightning_ae.registry import get_model, list_models
 
 BEGIN, END = "<!-- models: made by make format -->", "<!-- /models -->"
 

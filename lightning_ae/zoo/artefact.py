@@ -11,11 +11,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_ae.autoencoder import Autoencoder
-from lightning_ae.checkpoint import load_model
 from lightning_ae.errors import InputError, unknown
-from lightning_ae.models import get_model
-from lightning_ae.models import list_models as variants
-from lightning_ae.rebuild import rebuild
+from lightning_ae.registry import get_model
+from lightning_ae.registry import list_models as variants
+from lightning_ae.training.checkpoint import load_model
+from lightning_ae.training.rebuild import rebuild
 from lightning_ae.zoo import index
 from lightning_ae.zoo.fetch import fetch, hub_file, plain_file
 from lightning_ae.zoo.schema import LARGEST_FILE, Config, Entry, parse, parse_hf

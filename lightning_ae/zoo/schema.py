@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from torch import Tensor
 
 from lightning_ae.errors import InputError
-from lightning_ae.preprocess import ImagePreprocess, Preprocess, TabularPreprocess
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lightning_ae.preprocess import Preprocess
 
 NAME = r"^[a-z0-9]+(_[a-z0-9]+)*\.[a-z0-9]+(_[a-z0-9]+)*_v[1-9][0-9]*$"
 FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9]+)+$"  # no folder, no drive, no leading dot
@@ -132,6 +134,8 @@ class ImageInput(_Part):
 
     def build(self) -> Preprocess:
         """The map from images in natural units."""
+        from lightning_ae.preprocess import ImagePreprocess
+
         moments = [None if v is None else tuple(v) for v in (self.mean, self.std)]
         return ImagePreprocess(self.size, self.channels, *moments)
 
@@ -145,6 +149,8 @@ class TabularInput(_Part):
 
     def build(self) -> Preprocess:
         """The map from vectors in natural units."""
+        from lightning_ae.preprocess import TabularPreprocess
+
         return TabularPreprocess(*(None if v is None else tuple(v) for v in (self.mean, self.std)))
 
 
@@ -303,6 +309,8 @@ def parse(cls: type[Config], data: Any, where: str) -> Any:
 
 def golden_input(config: Config) -> Tensor:
     """A fixed input in natural units, (2, *input_shape), the same everywhere: bytes for images, else in [0, 1]."""
+    import torch
+
     count = GOLDEN_SAMPLES * math.prod(config.input_shape)
     state, values = 1, []
     for _ in range(count):

@@ -275,7 +275,7 @@ def test_callbacks_leave_the_run_as_it_is(tmp_path: Path) -> None:
 def test_denoising_baselines_are_those_of_scikit_image(tmp_path: Path) -> None:
     from skimage.filters import median
 
-    from lightning_ae.corruptions import GaussianNoise
+    from lightning_ae.parts.corruptions import GaussianNoise
 
     data = HFDataModule("digits", batch_size=1000)
     model = DenoisingAutoencoder((1, 8, 8), 4, corruption=GaussianNoise(0.3))

@@ -15,9 +15,9 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from lightning_ae import Autoencoder
+from lightning_ae.cli.tools import features
 from lightning_ae.errors import InputError
 from lightning_ae.metrics import knn_error, linear_probe_error
-from lightning_ae.tools import features
 
 ERRORS = pytest.mark.parametrize("error", [knn_error, linear_probe_error])
 Sets = tuple[Tensor, Tensor, Tensor, Tensor]

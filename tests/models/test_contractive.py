@@ -10,9 +10,9 @@ from torch import Tensor
 
 from lightning_ae import ContractiveAutoencoder, InputError
 from lightning_ae.architectures import MLP, ConvNet
-from lightning_ae.distributed import Noise
-from lightning_ae.models import jacobian_spectrum
-from lightning_ae.penalties import exact_jacobian, hutchinson_jacobian
+from lightning_ae.exact import Noise
+from lightning_ae.models.contractive import jacobian_spectrum
+from lightning_ae.parts.penalties import exact_jacobian, hutchinson_jacobian
 
 
 def by_autograd(model: Any, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_ae import InputError, KSparseAutoencoder, SparseAutoencoder
-from lightning_ae.penalties import kl_sparsity
+from lightning_ae.parts.penalties import kl_sparsity
 
 
 def test_kl_against_torch_distributions() -> None:

@@ -22,8 +22,8 @@ from lightning_ae import (
     list_models,
     load_model,
 )
-from lightning_ae.corruptions import Masking
 from lightning_ae.models.stacked import Contractive, Denoising, Layerwise, Plain, Sparse
+from lightning_ae.parts.corruptions import Masking
 
 QUIET: dict[str, Any] = {
     "accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False,

@@ -12,8 +12,9 @@ import yaml
 
 from lightning_ae import InputError, list_models, zoo
 from lightning_ae.cli import main
-from lightning_ae.zoo import cards, index
-from lightning_ae.zoo.cards import beats_both
+from lightning_ae.zoo import index
+from lightning_ae.zoo.publishing import cards
+from lightning_ae.zoo.publishing.cards import beats_both
 
 DIGITS = [name for name in index.names() if name.endswith("digits_v1")]
 OTHERS = [name for name in index.names() if name not in DIGITS]
@@ -88,7 +89,7 @@ def test_stated_numbers_of_the_larger_entries(name: str, shared_data: Path) -> N
 
 
 def test_reproduce_notices(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from lightning_ae.zoo import evaluate
+    from lightning_ae.zoo.publishing import evaluate
 
     real = evaluate.load_with_config
 

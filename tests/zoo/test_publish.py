@@ -78,7 +78,7 @@ def test_refused(checkpoint: Path, name: str, options: dict[str, Any], reason: s
 def test_to_the_hub(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
-    from lightning_ae.zoo import publishing
+    from lightning_ae.zoo.publishing import entry as publishing
 
     sent: dict[str, Any] = {}
     commit = "0123456789" * 4
@@ -114,7 +114,7 @@ def test_to_the_hub(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_is_left_of_what_failed(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lightning_ae.zoo import publishing
+    from lightning_ae.zoo.publishing import entry as publishing
 
     def full(place: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device")

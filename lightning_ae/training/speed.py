@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 
-from lightning_ae import private
+from lightning_ae.training import private
 
 FUSED_DEVICES = ("cpu", "cuda")
 

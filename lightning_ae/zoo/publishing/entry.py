@@ -23,13 +23,15 @@ from torch import Tensor, nn
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.data import HFDataModule
 from lightning_ae.errors import InputError
-from lightning_ae.models import VAE, model_name
+from lightning_ae.models.vae import VAE
 from lightning_ae.preprocess import ImagePreprocess, TabularPreprocess
+from lightning_ae.registry import model_name
 from lightning_ae.strict_yaml import load_yaml
 from lightning_ae.zoo import index
 from lightning_ae.zoo.artefact import CONFIG, WEIGHTS, build, load_trained, parse_weights, plain_weights
-from lightning_ae.zoo.evaluate import codes_of, golden, measure, read_data
+from lightning_ae.zoo.checks import golden
 from lightning_ae.zoo.fetch import hub_file, write
+from lightning_ae.zoo.publishing.evaluate import codes_of, measure, read_data
 from lightning_ae.zoo.schema import NAME, Config, Data, Entry, Layer, golden_input, parse, parse_hf
 
 SPLITTING = ("name", "revision", "kind", "label", "train_split", "test_split")
@@ -262,7 +264,7 @@ def _recipe(
 
 def _write(entry: Entry, files: dict[str, bytes], to: Path) -> Entry:
     """Writes the artefact into a folder beside its place, and moves it there; the entry comes last."""
-    from lightning_ae.zoo.cards import card
+    from lightning_ae.zoo.publishing.cards import card
 
     weights, entries = to / "weights", to / "entries"
     try:
@@ -291,7 +293,7 @@ def _upload(entry: Entry, files: dict[str, bytes], to: str, checkpoint: str | os
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    from lightning_ae.zoo.cards import card
+    from lightning_ae.zoo.publishing.cards import card
 
     repo = to.removeprefix("hf://")
     api = HfApi()

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.func import jvp, vjp, vmap
 from torch.nn import functional as F
 
-from lightning_ae.distributed import Noise, gather, rows, sum_over_ranks
 from lightning_ae.errors import InputError
-from lightning_ae.likelihoods import at_least_float32
+from lightning_ae.exact import Noise, gather, rows, sum_over_ranks
+from lightning_ae.parts.likelihoods import at_least_float32
 
 CodeActivation = Literal["identity", "sigmoid", "tanh", "relu"]
 

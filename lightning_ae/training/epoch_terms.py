@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_ae.distributed import rank, sum_over_ranks, world_size
-from lightning_ae.likelihoods import at_least_float32
+from lightning_ae.exact import rank, sum_over_ranks, world_size
+from lightning_ae.parts.likelihoods import at_least_float32
 
 
 @dataclass(frozen=True)

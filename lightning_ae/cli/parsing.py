@@ -8,7 +8,6 @@ from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import ArgumentParser, get_loader, set_loader
-from pytorch_lightning.cli import LightningArgumentParser
 
 from lightning_ae.errors import InputError
 from lightning_ae.strict_yaml import load_yaml
@@ -35,29 +34,10 @@ class ToolParser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: D102
         if not self.exit_on_error:  # a parser inside the parser, whose message becomes part of another
             super().error(message, ex)
-        raise _one_line(message, str(self.prog)) from ex
+        raise one_line(message, str(self.prog)) from ex
 
 
-class TrainingParser(LightningArgumentParser):
-    """Parses the options of a model, its data and the trainer.
-
-    Recipes are what -c, --model and --data name. A file that an option of a class names, a checkpoint say, is never
-    read as one: its text could name any class.
-    """
-
-    def add_class_arguments(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
-        return super().add_class_arguments(*args, **{**kwargs, "sub_configs": False})
-
-    def __init__(self, *args: Any, parser_mode: str = MODE, **kwargs: Any) -> None:
-        super().__init__(*args, parser_mode=parser_mode, **kwargs)
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: D102
-        if not self.exit_on_error:
-            super().error(message, ex)
-        raise _one_line(message, str(self.prog)) from ex
-
-
-def _one_line(message: str, prog: str) -> InputError:
+def one_line(message: str, prog: str) -> InputError:
     """The part of a parser's message that says what is wrong, out of the tree of types that were tried."""
     message = re.sub(r"Problem with given class_path '[^']*':\s*", "", message)
     lines = [line.strip() for line in message.splitlines()]

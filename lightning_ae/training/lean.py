@@ -21,8 +21,8 @@ from pytorch_lightning.strategies import SingleDeviceStrategy
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
-from lightning_ae import private
-from lightning_ae.preemption import Preemption
+from lightning_ae.training import private
+from lightning_ae.training.preemption import Preemption
 
 HOOKS = (
     "on_train_batch_start",
@@ -70,7 +70,7 @@ class LeanStep:
     """
 
     def __init__(self, trainer: Any) -> None:
-        from lightning_ae.exact import ExactModule  # which makes the trainer lean
+        from lightning_ae.training.module import ExactModule  # which makes the trainer lean
 
         self.trainer, self.module, self.loop = trainer, trainer.lightning_module, trainer.fit_loop.epoch_loop
         self.training_step = ExactModule.training_step

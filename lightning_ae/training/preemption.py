@@ -17,7 +17,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from lightning_ae.private import cluster_environment
+from lightning_ae.training.private import cluster_environment
 
 NAME = "preempted.ckpt"
 STATUS = 128 + signal.SIGTERM

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +19,14 @@ from lightning_ae.data import HFDataModule
 from lightning_ae.errors import InputError
 from lightning_ae.metrics import RSquared, SquaredErrorPerSample, knn_error, linear_probe_error
 from lightning_ae.zoo import index
-from lightning_ae.zoo.artefact import build, load_with_config, parse_weights
-from lightning_ae.zoo.fetch import fetch
-from lightning_ae.zoo.schema import Config, Data, Entry, Golden, Metric, golden_input
+from lightning_ae.zoo.artefact import load_with_config
+from lightning_ae.zoo.checks import Check
+from lightning_ae.zoo.schema import Data, Entry, Metric
 
 PROBED = 10_000  # training samples that classifiers learn from
 SEEDS = (0, 1, 2)
 BATCH = 1000
 Errors = tuple[float | None, float | None]
-
-
-@dataclass(frozen=True)
-class Check:
-    """A number that was stated beside the one that was measured."""
-
-    name: str
-    stated: float
-    measured: float
-    atol: float
-
-    @property
-    def passed(self) -> bool:
-        """Whether they agree."""
-        return math.isfinite(self.measured) and abs(self.measured - self.stated) <= self.atol
 
 
 class Samples:
@@ -78,62 +62,6 @@ class Samples:
         return self._baselines[components]
 
 
-# ---- checks ----------------------------------------------------------------------------------------------------------
-
-
-def verify(names: Sequence[str] | None = None) -> list[str]:
-    """Hashes every file of the entries again, loads them strictly, and compares their golden values.
-
-    Args:
-        names: of entries; by default all.
-
-    Returns:
-        The names that were verified.
-
-    Raises:
-        InputError: for the first that fails.
-    """
-    verified = []
-    for name in index.names() if names is None else names:
-        entry = index.info(name)
-        files = {file.name: fetch(entry, file) for file in entry.files}
-        model = build(entry, parse_weights(files["model.safetensors"], name), name)
-        written = Config.model_validate_json(files["config.json"])
-        if written != entry.as_config():
-            raise InputError(f"config.json of {name} is not what the entry says")
-        for check in golden_checks(entry, model):
-            if not check.passed:
-                raise InputError(
-                    f"{name} gives {check.measured:.6g} where {check.name} is {check.stated:.6g} (within {check.atol})"
-                )
-        verified.append(name)
-    return verified
-
-
-def golden_checks(entry: Entry, model: Autoencoder) -> list[Check]:
-    """The golden values of an entry beside those of the model."""
-    found = golden(model, entry)
-    return [
-        Check(f"golden {what} {i}", stated, measured, entry.golden.atol)
-        for what in ("code", "reconstruction")
-        for i, (stated, measured) in enumerate(zip(getattr(entry.golden, what), getattr(found, what), strict=True))
-    ]
-
-
-@torch.no_grad()
-def golden(model: Autoencoder, config: Config) -> Golden:
-    """The first values for the fixed input."""
-    assert model.preprocess is not None
-    x = model.preprocess(golden_input(config))
-    values = [part.flatten()[:8].double().tolist() for part in (model.encode(x), model(x))]
-    atol = 1e-4 * max(1.0, *(abs(value) for part in values for value in part))
-    return Golden(
-        code=[float(f"{v:.8g}") for v in values[0]],
-        reconstruction=[float(f"{v:.8g}") for v in values[1]],
-        atol=float(f"{atol:.2g}"),
-    )
-
-
 def reproduce(name: str, path: str | None = None, train: bool = False) -> list[Check]:
     """Measures every number that an entry states again.
 
@@ -165,8 +93,8 @@ def reproduce(name: str, path: str | None = None, train: bool = False) -> list[C
 
 
 def _retrained(entry: Entry, path: str | None) -> Autoencoder:
-    from lightning_ae.checkpoint import load_model
-    from lightning_ae.training_cli import TrainingCLI
+    from lightning_ae.cli.training import TrainingCLI
+    from lightning_ae.training.checkpoint import load_model
 
     recipe = entry.recipe
     if recipe.path is None:
@@ -265,7 +193,8 @@ def components(inputs: int, features: int) -> int:
 
 def _objective(model: Autoencoder, x: Tensor) -> tuple[str, list[float]] | None:
     """The objective on `x` for each seed, where chance is a part of it, and its name."""
-    from lightning_ae.models import VAE, DenoisingAutoencoder
+    from lightning_ae.models.denoising import DenoisingAutoencoder
+    from lightning_ae.models.vae import VAE
 
     steps: dict[type[Autoencoder], tuple[str, Callable[[Tensor], Tensor]]] = {
         VAE: ("negative_elbo", lambda part: model.loss(part, part)["loss"]),

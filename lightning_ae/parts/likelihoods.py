@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_ae.config import Configurable
-from lightning_ae.distributed import Noise
 from lightning_ae.errors import InputError
+from lightning_ae.exact import Noise
 
 Scale = float | Literal["learned", "per_pixel"]
 LOG_SCALE_RANGE = (-7.0, 7.0)

@@ -6,7 +6,7 @@ import os
 import time
 import traceback
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import pytorch_lightning as pl
 import torch
@@ -19,17 +19,36 @@ from rich.console import Console
 
 import lightning_ae.callbacks
 import lightning_ae.data
-import lightning_ae.models  # noqa: F401  imported, all these are known by their bare names
-from lightning_ae import run_folder
+import lightning_ae.parts  # noqa: F401
 from lightning_ae.autoencoder import Autoencoder
-from lightning_ae.checkpoint import check_class, read_checkpoint
+from lightning_ae.cli import run_folder
+from lightning_ae.cli.parsing import MODE, one_line
+from lightning_ae.cli.run_folder import LastCheckpoint
 from lightning_ae.errors import InputError
 from lightning_ae.files import whole_file
-from lightning_ae.finetune import FineTuneClassifier
-from lightning_ae.parsing import TrainingParser
-from lightning_ae.preemption import Preemption
-from lightning_ae.rebuild import check_weights
-from lightning_ae.run_folder import LastCheckpoint
+from lightning_ae.models.finetune import FineTuneClassifier
+from lightning_ae.training.checkpoint import check_class, read_checkpoint
+from lightning_ae.training.preemption import Preemption
+from lightning_ae.training.rebuild import check_weights
+
+
+class TrainingParser(LightningArgumentParser):
+    """Parses the options of a model, its data and the trainer.
+
+    Recipes are what -c, --model and --data name. A file that an option of a class names, a checkpoint say, is never
+    read as one: its text could name any class.
+    """
+
+    def add_class_arguments(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
+        return super().add_class_arguments(*args, **{**kwargs, "sub_configs": False})
+
+    def __init__(self, *args: Any, parser_mode: str = MODE, **kwargs: Any) -> None:
+        super().__init__(*args, parser_mode=parser_mode, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: D102
+        if not self.exit_on_error:
+            super().error(message, ex)
+        raise one_line(message, str(self.prog)) from ex
 
 
 class TrainingCLI(LightningCLI):

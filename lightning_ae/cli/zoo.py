@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lightning_ae.cli.parsing import ToolParser
 from lightning_ae.errors import InputError
-from lightning_ae.parsing import ToolParser
 
 COMMANDS = {
     "list": "show the entries",
@@ -95,7 +95,7 @@ def _list(as_json: bool, **options: Any) -> None:
 
 def _info(as_json: bool, name: str) -> None:
     from lightning_ae.zoo import info
-    from lightning_ae.zoo.cards import ABOUT
+    from lightning_ae.zoo.publishing.cards import ABOUT
 
     entry = info(name)
     plain = entry.model_dump(by_alias=True, mode="json")
@@ -126,7 +126,7 @@ def _info(as_json: bool, name: str) -> None:
 
 def _load_test(as_json: bool, name: str) -> None:
     from lightning_ae.zoo import info, load, load_encoder
-    from lightning_ae.zoo.evaluate import golden_checks
+    from lightning_ae.zoo.checks import golden_checks
 
     entry = info(name)
     start = time.perf_counter()
@@ -195,7 +195,7 @@ def _reproduce(as_json: bool, name: str, path: str | None, train: bool) -> None:
 
 def _publish(as_json: bool, write: bool, **options: Any) -> None:
     from lightning_ae.zoo import publish
-    from lightning_ae.zoo.publishing import dump
+    from lightning_ae.zoo.publishing.entry import dump
 
     entry = publish(dry_run=not write, **options)
     if as_json:

@@ -14,9 +14,9 @@ from torchmetrics.classification import MulticlassAccuracy
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.config import import_class, to_plain
 from lightning_ae.errors import InputError
-from lightning_ae.exact import ExactModule
-from lightning_ae.likelihoods import at_least_float32
-from lightning_ae.speed import adamw
+from lightning_ae.parts.likelihoods import at_least_float32
+from lightning_ae.training.module import ExactModule
+from lightning_ae.training.speed import adamw
 
 
 class FineTuneClassifier(ExactModule):

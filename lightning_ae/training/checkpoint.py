@@ -22,7 +22,15 @@ from torch import Tensor
 from lightning_ae.config import arguments, bind_arguments, class_path, from_plain, import_class, to_plain
 from lightning_ae.errors import InputError, unknown
 from lightning_ae.preprocess import Preprocess
-from lightning_ae.rebuild import DAMAGED, check_finite, check_plain, check_sizes, check_weights, rebuild, skeleton
+from lightning_ae.training.rebuild import (
+    DAMAGED,
+    check_finite,
+    check_plain,
+    check_sizes,
+    check_weights,
+    rebuild,
+    skeleton,
+)
 
 METADATA_KEY = "lightning_ae"
 C = TypeVar("C", bound="Checkpointed")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
-    from lightning_ae.parsing import ToolParser
+    from lightning_ae.cli.parsing import ToolParser
 
 COMMANDS = {
     "fit": "train a model",
@@ -120,8 +120,8 @@ def _find_own_classes(args: list[str]) -> None:
 
 def _run(command: str, args: list[str]) -> None:
     if command in ("fit", "validate", "test", "predict"):
-        from lightning_ae import run_folder
-        from lightning_ae.training_cli import TrainingCLI
+        from lightning_ae.cli import run_folder
+        from lightning_ae.cli.training import TrainingCLI
 
         try:
             TrainingCLI(command, args, COMMANDS[command]).run()
@@ -130,19 +130,19 @@ def _run(command: str, args: list[str]) -> None:
     elif command == "completion":
         print(_completion(args), end="")
     elif command == "zoo":
-        from lightning_ae.zoo import cli as zoo
+        from lightning_ae.cli import zoo
 
         zoo.run(args)
     else:
-        from lightning_ae import tools
+        from lightning_ae.cli import tools
 
         parser = _tool_parser(command)
         getattr(tools, command.replace("-", "_"))(**parser.parse_args(args).as_dict())
 
 
 def _tool_parser(command: str) -> ToolParser:
-    from lightning_ae import tools
-    from lightning_ae.parsing import ToolParser
+    from lightning_ae.cli import tools
+    from lightning_ae.cli.parsing import ToolParser
 
     function = getattr(tools, command.replace("-", "_"))
     description = (inspect.getdoc(function) or "").split("\n\nArgs:")[0]
@@ -152,10 +152,10 @@ def _tool_parser(command: str) -> ToolParser:
 
 
 def _completion(args: list[str]) -> str:
+    from lightning_ae.cli.parsing import ToolParser
+    from lightning_ae.cli.training import training_parser
+    from lightning_ae.cli.zoo import add_commands as add_zoo_commands
     from lightning_ae.errors import InputError, unknown
-    from lightning_ae.parsing import ToolParser
-    from lightning_ae.training_cli import training_parser
-    from lightning_ae.zoo.cli import add_commands as add_zoo_commands
 
     shells = ("bash", "zsh", "tcsh")
     if find_spec("shtab") is None:
@@ -227,7 +227,3 @@ def _escape(text: str) -> str:
     from rich.markup import escape
 
     return escape(text)
-
-
-if __name__ == "__main__":
-    main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,8 +16,8 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from lightning_ae.checkpoint import Checkpointed, use_own_checkpoints
-from lightning_ae.distributed import (
+from lightning_ae.errors import InputError
+from lightning_ae.exact import (
     GLOBAL_BATCH_SIZE,
     Noise,
     keyed,
@@ -25,12 +26,12 @@ from lightning_ae.distributed import (
     use_group,
     world_size,
 )
-from lightning_ae.epoch_terms import EpochTerms, means_of
-from lightning_ae.errors import InputError
-from lightning_ae.lean import use_lean_loop, use_lightnings_loop
-from lightning_ae.preemption import Preemption
-from lightning_ae.private import find_unused_parameters, logs_now, trainer_of
-from lightning_ae.resume import Resumption, of_all_ranks
+from lightning_ae.training.checkpoint import Checkpointed, use_own_checkpoints
+from lightning_ae.training.epoch_terms import EpochTerms, means_of
+from lightning_ae.training.lean import use_lean_loop, use_lightnings_loop
+from lightning_ae.training.preemption import Preemption
+from lightning_ae.training.private import find_unused_parameters, logs_now, trainer_of
+from lightning_ae.training.resume import Resumption, of_all_ranks
 
 # what runs networks, and under FSDP needs their weights as a whole
 _STEPS = ("training_step", "validation_step", "test_step", "predict_step")
@@ -101,7 +102,7 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
         In a trainer's step they are keyed by the seed, the stage, the step, the purpose and how often it was asked for
         before, so that any number of ranks, and a run resumed in the middle of an epoch, see the same; in evaluation
         they repeat from epoch to epoch. Elsewhere they come from torch's global generator. Where what is drawn for is
-        not the batch (several draws for a sample, pseudo-inputs), see `lightning_ae.distributed.rows`.
+        not the batch (several draws for a sample, pseudo-inputs), see `lightning_ae.exact.rows`.
         """
         return noise_of_step(purpose)
 
@@ -195,6 +196,8 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
         use_group(None if mesh is None else mesh["data_parallel"].get_group())
         self._run_seed = self.trainer.strategy.broadcast(torch.initial_seed())
         use_own_checkpoints(self.trainer)
+        # inside Lightning 2.6, with every batch that it moves; nothing that a user could change
+        warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
         if stage == "fit":
             if self.trainer.checkpoint_callbacks:  # before anything is trained that could not be saved
                 self.check_loads()

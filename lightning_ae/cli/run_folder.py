@@ -132,7 +132,7 @@ def loggers(given: Any, run_dir: Path) -> list[Namespace]:
     metrics = [logger for logger in found if logger.class_path.endswith((".CSVLogger", ".MetricsLogger"))]
     options = metrics[0].init_args if metrics else Namespace()
     # this one comes first: Lightning takes a run's folder from the first logger
-    own = Namespace(class_path="lightning_ae.run_folder.MetricsLogger", init_args=options)
+    own = Namespace(class_path="lightning_ae.cli.run_folder.MetricsLogger", init_args=options)
     found = [own, *(logger for logger in found if logger not in metrics)]
     for logger in found:
         for key, value in _place(logger.class_path, run_dir).items():

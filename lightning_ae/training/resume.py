@@ -11,8 +11,8 @@ import torch.distributed as dist
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_ae import distributed
-from lightning_ae.private import EpochRestart, EvaluationRestart, FitRestart, missing_to_resume
+from lightning_ae.exact.collectives import group, world_size
+from lightning_ae.training.private import EpochRestart, EvaluationRestart, FitRestart, missing_to_resume
 
 KEY = "resumption"
 
@@ -181,8 +181,8 @@ def of_all_ranks(own: Any) -> list[Any]:
     """What each rank gives, in the order of ranks. All of them must call it, as they must to save a checkpoint."""
     if not (dist.is_available() and dist.is_initialized()):
         return [own]
-    ranks: list[Any] = [None] * distributed.world_size()
-    dist.all_gather_object(ranks, own, group=distributed._group)
+    ranks: list[Any] = [None] * world_size()
+    dist.all_gather_object(ranks, own, group=group())
     return ranks
 
 

@@ -1,7 +1,7 @@
 """The cards, the zoo's README and the JSON Schema, all made from the entries.
 
-python -m lightning_ae.zoo.cards            # writes what is stale
-python -m lightning_ae.zoo.cards --check    # fails where something is
+python -m lightning_ae.zoo.publishing.cards            # writes what is stale
+python -m lightning_ae.zoo.publishing.cards --check    # fails where something is
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def overview(entries: list[Entry]) -> str:
     lines = [
         "# The zoo",
         "",
-        "Made by `python -m lightning_ae.zoo.cards` from `entries/`; `lightning-ae zoo list` shows it, too.",
+        "Made by `python -m lightning_ae.zoo.publishing.cards` from `entries/`; `lightning-ae zoo list` shows it, too.",
         "",
         "Errors in %, on the test split, of classifiers that learn from at most 10 000 training codes: logistic",
         "regression (probe) and 5 nearest neighbours (k-NN), on the codes, on raw pixels, on principal components (as",

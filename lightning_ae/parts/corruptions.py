@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from lightning_ae.config import Configurable
-from lightning_ae.distributed import Noise
 from lightning_ae.errors import InputError
+from lightning_ae.exact import Noise
 
 
 class Corruption(Configurable):

@@ -23,8 +23,8 @@ from torch import Tensor
 from lightning_ae.config import import_class
 from lightning_ae.data.loader import BatchLoader, Columns, Order
 from lightning_ae.errors import InputError
-from lightning_ae.exact import ExactModule, _tensors
-from lightning_ae.models import get_model, list_models
+from lightning_ae.registry import get_model, list_models
+from lightning_ae.training.module import ExactModule, _tensors
 
 TOLERANCE = 1e-5
 SAMPLES, BATCH_SIZE, EPOCHS = 47, 12, 3

@@ -190,7 +190,7 @@ def rate_distortion(
     Raises:
         InputError: when a file exists, or the data cannot be read.
     """
-    from lightning_ae import rate_distortion as curve
+    from lightning_ae.metrics import rate_distortion as curve
 
     model = _load(checkpoint, device)
     folder = Path(output) if output else _beside(checkpoint)
@@ -366,9 +366,9 @@ def certify(
     """
     from rich.table import Table
 
-    from lightning_ae.certify import MEASURED, Case
-    from lightning_ae.certify import certify as run
-    from lightning_ae.models import list_models
+    from lightning_ae.registry import list_models
+    from lightning_ae.training.certify import MEASURED, Case
+    from lightning_ae.training.certify import certify as run
 
     if model == "all" and init_args:
         raise InputError("init_args cannot suit all models", "give one model's name")

@@ -1,0 +1,3 @@
+from lightning_ae.cli.app import main
+
+main()

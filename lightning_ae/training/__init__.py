@@ -1,0 +1,1 @@
+"""What touches Lightning: steps and logs, checkpoints, the lean loop, interruptions, the certificate."""

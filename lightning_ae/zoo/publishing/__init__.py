@@ -1,0 +1,1 @@
+"""What only those who publish entries need: measuring, cards, writing."""
