@@ -1,9 +1,10 @@
-"""The base class of every variant: steps, logging, optimizer, encode, decode, forward."""
+"""The base class of every variant: encode, decode, forward, loss terms, optimizer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from contextlib import contextmanager
+from typing import Any, ClassVar, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +12,42 @@ from torch import Tensor, nn
 from lightning_ae.architectures import MLP, Architecture
 from lightning_ae.config import from_plain, to_plain
 from lightning_ae.errors import InputError
+from lightning_ae.parts.corruptions import Corruption
 from lightning_ae.parts.likelihoods import Gaussian, Likelihood, LikelihoodHead, output_shape
+from lightning_ae.parts.schedules import Schedule
 from lightning_ae.preprocess import stack
+from lightning_ae.signatures import complete
+from lightning_ae.training.constraints import Constraints
 from lightning_ae.training.module import ExactModule, weights_type
-from lightning_ae.training.speed import adamw, compile_in_place
+from lightning_ae.training.speed import adamw, compile_in_place, scheduled
+
+Code = Tensor | tuple[Tensor, ...]
+"""(B, *code_shape); of a hierarchy, one for each level."""
+
+
+class TrainingOptions(TypedDict, total=False):
+    """How a model is trained: what every variant passes on to `Autoencoder`."""
+
+    lr: float
+    lr_schedule: Schedule | None
+    weight_decay: float
+
+
+class NetworkOptions(TrainingOptions, total=False):
+    """What a variant passes on that has a likelihood of its own."""
+
+    architecture: Architecture
+    corruption: Corruption | None
+
+
+class LikelihoodOptions(TrainingOptions, total=False):
+    """What a variant passes on that has networks of its own."""
+
+    likelihood: Likelihood
+
+
+class Options(NetworkOptions, LikelihoodOptions, total=False):
+    """All that a variant may pass on to `Autoencoder`."""
 
 
 class Autoencoder(ExactModule):
@@ -33,12 +66,18 @@ class Autoencoder(ExactModule):
     `corrupt` where it must. Every hyper-parameter is kept as plain data, a subclass's too, so `load_from_checkpoint`
     needs nothing but the path.
 
+    Codes have the shape `code_shape`, channels first: (latent_dim,), or (latent_dim, ...) of a network that gives a map
+    or tokens. A model that takes more of a batch than its input names it in `given`; see `unpack`.
+
     Args:
-        input_shape: the shape of one sample: (channels, height, width) for images, (dimensions,) for vectors.
-        latent_dim: the number of dimensions of the code.
+        input_shape: the shape of one sample without the batch, channels first: (dimensions,) for vectors, (channels,
+            length), (channels, height, width) for images, and so on.
+        latent_dim: the number of values of the code at each position; of a vector, its dimensions.
         architecture: builds the encoder and the decoder.
         likelihood: p(x | z), the distribution whose parameters the decoder gives.
+        corruption: what happens to the input in a step, a corruption of `lightning_ae.parts`; the target stays clean.
         lr: the learning rate of AdamW.
+        lr_schedule: what lr is multiplied with at each step, a schedule of `lightning_ae.parts`.
         weight_decay: AdamW's decoupled weight decay; with 0 it is Adam.
 
     Raises:
@@ -47,13 +86,35 @@ class Autoencoder(ExactModule):
 
     reference: ClassVar[str] = "Hinton & Salakhutdinov 2006, https://doi.org/10.1126/science.1127647"
 
+    given: ClassVar[tuple[str, ...]] = ()
+    """What it takes of a batch besides the input, by role: "label", "condition", "mask" (true where a value is known).
+
+    Each is passed by that name to `loss`, `encode`, `decode` and the like. A mask needs nothing more: the likelihood
+    then counts what it marks.
+    """
+    latents: ClassVar[tuple[str, ...]] = ("mean",)
+    """What it can say of a code: "mean", without randomness; "sample", a draw; "indices", numbers of a codebook."""
+    generates: ClassVar[bool] = False
+    """Whether `sample` has a distribution over codes to draw from."""
+    needs_data_size: ClassVar[bool] = False
+    """Whether the loss asks for `data_size`."""
+
+    data_size: Tensor
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        complete(cls)
+
     def __init__(
         self,
         input_shape: Sequence[int],
         latent_dim: int = 16,
+        *,
         architecture: Architecture = MLP(),
         likelihood: Likelihood = Gaussian(),
+        corruption: Corruption | None = None,
         lr: float = 1e-3,
+        lr_schedule: Schedule | None = None,
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__()
@@ -61,53 +122,74 @@ class Autoencoder(ExactModule):
         self.latent_dim = to_plain(latent_dim, "latent_dim")
         self.architecture = from_plain(Architecture, architecture, "architecture")
         self.likelihood = from_plain(Likelihood, likelihood, "likelihood")
+        self.corruption = None if corruption is None else from_plain(Corruption, corruption, "corruption")
         self.lr = to_plain(lr, "lr")
+        self.lr_schedule = None if lr_schedule is None else from_plain(Schedule, lr_schedule, "lr_schedule")
         self.weight_decay = to_plain(weight_decay, "weight_decay")
+        self.columns: dict[str, str] = {}
+        self._code_shape: tuple[Any, ...] | None = None
         _check_arguments(self)
 
         self.encoder = self.build_encoder()
         self.decoder = self.build_decoder()
         self.architecture.tie(self.encoder, self.decoder)
         self.head = LikelihoodHead(self.likelihood, self.input_shape)
+        if self.needs_data_size:
+            self.register_buffer("data_size", torch.zeros((), dtype=torch.long))
+
+    # ---- what it says of itself ---------------------------------------------------------------------------------
+
+    @property
+    def drawn_objective(self) -> str | None:
+        """What an evaluation calls the loss, where chance is a part of it."""
+        return "denoising_loss" if self.corrupts else None
+
+    @property
+    def corrupts(self) -> bool:
+        """Whether the encoder sees something else than the target in a step."""
+        return self.corruption is not None or type(self).corrupt is not Autoencoder.corrupt
 
     # ---- what a variant overrides -------------------------------------------------------------------------------
 
     @property
     def encoder_features(self) -> int:
-        """How many values the encoder network gives for a sample."""
+        """How many values the encoder network gives for a sample, at each position."""
         return self.latent_dim
 
     def build_encoder(self) -> nn.Module:
-        """The network from (B, *input_shape) to (B, encoder_features)."""
+        """The network from (B, *input_shape) to (B, encoder_features, ...)."""
         return self.architecture.encoder(self.input_shape, self.encoder_features)
 
     def build_decoder(self) -> nn.Module:
-        """The network from (B, latent_dim) to (B, *shape), where the likelihood says how many values it needs."""
+        """The network from (B, *code_shape) to (B, *shape), where the likelihood says how many values it needs."""
         return self.architecture.decoder(self.latent_dim, output_shape(self.likelihood, self.input_shape))
 
     def corrupt(self, x: Tensor) -> Tensor:
         """What the encoder sees of `x` (B, *input_shape) in a step; the reconstruction's target stays clean."""
-        return x
+        return x if self.corruption is None else self.corruption(x, self.noise("corruption"))
 
-    def encode(self, x: Tensor) -> Tensor:
-        """The code of `x`, without randomness: (B, *input_shape) to (B, latent_dim)."""
+    def encode(self, x: Tensor, **given: Tensor) -> Any:
+        """The code of `x`, without randomness: (B, *input_shape) to (B, *code_shape), or a tuple of codes."""
+        self.check_given(given)
         code: Tensor = self.encoder(x)
         return code
 
-    def loss(self, x: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def loss(self, x: Tensor, target: Tensor, **given: Tensor) -> dict[str, Tensor]:
         """The named terms of the objective, of which "loss" is the one minimised.
 
         Args:
             x: what the encoder sees, (B, *input_shape).
             target: what is to be reconstructed, (B, *input_shape).
+            given: what else the model takes of a batch, by the names in `given`; a model that takes nothing more may
+                leave it out.
 
         Returns:
             Scalars, each summed over the dimensions of a sample and averaged over the batch.
         """
-        reconstruction = self.reconstruction_loss(self.encode(x), target)
+        reconstruction = self.reconstruction_loss(self.encode(x, **given), target, **given)
         return {"loss": reconstruction, "reconstruction": reconstruction}
 
-    def sample(self, n: int) -> Tensor:
+    def sample(self, n: int, **given: Tensor) -> Tensor:
         """`n` samples in data units, (n, *input_shape); only generative variants have them.
 
         Raises:
@@ -118,40 +200,117 @@ class Autoencoder(ExactModule):
             "fit one to the codes (sklearn.mixture.GaussianMixture, say) and decode its samples, or train a VAE",
         )
 
+    def rate(self, x: Tensor, **given: Tensor) -> Tensor | None:
+        """The bits that the code of each sample costs, (B,), where the model itself says so: a divergence, indices."""
+        return None
+
+    def active(self, code: Tensor) -> Tensor | None:
+        """Which units of a sparse code are in use, of the code's shape; None where codes are dense."""
+        return None
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The optimizer's groups of parameters, with "lr" or "weight_decay" where they differ from the model's."""
+        return [{"params": list(self.parameters())}]
+
+    def constrain(self) -> None:
+        """Brings weights back to where they must be (a decoder of unit norm, say): after each step of an optimizer.
+
+        Also before the first step of a fit; so it must leave alone weights that are where they must be, to rounding,
+        or resuming would not be bit for bit.
+        """
+
     # ---- what a user calls --------------------------------------------------------------------------------------
 
-    def decode(self, z: Tensor) -> Tensor:
-        """The likelihood's mean, in data units: (B, latent_dim) to (B, *input_shape)."""
-        return self.likelihood.mean(self.decoder_parameters(z))
+    def decode(self, z: Any, **given: Tensor) -> Tensor:
+        """The likelihood's mean, in data units: (B, *code_shape) to (B, *input_shape)."""
+        return self.likelihood.mean(self.decoder_parameters(z, **given))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, **given: Tensor) -> Tensor:
         """The reconstruction of `x`: (B, *input_shape) to the same shape."""
-        return self.decode(self.encode(x))
+        return self.decode(self.encode(x, **given), **given)
 
     @torch.no_grad()
-    def features(self, data: Any) -> Tensor:
-        """The codes of data in natural units, after the preprocessing that the model was trained with.
+    def features(self, data: Any, **given: Any) -> Tensor:
+        """The codes of data in natural units, as vectors, after the preprocessing that the model was trained with.
 
         Args:
             data: for images a sequence of PIL images or arrays, or a tensor (B, H, W) or (B, C, H, W), uint8 or floats
                 in [0, 1]; for vectors anything that makes an array (B, dimensions).
+            given: what else the model takes, by the names in `given`.
 
         Returns:
-            (B, latent_dim), on the model's device and in its weights' type, under autocast too.
+            (B, feature_dim), on the model's device and in its weights' type, under autocast too.
         """
         x = data if isinstance(data, Tensor) else stack(data)
         x = x.to(self.device)
-        code = self.encode(self.unpack(x if self.preprocess is None else self.preprocess(x))[0])
+        x = x if self.preprocess is None else self.preprocess(x)
+        roles = {role: torch.as_tensor(value, device=self.device) for role, value in given.items()}
+        self.check_given(roles)
+        x, _, _ = self.read({"input": x, **{self.columns.get(role, role): value for role, value in roles.items()}})
+        code = self.pool(self.encode(x, **roles))
         return code.to(self.dtype) if code.is_floating_point() else code
 
-    def decoder_parameters(self, z: Tensor) -> Tensor:
-        """The parameters of p(x | z): (B, latent_dim) to (B, likelihood.num_parameters, *input_shape)."""
+    @property
+    def code_shape(self) -> Any:
+        """The shape of a sample's code, channels first; of a hierarchy, a tuple of such shapes.
+
+        The network is asked once, with zeros, in evaluation mode.
+        """
+        if self._code_shape is None:
+            with asked(self):
+                codes = self.encode(self.new_inputs(1), **self._zeros_given(1))
+            shapes = [tuple(code.shape[1:]) for code in _parts(codes)]
+            self._code_shape = tuple(shapes) if isinstance(codes, tuple) else shapes[0]
+        return self._code_shape
+
+    @property
+    def feature_dim(self) -> int:
+        """How many features `pool` makes of a code."""
+        shapes = self.code_shape if isinstance(self.code_shape[0], tuple) else (self.code_shape,)
+        return sum(shape[0] for shape in shapes)
+
+    def pool(self, code: Code) -> Tensor:
+        """A vector of each code, (B, feature_dim): the mean over the positions; a tuple's parts beside each other."""
+        return torch.cat([part.flatten(2).mean(dim=2) if part.ndim > 2 else part for part in _parts(code)], dim=1)
+
+    def units(self, code: Code) -> Tensor:
+        """All values of each code beside each other, (B, values)."""
+        return torch.cat([part.flatten(1) for part in _parts(code)], dim=1)
+
+    def zeros(self, n: int) -> Any:
+        """Zeros in the shape of `n` codes, (n, *code_shape), where the model's weights are; a tuple for a hierarchy."""
+        shapes = self.code_shape
+        if isinstance(shapes[0], tuple):
+            return tuple(torch.zeros(n, *shape, dtype=self.dtype, device=self.device) for shape in shapes)
+        return torch.zeros(n, *shapes, dtype=self.dtype, device=self.device)
+
+    def new_inputs(self, n: int) -> Tensor:
+        """Zeros in the shape of `n` inputs, (n, *input_shape), where the encoder's weights are."""
+        return torch.zeros(n, *self.input_shape, dtype=weights_type(self.encoder, self), device=self.device)
+
+    def decoder_parameters(self, z: Any, **given: Tensor) -> Tensor:
+        """The parameters of p(x | z): (B, *code_shape) to (B, likelihood.num_parameters, *input_shape)."""
+        self.check_given(given)
         parameters: Tensor = self.head(self.decoder(z.to(weights_type(self.decoder, self))))
         return parameters
 
-    def reconstruction_loss(self, z: Tensor, target: Tensor) -> Tensor:
+    def log_likelihood(self, z: Any, target: Tensor, **given: Tensor) -> Tensor:
+        """log p(target | z) in nats, summed over the dimensions of a sample: (B,).
+
+        Where the model takes a "mask", over those only that it marks as known.
+        """
+        parameters = self.decoder_parameters(z, **given)
+        return self.likelihood.log_prob(parameters, target, **{k: v for k, v in given.items() if k == "mask"})
+
+    def reconstruction_loss(self, z: Any, target: Tensor, **given: Tensor) -> Tensor:
         """-log p(target | z) in nats, summed over dimensions and averaged over the batch."""
-        return -self.likelihood.log_prob(self.decoder_parameters(z), target).mean()
+        return -self.log_likelihood(z, target, **given).mean()
+
+    def scheduled(self, schedule: Schedule | None) -> float:
+        """What a schedule gives at this step of a fit; 1 without one, and in evaluation."""
+        if schedule is None or not self.training or self._trainer is None:
+            return 1.0
+        return schedule(self.global_step, self.total_steps() if schedule.needs_total else 0.0)
 
     def compile(self, **options: Any) -> None:
         """Compiles the encoder and the decoder in place, with the options of `torch.compile`.
@@ -161,18 +320,28 @@ class Autoencoder(ExactModule):
         for network in (self.encoder, self.decoder):
             compile_in_place(network, **options)
 
-    def unpack(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """The input and the reconstruction's target, (B, *input_shape) each, of a batch, in the weights' type.
+    # ---- what a batch holds -------------------------------------------------------------------------------------
 
-        A batch is a tensor, a tuple or list that begins with one, or a dict. Of a dict the entry whose shape is
-        `input_shape` is the input; an entry "target" of that shape, where there is one, is the target.
+    def unpack(self, batch: Any) -> tuple[Any, ...]:
+        """The input, the reconstruction's target, (B, *input_shape) each, and what else the model takes of a batch.
+
+        A batch is a tensor, a tuple or list that begins with one, or a dict. Of a tuple what follows the input is, in
+        their order, what the model names in `given`. Of a dict the entry whose shape is `input_shape` is the input; an
+        entry "target" of that shape, where there is one, is the target; what the model takes besides has the name of
+        its role ("label"), or of the column that the data module has for it. An override may return the first two
+        alone, or (input, target, {role: value}).
 
         Raises:
             InputError: when no such tensor is there, or more than one.
         """
         target = None
         if isinstance(batch, Mapping):
-            fits = {k: v for k, v in batch.items() if isinstance(v, Tensor) and v.shape[1:] == self.input_shape}
+            taken = {self.columns.get(role, role) for role in self.given}
+            fits = {
+                k: v
+                for k, v in batch.items()
+                if isinstance(v, Tensor) and v.shape[1:] == self.input_shape and k not in taken
+            }
             target = fits.pop("target", None)
             if len(fits) != 1:
                 shapes = {k: tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__ for k, v in batch.items()}
@@ -198,18 +367,80 @@ class Autoencoder(ExactModule):
         x = x.to(
             weights_type(self.encoder, self)
         )  # numpy's arrays are float64; autocast converts from float32 by itself
-        return x, x if target is None else target.to(x.dtype)
+        return x, x if target is None else target.to(x.dtype), self._given_of(batch, len(x))
+
+    def read(self, batch: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """What `unpack` makes of a batch, with what the model takes besides, whether an override says that or not."""
+        found = self.unpack(batch)
+        if len(found) == 3:
+            return found
+        return found[0], found[1], self._given_of(batch, len(found[0]))
+
+    def check_given(self, given: Mapping[str, Any]) -> None:
+        """Refuses what the model does not take, and asks for what it does.
+
+        Raises:
+            InputError: naming it.
+        """
+        if given.keys() == set(self.given):
+            return
+        name = type(self).__name__
+        wanted = ", ".join(self.given) or "nothing"
+        raise InputError(
+            f"{name} takes {wanted} besides the input, got {', '.join(given) or 'nothing'}",
+            f"pass {', '.join(f'{role}=...' for role in self.given)}" if self.given else "leave it out",
+        )
+
+    def _given_of(self, batch: Any, size: int) -> dict[str, Tensor]:
+        if not self.given:
+            return {}
+        if isinstance(batch, Mapping):
+            found: dict[str, Any] = {role: batch.get(self.columns.get(role, role)) for role in self.given}
+            there = ", ".join(map(str, batch))
+        else:
+            rest = list(batch[1:]) if isinstance(batch, tuple | list) else []
+            found = dict(zip(self.given, [*rest, *[None] * len(self.given)], strict=False))
+            there = f"{len(rest)} further values"
+        for role, value in found.items():
+            if not isinstance(value, Tensor) or len(value) != size:
+                raise InputError(
+                    f"{type(self).__name__} takes {role!r} besides the input, of which the batch has none for its "
+                    f"{size} samples; it holds {there}",
+                    f"give batches (input, {', '.join(self.given)}), or dicts with such an entry",
+                )
+            wide = value.is_floating_point() and role != "mask"
+            found[role] = value.to(weights_type(self.encoder, self)) if wide else value
+        return found
+
+    def _zeros_given(self, n: int) -> dict[str, Tensor]:
+        """What stands for `given` where the network is asked for a shape; labels of class 0, all of a mask known."""
+        zeros = {"label": torch.zeros(n, dtype=torch.long), "mask": torch.ones(n, *self.input_shape, dtype=torch.bool)}
+        lacking = [role for role in self.given if role not in zeros]
+        if lacking:
+            raise InputError(
+                f"{type(self).__name__} takes {', '.join(lacking)}, of a shape that only it knows",
+                "override code_shape",
+            )
+        return {role: zeros[role].to(self.device) for role in self.given}
 
     # ---- what Lightning calls -----------------------------------------------------------------------------------
 
-    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """The codes "code" (B, latent_dim) and reconstructions "reconstruction" (B, *input_shape) of a batch."""
-        x, _ = self.unpack(batch)
-        code = self.encode(x)
-        return {"code": code, "reconstruction": self.decode(code)}
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """The codes "code" (B, *code_shape) and reconstructions "reconstruction" (B, *input_shape) of a batch."""
+        x, _, given = self.read(batch)
+        code = self.encode(x, **given)
+        return {"code": code, "reconstruction": self.decode(code, **given)}
 
     def configure_optimizers(self) -> Any:  # noqa: D102
-        return adamw(self, self.parameters(), self.lr, self.weight_decay)
+        optimizer = adamw(self, self.parameter_groups(), self.lr, self.weight_decay)
+        if self.lr_schedule is None:
+            return optimizer
+        return scheduled(optimizer, self.lr_schedule, self.total_steps() if self.lr_schedule.needs_total else 0.0)
+
+    def configure_callbacks(self) -> list[Any]:
+        """One more where `constrain` has something to do, or the loss asks for the data's size."""
+        own = type(self).constrain is not Autoencoder.constrain or self.needs_data_size
+        return [*super().configure_callbacks(), *([Constraints()] if own else [])]
 
     def setup(self, stage: str) -> None:
         """Takes over the data module's preprocessing, so that checkpoints carry it."""
@@ -218,21 +449,42 @@ class Autoencoder(ExactModule):
         if stage == "fit" and data is not None:
             self.preprocess = getattr(data, "preprocess", None)
             self.data_config = getattr(data, "config", None)
+        label = getattr(data, "label", None)
+        if "label" in self.given and label is not None:
+            self.columns["label"] = label
 
     # ---- the step -----------------------------------------------------------------------------------------------
 
     def _terms(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        x, target = self.unpack(batch)
+        x, target, given = self.read(batch)
         if batch_idx == 0:  # once an epoch: the check reads the values back from the device
             self.likelihood.check(target)
-        return self.loss(self.corrupt(x), target)
+        return self.loss(self.corrupt(x), target, **given)
+
+
+@contextmanager
+def asked(model: nn.Module) -> Any:
+    """Inside, a model can be asked for shapes: in evaluation mode, without gradients; it is left as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _parts(code: Code) -> tuple[Tensor, ...]:
+    return code if isinstance(code, tuple) else (code,)
 
 
 def _check_arguments(model: Autoencoder) -> None:
     shape = model.input_shape
-    if len(shape) not in (1, 3) or any(not isinstance(n, int) or n < 1 for n in shape):
+    if not shape or any(not isinstance(n, int) or n < 1 for n in shape):
         raise InputError(
-            f"input_shape must be (channels, height, width) or (dimensions,) in positive integers, got {shape}"
+            f"input_shape must be the shape of one sample, channels first, in positive integers, got {shape}",
+            "(dimensions,) for vectors, (channels, height, width) for images",
         )
     if not isinstance(model.latent_dim, int) or model.latent_dim < 1:
         raise InputError(f"latent_dim must be a positive integer, got {model.latent_dim!r}")

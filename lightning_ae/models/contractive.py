@@ -8,11 +8,12 @@ from typing import ClassVar, Literal
 import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from lightning_ae.architectures import MLP, Architecture
-from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.autoencoder import Autoencoder, LikelihoodOptions
 from lightning_ae.errors import InputError
-from lightning_ae.parts.likelihoods import Gaussian, Likelihood, at_least_float32
+from lightning_ae.parts.likelihoods import at_least_float32
 from lightning_ae.parts.penalties import (
     ACTIVATIONS,
     DERIVATIVES,
@@ -53,7 +54,6 @@ class ContractiveAutoencoder(Autoencoder):
     - "auto": the cheapest exact one: the closed form where it holds, else "exact". `jacobian_method` says which.
 
     Args:
-        input_shape: the shape of one sample: (channels, height, width) for images, (dimensions,) for vectors.
         latent_dim: the number of units of the code.
         contraction: lambda.
         method: how the norm is computed.
@@ -61,10 +61,6 @@ class ContractiveAutoencoder(Autoencoder):
         draws: the number of random vectors of "hutchinson".
         hessian_weight: gamma, of the higher-order term.
         hessian_scale: sigma, the standard deviation of its noise, in data units.
-        architecture: builds the encoder and the decoder.
-        likelihood: p(x | z), the distribution whose parameters the decoder gives.
-        lr: the learning rate of AdamW.
-        weight_decay: AdamW's decoupled weight decay; with 0 it is Adam.
     """
 
     reference: ClassVar[str] = "Rifai et al. 2011, https://icml.cc/2011/papers/455_icmlpaper.pdf"
@@ -73,6 +69,7 @@ class ContractiveAutoencoder(Autoencoder):
         self,
         input_shape: Sequence[int],
         latent_dim: int = 16,
+        *,
         contraction: float = 0.1,
         method: Method = "auto",
         code_activation: CodeActivation = "sigmoid",
@@ -80,11 +77,9 @@ class ContractiveAutoencoder(Autoencoder):
         hessian_weight: float = 0.0,
         hessian_scale: float = 0.1,
         architecture: Architecture = MLP(hidden=()),
-        likelihood: Likelihood = Gaussian(),
-        lr: float = 1e-3,
-        weight_decay: float = 0.0,
+        **options: Unpack[LikelihoodOptions],
     ) -> None:
-        super().__init__(input_shape, latent_dim, architecture, likelihood, lr, weight_decay)
+        super().__init__(input_shape, latent_dim, architecture=architecture, **options)
         for name, value in {"contraction": contraction, "hessian_weight": hessian_weight}.items():
             if not value >= 0:
                 raise InputError(f"{name} must not be negative, got {value}")
@@ -111,14 +106,15 @@ class ContractiveAutoencoder(Autoencoder):
         self.code_activation, self.draws, self.contraction = code_activation, draws, contraction
         self.hessian_weight, self.hessian_scale = hessian_weight, hessian_scale
 
-    def encode(self, x: Tensor) -> Tensor:
+    def encode(self, x: Tensor, **given: Tensor) -> Tensor:
         """The activations of the code: (B, *input_shape) to (B, latent_dim)."""
+        self.check_given(given)
         return ACTIVATIONS[self.code_activation](at_least_float32(self.encoder(x))).to(self.dtype)
 
-    def loss(self, x: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def loss(self, x: Tensor, target: Tensor, **given: Tensor) -> dict[str, Tensor]:
         """The terms "reconstruction", "contraction" and "hessian" (without their weights), and the total "loss"."""
-        code = self.encode(x)
-        terms = {"reconstruction": self.reconstruction_loss(code, target)}
+        code = self.encode(x, **given)
+        terms = {"reconstruction": self.reconstruction_loss(code, target, **given)}
         terms["contraction"] = self._norm(code, x).mean()
         loss = terms["reconstruction"] + self.contraction * terms["contraction"]
         if self.hessian_weight > 0:

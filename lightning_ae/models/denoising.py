@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from torch import Tensor
+from typing_extensions import Unpack
 
-from lightning_ae.architectures import MLP, Architecture
-from lightning_ae.autoencoder import Autoencoder
-from lightning_ae.config import from_plain
+from lightning_ae.architectures import Architecture
+from lightning_ae.autoencoder import Autoencoder, LikelihoodOptions
 from lightning_ae.parts.corruptions import Corruption, Masking
-from lightning_ae.parts.likelihoods import Gaussian, Likelihood
+
+
+class DenoisingOptions(LikelihoodOptions, total=False):
+    """What it passes on to `Autoencoder`."""
+
+    architecture: Architecture
 
 
 class DenoisingAutoencoder(Autoencoder):
@@ -30,13 +34,7 @@ class DenoisingAutoencoder(Autoencoder):
     that is the objective; `encode`, `decode` and `forward` take their input as it is.
 
     Args:
-        input_shape: the shape of one sample: (channels, height, width) for images, (dimensions,) for vectors.
-        latent_dim: the number of dimensions of the code.
         corruption: what happens to the input, a corruption of `lightning_ae.parts.corruptions`.
-        architecture: builds the encoder and the decoder.
-        likelihood: p(x | z), the distribution whose parameters the decoder gives.
-        lr: the learning rate of AdamW.
-        weight_decay: AdamW's decoupled weight decay; with 0 it is Adam.
     """
 
     reference: ClassVar[str] = "Vincent et al. 2010, https://jmlr.org/papers/v11/vincent10a.html"
@@ -45,15 +43,8 @@ class DenoisingAutoencoder(Autoencoder):
         self,
         input_shape: Sequence[int],
         latent_dim: int = 16,
+        *,
         corruption: Corruption = Masking(),
-        architecture: Architecture = MLP(),
-        likelihood: Likelihood = Gaussian(),
-        lr: float = 1e-3,
-        weight_decay: float = 0.0,
+        **options: Unpack[DenoisingOptions],
     ) -> None:
-        super().__init__(input_shape, latent_dim, architecture, likelihood, lr, weight_decay)
-        self.corruption = from_plain(Corruption, corruption, "corruption")
-
-    def corrupt(self, x: Tensor) -> Tensor:
-        """A corrupted copy of `x`, (B, *input_shape)."""
-        return self.corruption(x, self.noise("corruption"))
+        super().__init__(input_shape, latent_dim, corruption=corruption, **options)

@@ -7,9 +7,10 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from lightning_ae.architectures import MLP
-from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.autoencoder import Autoencoder, TrainingOptions
 from lightning_ae.errors import InputError
 from lightning_ae.exact import sum_over_ranks
 from lightning_ae.parts.likelihoods import Gaussian, at_least_float32
@@ -35,11 +36,8 @@ class LinearAutoencoder(Autoencoder):
     Adam takes far longer. `initialization="pca"` starts from the solution, computed from the training data.
 
     Args:
-        input_shape: the shape of one sample: (channels, height, width) for images, (dimensions,) for vectors.
         latent_dim: the number of components; at most the number of input dimensions.
         initialization: "default" for random weights, "pca" for the principal components of the training data.
-        lr: the learning rate of AdamW.
-        weight_decay: AdamW's decoupled weight decay; with 0 it is Adam.
     """
 
     reference: ClassVar[str] = "Baldi & Hornik 1989, https://doi.org/10.1016/0893-6080(89)90014-2"
@@ -51,11 +49,11 @@ class LinearAutoencoder(Autoencoder):
         self,
         input_shape: Sequence[int],
         latent_dim: int = 16,
+        *,
         initialization: Literal["default", "pca"] = "default",
-        lr: float = 1e-3,
-        weight_decay: float = 0.0,
+        **options: Unpack[TrainingOptions],
     ) -> None:
-        super().__init__(input_shape, latent_dim, MLP(hidden=()), Gaussian(), lr, weight_decay)
+        super().__init__(input_shape, latent_dim, architecture=MLP(hidden=()), likelihood=Gaussian(), **options)
         if initialization not in ("default", "pca"):
             raise InputError(f"initialization must be 'default' or 'pca', got {initialization!r}")
         self.initialization = initialization
@@ -65,21 +63,22 @@ class LinearAutoencoder(Autoencoder):
         self.register_buffer("mean", torch.zeros(self.input_shape))
         self.register_buffer("code_covariance", torch.zeros(latent_dim, latent_dim))
 
-    def encode(self, x: Tensor) -> Tensor:
+    def encode(self, x: Tensor, **given: Tensor) -> Tensor:
         """The code of the centred sample: (B, *input_shape) to (B, latent_dim)."""
+        self.check_given(given)
         code: Tensor = self.encoder(x - self.mean)
         return code
 
-    def decoder_parameters(self, z: Tensor) -> Tensor:
+    def decoder_parameters(self, z: Tensor, **given: Tensor) -> Tensor:
         """The reconstruction: (B, latent_dim) to (B, 1, *input_shape)."""
-        return super().decoder_parameters(z) + self.mean
+        return super().decoder_parameters(z, **given) + self.mean
 
-    def loss(self, x: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def loss(self, x: Tensor, target: Tensor, **given: Tensor) -> dict[str, Tensor]:
         """The negative log-likelihood "loss", and "reconstruction", the same without its constant: half the error."""
-        z = self.encode(x)
+        z = self.encode(x, **given)
         if self.training:
             self._track(z.detach())
-        nll = self.reconstruction_loss(z, target)
+        nll = self.reconstruction_loss(z, target, **given)
         return {"loss": nll, "reconstruction": nll}
 
     def setup(self, stage: str) -> None:

@@ -8,9 +8,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 from torch.func import jvp
+from typing_extensions import Unpack
 
 from lightning_ae.architectures import MLP, Architecture
-from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.autoencoder import Autoencoder, TrainingOptions
 from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise, sum_over_ranks
 from lightning_ae.parts.likelihoods import Gaussian, at_least_float32
@@ -53,17 +54,14 @@ class ScoreMatchingAutoencoder(Autoencoder):
     for good scores. `decode(encode(x))` reconstructs at the lowest noise level.
 
     Args:
-        input_shape: the shape of one sample: (channels, height, width) for images, (dimensions,) for vectors.
         latent_dim: the number of dimensions of the code.
         sigma: the noise's standard deviation in data units, or several of them.
         objective: "denoising" or "sliced".
-        architecture: builds the encoder and the decoder.
-        lr: the learning rate of AdamW.
-        weight_decay: AdamW's decoupled weight decay; with 0 it is Adam.
         code_activation: h, of the code's units.
     """
 
     reference: ClassVar[str] = "Vincent 2011, https://doi.org/10.1162/NECO_a_00142"
+    generates: ClassVar[bool] = True
 
     data_mean: Tensor
     data_variance: Tensor
@@ -73,14 +71,14 @@ class ScoreMatchingAutoencoder(Autoencoder):
         self,
         input_shape: Sequence[int],
         latent_dim: int = 16,
+        *,
         sigma: float | Sequence[float] = 0.5,
         objective: Literal["denoising", "sliced"] = "denoising",
         architecture: Architecture = MLP(activation="softplus"),
-        lr: float = 1e-3,
-        weight_decay: float = 0.0,
         code_activation: CodeActivation = "identity",
+        **options: Unpack[TrainingOptions],
     ) -> None:
-        super().__init__(input_shape, latent_dim, architecture, Gaussian(), lr, weight_decay)
+        super().__init__(input_shape, latent_dim, architecture=architecture, likelihood=Gaussian(), **options)
         levels = sorted([sigma] if isinstance(sigma, int | float) else sigma, reverse=True)
         if not levels or not all(level > 0 for level in levels):
             raise InputError(f"sigma must be positive, one number or several; got {sigma!r}")
@@ -104,8 +102,9 @@ class ScoreMatchingAutoencoder(Autoencoder):
         """Whether `grad_log_density` is the negative gradient of an energy: one layer, tied weights."""
         return isinstance(self.architecture, MLP) and not self.architecture.hidden and self.architecture.tied
 
-    def encode(self, x: Tensor) -> Tensor:
+    def encode(self, x: Tensor, **given: Tensor) -> Tensor:
         """The code's units: (B, *input_shape) to (B, latent_dim)."""
+        self.check_given(given)
         return ACTIVATIONS[self.code_activation](self.encoder(x))
 
     def reconstruct(self, x: Tensor, sigma: Tensor | float | None = None) -> Tensor:
@@ -122,7 +121,7 @@ class ScoreMatchingAutoencoder(Autoencoder):
         scale, shift = self._scale_and_shift(code, sigma)
         return self.decode(code * scale + shift)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, **given: Tensor) -> Tensor:
         """The reconstruction at the lowest noise level: (B, *input_shape) to the same shape."""
         return self.reconstruct(x)
 
@@ -168,13 +167,13 @@ class ScoreMatchingAutoencoder(Autoencoder):
         energy = (flat * (flat / 2 - bias)).sum(dim=1) - potential.sum(dim=1)
         return energy / level.square()
 
-    def loss(self, x: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def loss(self, x: Tensor, target: Tensor, **given: Tensor) -> dict[str, Tensor]:
         """The objective as "loss", and for "denoising" the squared "error" of the reconstruction."""
         if self.training:
             self._track(x)
         return self._denoising(x, target) if self.objective == "denoising" else self._sliced(x)
 
-    def sample(self, n: int, steps: int = 100, step_size: float = 0.1) -> Tensor:
+    def sample(self, n: int, steps: int = 100, step_size: float = 0.1, **given: Tensor) -> Tensor:  # type: ignore[override]
         r"""`n` samples by annealed Langevin dynamics (Song & Ermon 2019, algorithm 1), (n, *input_shape).
 
         From draws of a Gaussian with the data's mean and variance, for each noise level from the highest down,

@@ -7,11 +7,12 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
-from lightning_ae.architectures import MLP, Architecture
-from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.architectures import MLP
+from lightning_ae.autoencoder import Autoencoder, LikelihoodOptions, Options
 from lightning_ae.errors import InputError
-from lightning_ae.parts.likelihoods import Gaussian, Likelihood, at_least_float32
+from lightning_ae.parts.likelihoods import at_least_float32
 from lightning_ae.parts.penalties import kl_sparsity
 
 
@@ -34,15 +35,10 @@ class SparseAutoencoder(Autoencoder):
     The L1 penalty alone can be cheated by small codes and large decoder weights; weight decay keeps those in bounds.
 
     Args:
-        input_shape: the shape of one sample: (channels, height, width) for images, (dimensions,) for vectors.
         latent_dim: the number of units of the code.
         penalty: "kl" or "l1".
         sparsity_weight: lambda, in nats per sample.
         rho: the target of "kl", in (0, 1).
-        architecture: builds the encoder and the decoder.
-        likelihood: p(x | z), the distribution whose parameters the decoder gives.
-        lr: the learning rate of AdamW.
-        weight_decay: AdamW's decoupled weight decay; with 0 it is Adam.
     """
 
     reference: ClassVar[str] = "Ng 2011, https://web.stanford.edu/class/cs294a/sparseAutoencoder_2011new.pdf"
@@ -51,15 +47,13 @@ class SparseAutoencoder(Autoencoder):
         self,
         input_shape: Sequence[int],
         latent_dim: int = 16,
+        *,
         penalty: Literal["kl", "l1"] = "kl",
         sparsity_weight: float = 0.1,
         rho: float = 0.05,
-        architecture: Architecture = MLP(),
-        likelihood: Likelihood = Gaussian(),
-        lr: float = 1e-3,
-        weight_decay: float = 0.0,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(input_shape, latent_dim, architecture, likelihood, lr, weight_decay)
+        super().__init__(input_shape, latent_dim, **options)
         if penalty not in ("kl", "l1"):
             raise InputError(f"penalty must be 'kl' or 'l1', got {penalty!r}")
         if not 0 < rho < 1:
@@ -74,23 +68,26 @@ class SparseAutoencoder(Autoencoder):
             )
         self.penalty, self.sparsity_weight, self.rho = penalty, sparsity_weight, rho
 
-    def encode(self, x: Tensor) -> Tensor:
+    def encode(self, x: Tensor, **given: Tensor) -> Tensor:
         """The activations: (B, *input_shape) to (B, latent_dim), in (0, 1) for "kl", in [0, inf) for "l1"."""
-        return self._activate(self.pre_activation(x)).to(self.dtype)
+        return self._activate(self.pre_activation(x, **given)).to(self.dtype)
 
-    def pre_activation(self, x: Tensor) -> Tensor:
+    def pre_activation(self, x: Tensor, **given: Tensor) -> Tensor:
         """What the units' activations are made of, (B, *input_shape) to (B, latent_dim), in float32 at least.
 
         The loss takes its code from here: a subclass with another way to it overrides this, not `encode`.
         """
+        self.check_given(given)
         return at_least_float32(self.encoder(x))
 
-    def loss(self, x: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def loss(self, x: Tensor, target: Tensor, **given: Tensor) -> dict[str, Tensor]:
         """The terms "reconstruction" and "sparsity" (without its weight), and their sum "loss"."""
-        pre_activation = self.pre_activation(x)
+        pre_activation = self.pre_activation(x, **given)
         code = self._activate(pre_activation)
-        reconstruction = self.reconstruction_loss(code, target)
-        sparsity = kl_sparsity(pre_activation, self.rho) if self.penalty == "kl" else code.abs().sum(dim=1).mean()
+        reconstruction = self.reconstruction_loss(code, target, **given)
+        sparsity = (
+            kl_sparsity(pre_activation, self.rho) if self.penalty == "kl" else self.units(code).abs().sum(1).mean()
+        )
         return {
             "loss": reconstruction + self.sparsity_weight * sparsity,
             "reconstruction": reconstruction,
@@ -113,15 +110,11 @@ class KSparseAutoencoder(Autoencoder):
     It minimises the negative log-likelihood; with the default Gaussian, half the squared error.
 
     Args:
-        input_shape: the shape of one sample: (channels, height, width) for images, (dimensions,) for vectors.
         latent_dim: the number of units of the code.
         k: how many of them are kept in training.
         alpha: alpha * k, rounded, are kept afterwards.
         k_start: how many are kept in the first epoch; by default k.
         k_epochs: the number of epochs until k is reached.
-        likelihood: p(x | z), the distribution whose parameters the decoder gives.
-        lr: the learning rate of AdamW.
-        weight_decay: AdamW's decoupled weight decay; with 0 it is Adam.
     """
 
     reference: ClassVar[str] = "Makhzani & Frey 2014, https://arxiv.org/abs/1312.5663"
@@ -130,15 +123,14 @@ class KSparseAutoencoder(Autoencoder):
         self,
         input_shape: Sequence[int],
         latent_dim: int = 16,
+        *,
         k: int = 4,
         alpha: float = 1.0,
         k_start: int | None = None,
         k_epochs: int = 0,
-        likelihood: Likelihood = Gaussian(),
-        lr: float = 1e-3,
-        weight_decay: float = 0.0,
+        **options: Unpack[LikelihoodOptions],
     ) -> None:
-        super().__init__(input_shape, latent_dim, MLP(hidden=(), tied=True), likelihood, lr, weight_decay)
+        super().__init__(input_shape, latent_dim, architecture=MLP(hidden=(), tied=True), **options)
         for name, value in {"k": k, "k_start": k if k_start is None else k_start}.items():
             if not 1 <= value <= latent_dim:
                 raise InputError(
@@ -159,8 +151,9 @@ class KSparseAutoencoder(Autoencoder):
         progress = min(1.0, self.current_epoch / self.k_epochs) if self.k_epochs else 1.0
         return round(self.k_start + (self.k - self.k_start) * progress)
 
-    def encode(self, x: Tensor) -> Tensor:
+    def encode(self, x: Tensor, **given: Tensor) -> Tensor:
         """The code with all but its largest units zero: (B, *input_shape) to (B, latent_dim)."""
+        self.check_given(given)
         code: Tensor = self.encoder(x)
         values, units = code.topk(self.kept, dim=1)
         return torch.zeros_like(code).scatter(1, units, values)

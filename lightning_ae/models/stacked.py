@@ -10,14 +10,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import Unpack
 
 from lightning_ae.architectures.layers import Activation, activation, check_option
-from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.autoencoder import Autoencoder, LikelihoodOptions
 from lightning_ae.config import Configurable, from_plain
 from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise
 from lightning_ae.parts.corruptions import Corruption, Masking
-from lightning_ae.parts.likelihoods import Bernoulli, Gaussian, Likelihood, output_shape
+from lightning_ae.parts.likelihoods import Bernoulli, Gaussian, output_shape
 from lightning_ae.parts.penalties import DERIVATIVES, kl_sparsity, layer_jacobian
 
 
@@ -115,7 +116,6 @@ class StackedAutoencoder(Autoencoder):
     supervised stage see `FineTuneClassifier`.
 
     Args:
-        input_shape: the shape of one sample: (channels, height, width) for images, (dimensions,) for vectors.
         latent_dim: the number of units of the last layer.
         hidden: the numbers of units of the layers before it.
         objective: what each layer is: Plain, Denoising, Sparse or Contractive (of `lightning_ae.models.stacked`).
@@ -123,8 +123,6 @@ class StackedAutoencoder(Autoencoder):
         activation: of all units.
         tied: whether each layer reconstructs with the transpose of its own weight.
         likelihood: p(x | z) of the data.
-        lr: the learning rate of AdamW.
-        weight_decay: AdamW's decoupled weight decay; with 0 it is Adam.
     """
 
     reference: ClassVar[str] = "Vincent et al. 2010, https://jmlr.org/papers/v11/vincent10a.html"
@@ -133,20 +131,19 @@ class StackedAutoencoder(Autoencoder):
         self,
         input_shape: Sequence[int],
         latent_dim: int = 16,
+        *,
         hidden: Sequence[int] = (64,),
         objective: Layerwise = Plain(),
         epochs_per_layer: int | Sequence[int] = 5,
         activation: Activation = "sigmoid",
         tied: bool = True,
-        likelihood: Likelihood = Gaussian(),
-        lr: float = 1e-3,
-        weight_decay: float = 0.0,
+        **options: Unpack[LikelihoodOptions],
     ) -> None:
         self.hidden, self.activation, self.tied = tuple(hidden), activation, tied
         check_option(self, "activation", Activation)
         if any(not isinstance(n, int) or n < 1 for n in self.hidden):
             raise InputError(f"hidden must hold positive integers, got {self.hidden}")
-        super().__init__(input_shape, latent_dim, likelihood=likelihood, lr=lr, weight_decay=weight_decay)
+        super().__init__(input_shape, latent_dim, **options)
         self.objective = from_plain(Layerwise, objective, "objective")
         depth = len(self.hidden) + 1
         epochs = [epochs_per_layer] * depth if isinstance(epochs_per_layer, int) else list(epochs_per_layer)
@@ -183,12 +180,12 @@ class StackedAutoencoder(Autoencoder):
             epoch -= epochs
         return len(self.epochs_per_layer)
 
-    def loss(self, x: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def loss(self, x: Tensor, target: Tensor, **given: Tensor) -> dict[str, Tensor]:
         """The phase's "loss", and in training phases of a layer its number "layer" too."""
         stages: Any = self.encoder.stages
         phase = self.phase if self.training else len(stages)  # evaluation is always of the whole stack
         if phase == len(stages):
-            reconstruction = self.reconstruction_loss(self.encode(x), target)
+            reconstruction = self.reconstruction_loss(self.encode(x, **given), target, **given)
             return {"loss": reconstruction, "reconstruction": reconstruction}
         with torch.no_grad():
             below = x.flatten(1)

@@ -6,25 +6,38 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from lightning_ae.architectures import MLP, Architecture
-from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.autoencoder import Autoencoder, NetworkOptions
+from lightning_ae.config import from_plain
 from lightning_ae.errors import InputError
-from lightning_ae.parts.likelihoods import Gaussian, Likelihood, at_least_float32
+from lightning_ae.exact import Noise
+from lightning_ae.parts.likelihoods import Gaussian, Likelihood
+from lightning_ae.parts.objectives import ELBO, Objective
+from lightning_ae.parts.posteriors import DiagonalGaussian, Distribution, Posterior
+from lightning_ae.parts.priors import Prior, StandardNormal
+from lightning_ae.parts.schedules import Schedule
+
+
+class VAEOptions(NetworkOptions, total=False):
+    """What a variational autoencoder that settles prior, posterior or objective passes on to `VAE`."""
+
+    likelihood: Likelihood
+    beta: float
+    beta_schedule: Schedule | None
 
 
 class VAE(Autoencoder):
     r"""The variational autoencoder (Kingma & Welling 2014; Rezende, Mohamed & Wierstra 2014).
 
-    A latent variable :math:`z \sim p(z) = N(0, I)` generates the data through :math:`p(x \mid z)`, the decoder. The
-    encoder gives an approximate posterior :math:`q(z \mid x) = N(\mu(x), \mathrm{diag}\,\sigma^2(x))`. It minimises
-    the negative evidence lower bound, in nats,
+    A latent variable :math:`z \sim p(z)` generates the data through :math:`p(x \mid z)`, the decoder. The encoder gives
+    an approximate posterior :math:`q(z \mid x)`. It minimises the negative evidence lower bound, in nats,
 
     .. math:: -\mathbb E_{q(z \mid x)} [\log p(x \mid z)] + \beta\, KL(q(z \mid x) \,\|\, p(z)),
 
-    the mean over samples of a sum over dimensions. The expectation takes one draw
+    the mean over samples of a sum over dimensions. With the default parts, :math:`p(z) = N(0, I)` and
+    :math:`q(z \mid x) = N(\mu(x), \mathrm{diag}\,\sigma^2(x))`, the expectation takes one draw
     :math:`z = \mu + \sigma \epsilon`, :math:`\epsilon \sim N(0, I)` (the reparametrisation), and the divergence is
 
     .. math:: KL = \tfrac12 \sum_j (\mu_j^2 + \sigma_j^2 - \log \sigma_j^2 - 1).
@@ -33,64 +46,84 @@ class VAE(Autoencoder):
     al. (2017). `encode` gives the posterior's mean.
 
     Args:
-        input_shape: the shape of one sample: (channels, height, width) for images, (dimensions,) for vectors.
-        latent_dim: the number of dimensions of z.
-        architecture: builds the encoder, which gives 2 * latent_dim values, and the decoder.
         likelihood: p(x | z), the distribution whose parameters the decoder gives.
         beta: the weight of the divergence.
-        lr: the learning rate of AdamW.
-        weight_decay: AdamW's decoupled weight decay; with 0 it is Adam.
+        beta_schedule: what beta is multiplied with at each step of a fit, a schedule of `lightning_ae.parts`.
+        prior: p(z), a prior of `lightning_ae.parts`.
+        posterior: the family of q(z | x); it says how many values the encoder gives for each unit of the code.
+        objective: what is minimised; the default is the bound above.
     """
 
     reference: ClassVar[str] = "Kingma & Welling 2014, https://arxiv.org/abs/1312.6114"
+    latents: ClassVar[tuple[str, ...]] = ("mean", "sample")
+    generates: ClassVar[bool] = True
 
     def __init__(
         self,
         input_shape: Sequence[int],
         latent_dim: int = 16,
-        architecture: Architecture = MLP(),
+        *,
         likelihood: Likelihood = Gaussian(scale="learned"),
         beta: float = 1.0,
-        lr: float = 1e-3,
-        weight_decay: float = 0.0,
+        beta_schedule: Schedule | None = None,
+        prior: Prior = StandardNormal(),
+        posterior: Posterior = DiagonalGaussian(),
+        objective: Objective = ELBO(),
+        **options: Unpack[NetworkOptions],
     ) -> None:
-        super().__init__(input_shape, latent_dim, architecture, likelihood, lr, weight_decay)
+        self.posterior = from_plain(Posterior, posterior, "posterior")
+        self.objective = from_plain(Objective, objective, "objective")
+        self.needs_data_size = self.objective.needs_data_size  # type: ignore[misc]
+        super().__init__(input_shape, latent_dim, likelihood=likelihood, **options)
         if not beta >= 0:
             raise InputError(f"beta must not be negative, got {beta}")
         self.beta = beta
+        self.beta_schedule = None if beta_schedule is None else from_plain(Schedule, beta_schedule, "beta_schedule")
+        self.prior = from_plain(Prior, prior, "prior")
+        self.prior_weights: nn.Module | None = self.prior.build(self)
+        self.objective.check(self)
+
+    @property
+    def drawn_objective(self) -> str:
+        """The bound, from a draw."""
+        return "negative_elbo"
 
     @property
     def encoder_features(self) -> int:
-        """The posterior's mean and log-variance."""
-        return 2 * self.latent_dim
+        """What the posterior takes for each unit of the code."""
+        return self.posterior.values_per_unit * self.latent_dim
 
-    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean and log-variance of q(z | x), (B, latent_dim) each, in float32 at least."""
-        mean, log_variance = at_least_float32(self.encoder(x)).chunk(2, dim=1)
-        # bounded so that exp() stays finite; the gradient passes, so that a variance can come back from beyond
-        bounded = log_variance + (log_variance.clamp(-30.0, 20.0) - log_variance).detach()
-        return mean, bounded
+    @property
+    def kl_weight(self) -> float:
+        """beta, at this step."""
+        return self.beta * self.scheduled(self.beta_schedule)
 
-    def encode(self, x: Tensor) -> Tensor:
-        """The posterior's mean: (B, *input_shape) to (B, latent_dim), in the weights' type."""
-        return self.posterior(x)[0].to(self.dtype)
+    def infer(self, x: Tensor, **given: Tensor) -> Distribution:
+        """q(z | x): of (B, *input_shape), over codes (B, *code_shape), in float32 at least."""
+        self.check_given(given)
+        return self.posterior(self.encoder(x))
 
-    def loss(self, x: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """The negative ELBO "loss" and its terms "reconstruction" and "kl", in nats per sample.
+    def encode(self, x: Tensor, **given: Tensor) -> Tensor:
+        """The posterior's mean: (B, *input_shape) to (B, *code_shape), in the weights' type."""
+        return self.infer(x, **given).mean.to(self.dtype)
+
+    def loss(self, x: Tensor, target: Tensor, **given: Tensor) -> dict[str, Tensor]:
+        """The objective's terms, in nats per sample: by default "reconstruction" and "kl", and "loss", the bound.
 
         In evaluation, on data of which the likelihood gives a probability (zeros and ones for Bernoulli), also
         "bits_per_dimension", the bound with beta = 1.
         """
-        mean, log_variance = self.posterior(x)
-        z = mean + (0.5 * log_variance).exp() * self.noise("posterior").randn_like(mean)
-        reconstruction = self.reconstruction_loss(z, target)
-        kl = 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).sum(dim=1).mean()
-        terms = {"loss": reconstruction + self.beta * kl, "reconstruction": reconstruction, "kl": kl}
+        terms = self.objective(self, self.infer(x, **given), target, **given)
         if not self.training and self.likelihood.is_mass_at(target):
-            terms["bits_per_dimension"] = (reconstruction + kl) / (math.prod(self.input_shape) * math.log(2))
+            bound = self.objective.bound(terms)
+            terms["bits_per_dimension"] = bound / (math.prod(self.input_shape) * math.log(2))
         return terms
 
-    def sample(self, n: int) -> Tensor:
+    def sample(self, n: int, **given: Tensor) -> Tensor:
         """The means of p(x | z) for `n` draws z from the prior, (n, *input_shape), in data units."""
-        z = torch.randn(n, self.latent_dim, dtype=self.dtype, device=self.device)
-        return self.decode(z)
+        return self.decode(self.prior.sample(self, n, Noise()).to(self.dtype), **given)
+
+    def rate(self, x: Tensor, **given: Tensor) -> Tensor:
+        """KL(q(z | x) || p(z)) of each sample in bits, (B,), by a draw where it has no closed form."""
+        q = self.infer(x, **given)
+        return self.prior.kl(self, q, q.draw(self.noise("rate"))) / math.log(2)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
-from inspect import currentframe
+from collections.abc import Mapping, Sequence
+from inspect import CO_VARARGS, CO_VARKEYWORDS, currentframe
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 from zipfile import BadZipFile, ZipFile
 
 import torch
 from lightning_fabric.plugins.io import TorchCheckpointIO
-from pytorch_lightning.utilities.parsing import collect_init_args
 from torch import Tensor
 
 from lightning_ae.config import arguments, bind_arguments, class_path, from_plain, import_class, to_plain
@@ -61,6 +61,8 @@ class Checkpointed:
     """From data in natural units to what the model takes; set by the data module at the first fit."""
     data_config: dict[str, Any] | None = None
     """The data module's plain data, where it has some."""
+    columns: dict[str, str]
+    """The columns of the data that play a role besides the input, by role."""
 
     hparams: Any
     state_dict: Any
@@ -83,15 +85,38 @@ class Checkpointed:
         args, kwargs = vars(self).pop("_called_with")
         given = bind_arguments(type(self), args, kwargs)
         self._argument_names = tuple(given)
-        kept: dict[str, Any] = {}
-        frame = currentframe()
-        assert frame is not None
-        assert frame.f_back is not None
-        for of_one_class in collect_init_args(frame.f_back, [], classes=(Checkpointed,)):
-            kept |= of_one_class
+        kept = self._of_constructors(currentframe())
         known = arguments(type(self))
         kept = {name: value for name, value in kept.items() if name in known} | given
-        self.save_hyperparameters({name: to_plain(value, name) for name, value in kept.items()})  # type: ignore[attr-defined]
+        self.save_hyperparameters({name: to_plain(value, name) for name, value in kept.items()})
+
+    def save_hyperparameters(
+        self, *args: Any, ignore: Sequence[str] | str | None = None, frame: FrameType | None = None, logger: bool = True
+    ) -> None:
+        """As Lightning's, for constructors too that pass on `**options`, whose signature lists all of them."""
+        start = frame or currentframe()
+        chosen = self._of_constructors(start)
+        if args and all(isinstance(name, str) for name in args):
+            chosen = {name: chosen[name] for name in args}
+        elif args:
+            (chosen,) = (value for value in args if not isinstance(value, str))
+        while start is not None and start.f_back is not None:
+            start = start.f_back  # an outermost frame has no constructor for Lightning to look at
+        super().save_hyperparameters(chosen, ignore=ignore, frame=start, logger=logger)  # type: ignore[misc]
+
+    def _of_constructors(self, frame: FrameType | None) -> dict[str, Any]:
+        """The arguments of all constructors of this object at work; the outermost one's count."""
+        found: dict[str, Any] = {}
+        while frame is not None:
+            code, values = frame.f_code, frame.f_locals
+            count = code.co_argcount + code.co_kwonlyargcount
+            names, options = code.co_varnames[:count], code.co_varnames[count:]
+            if code.co_name == "__init__" and names and values.get(names[0]) is self:
+                found |= {name: values[name] for name in names[1:]}
+                if code.co_flags & CO_VARKEYWORDS:
+                    found |= values[options[bool(code.co_flags & CO_VARARGS)]]
+            frame = frame.f_back
+        return found
 
     @property
     def init_args(self) -> dict[str, Any]:
@@ -121,6 +146,7 @@ class Checkpointed:
             "arguments": list(self.init_args),
             "preprocess": None if self.preprocess is None else to_plain(self.preprocess, "preprocess"),
             "data": self.data_config,
+            "columns": dict(self.columns),
         }
 
     def check_loads(self) -> None:
@@ -157,6 +183,7 @@ class Checkpointed:
         if saved.get("preprocess") is not None:
             self.preprocess = from_plain(Preprocess, saved["preprocess"], "preprocess")
         self.data_config = saved.get("data")
+        self.columns = dict(saved.get("columns") or {})
 
     @classmethod
     def from_init_args(cls: type[C], init_args: Mapping[str, Any]) -> C:

@@ -175,6 +175,21 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
         if last:
             self._log_epoch()
 
+    def total_steps(self) -> float:
+        """How many steps the optimizer takes in the whole fit.
+
+        Raises:
+            InputError: when nobody knows.
+        """
+        trainer = trainer_of(self)
+        total = math.inf if trainer is None else float(trainer.estimated_stepping_batches)
+        if math.isinf(total):
+            raise InputError(
+                "a schedule asks how many steps the fit has, which nobody says",
+                "set the trainer's max_epochs or max_steps, or use a schedule that does not ask, such as Warmup",
+            )
+        return total
+
     # ---- what Lightning calls -----------------------------------------------------------------------------------
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:

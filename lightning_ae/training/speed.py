@@ -10,6 +10,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 
+from lightning_ae.parts.schedules import Schedule
 from lightning_ae.training import private
 
 FUSED_DEVICES = ("cpu", "cuda")
@@ -31,6 +32,18 @@ def adamw(module: pl.LightningModule, parameters: Iterable[Any], lr: float, weig
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=fused or None)
     private.unscales_nothing(optimizer)
     return optimizer
+
+
+def scheduled(optimizer: torch.optim.Optimizer, schedule: Schedule, total: float) -> Any:
+    """An optimizer with a schedule of its learning rate, step by step, as Lightning takes them.
+
+    Args:
+        optimizer: whose groups' learning rates are multiplied.
+        schedule: the factor.
+        total: the number of steps of the fit.
+    """
+    rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, total))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rates, "interval": "step"}}
 
 
 def compile_in_place(network: nn.Module, **options: Any) -> None:
