@@ -126,7 +126,6 @@ class Autoencoder(ExactModule):
         self.lr = to_plain(lr, "lr")
         self.lr_schedule = None if lr_schedule is None else from_plain(Schedule, lr_schedule, "lr_schedule")
         self.weight_decay = to_plain(weight_decay, "weight_decay")
-        self.columns: dict[str, str] = {}
         self._code_shape: tuple[Any, ...] | None = None
         _check_arguments(self)
 

@@ -65,6 +65,14 @@ def current_path(path: str) -> str:
     return f"{MOVED[module]}.{name}" if module in MOVED else path
 
 
+def import_own() -> None:
+    """Imports what this package has to choose from, so that each is known by its bare name."""
+    from lightning_ae.registry import CLASSES
+
+    for module in ("lightning_ae.architectures", "lightning_ae.parts", *CLASSES.values()):
+        importlib.import_module(module)
+
+
 def import_class(path: str, base: type, argument: str) -> type:
     """The class at an import path, or by its bare name among the subclasses of `base`.
 
@@ -77,6 +85,7 @@ def import_class(path: str, base: type, argument: str) -> type:
     if not isinstance(path, str) or not all(part.isidentifier() for part in path.split(".")):
         raise InputError(f"{argument} names a class by {path!r}, which is no import path")
     if "." not in path:
+        import_own()
         known = {cls.__name__: cls for cls in _subclasses(base)}
         if path not in known:
             raise unknown(argument, path, known)

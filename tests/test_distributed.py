@@ -440,9 +440,9 @@ def test_noise_of_rows_that_are_not_the_batch(monkeypatch: pytest.MonkeyPatch, w
 def test_what_rows_are_guessed_to_be_is_said_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from lightning_ae import distributed
+    from lightning_ae.exact import noise
 
-    distributed._tell.cache_clear()
+    noise._tell.cache_clear()
     with caplog.at_level(logging.INFO, logger="pytorch_lightning"):
         for count in (8, 8, 3, 3, 9, 9):
             drawn(monkeypatch, 2, lambda r, n=count: Noise(1, samples=8).randn_like(torch.zeros(n, 2)))

@@ -22,9 +22,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lightning_ae import VAE, Autoencoder, HFDataModule, InputError, run_folder
+from lightning_ae import VAE, Autoencoder, HFDataModule, InputError
 from lightning_ae.architectures import MLP
-from lightning_ae.cli import main
+from lightning_ae.cli import main, run_folder
 from lightning_ae.cli.run_folder import MetricsLogger
 from lightning_ae.training.checkpoint import AtomicCheckpointIO
 

@@ -18,12 +18,12 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
 import lightning_ae.callbacks
-import lightning_ae.data
-import lightning_ae.parts  # noqa: F401
+import lightning_ae.data  # noqa: F401  imported, all these are known by their bare names
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.cli import run_folder
 from lightning_ae.cli.parsing import MODE, one_line
 from lightning_ae.cli.run_folder import LastCheckpoint
+from lightning_ae.config import import_own
 from lightning_ae.errors import InputError
 from lightning_ae.files import whole_file
 from lightning_ae.models.finetune import FineTuneClassifier
@@ -62,6 +62,7 @@ class TrainingCLI(LightningCLI):
 
     def __init__(self, command: str, args: list[str], summary: str = "") -> None:
         self.command, self.words = command, args
+        import_own()
         super().__init__(
             model_class=pl.LightningModule,
             datamodule_class=pl.LightningDataModule,

@@ -9,16 +9,30 @@ from lightning_ae.parts.likelihoods import (
     Laplace,
     Likelihood,
 )
+from lightning_ae.parts.objectives import ELBO, Objective
+from lightning_ae.parts.posteriors import DiagonalGaussian, Posterior
+from lightning_ae.parts.priors import Prior, StandardNormal
+from lightning_ae.parts.schedules import CosineDecay, LinearDecay, Schedule, Warmup
 
 __all__ = [
+    "ELBO",
     "Bernoulli",
     "ContinuousBernoulli",
     "Corruption",
+    "CosineDecay",
+    "DiagonalGaussian",
     "DiscretizedLogistic",
     "Gaussian",
     "GaussianNoise",
     "Laplace",
     "Likelihood",
+    "LinearDecay",
     "Masking",
+    "Objective",
+    "Posterior",
+    "Prior",
     "SaltAndPepper",
+    "Schedule",
+    "StandardNormal",
+    "Warmup",
 ]

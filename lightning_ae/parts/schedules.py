@@ -46,7 +46,7 @@ class Warmup(Schedule):
 
 
 @dataclass(frozen=True)
-class Cosine(Schedule):
+class CosineDecay(Schedule):
     r"""Falls by half a cosine to the end of the fit, after a linear warm-up (Loshchilov & Hutter 2017, equation 5).
 
     .. math:: l + (1 - l) \tfrac12 (1 + \cos \pi t)
@@ -69,7 +69,7 @@ class Cosine(Schedule):
 
 
 @dataclass(frozen=True)
-class Linear(Schedule):
+class LinearDecay(Schedule):
     """Falls linearly at the end of the fit, after a linear warm-up.
 
     Args:
@@ -85,7 +85,7 @@ class Linear(Schedule):
     def __post_init__(self) -> None:
         _check(self, warmup=self.warmup, last=self.last)
         if not 0 < self.decay <= 1:
-            raise InputError(f"decay of Linear must lie in (0, 1], got {self.decay}")
+            raise InputError(f"decay of LinearDecay must lie in (0, 1], got {self.decay}")
 
     def __call__(self, step: int, total: float) -> float:
         """The factor of the step."""

@@ -83,6 +83,7 @@ class Checkpointed:
             InputError: when one has no plain form.
         """
         args, kwargs = vars(self).pop("_called_with")
+        self.columns = {}
         given = bind_arguments(type(self), args, kwargs)
         self._argument_names = tuple(given)
         kept = self._of_constructors(currentframe())
