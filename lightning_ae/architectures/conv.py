@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lightning_ae.architectures.base import Architecture, Shape
 from lightning_ae.architectures.layers import (
     Activation,
+    Code,
     Init,
     Norm,
     activation,
@@ -36,6 +37,8 @@ class ConvNet(Architecture):
         activation: the function after each convolution; the code and the output are linear.
         norm: the normalisation before each activation.
         init: how the weights are drawn; "default" is torch's own.
+        code: "vector", by a linear layer over the whole last map; or "map", its channels at each position, of the size
+            that the stages leave.
     """
 
     channels: tuple[int, ...] = (32, 64)
@@ -43,6 +46,7 @@ class ConvNet(Architecture):
     activation: Activation = "relu"
     norm: Norm = "none"
     init: Init = "default"
+    code: Code = "vector"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,24 +54,25 @@ class ConvNet(Architecture):
         check_option(self, "activation", Activation)
         check_option(self, "norm", Norm)
         check_option(self, "init", Init)
+        check_option(self, "code", Code)
         if not isinstance(self.kernel_size, int) or self.kernel_size < 3 or self.kernel_size % 2 == 0:
             raise InputError(f"kernel_size of ConvNet must be odd and at least 3, got {self.kernel_size}")
 
     def encoder(self, input_shape: Shape, features: int) -> nn.Module:
-        """A network from (B, C, H, W) to (B, features)."""
+        """A network from (B, C, H, W) to (B, features), or to (B, features, h, w) of a map."""
         check_image(self, "input_shape", input_shape, len(self.channels))
         check_features(self, features)
         return initialise(ConvEncoder(input_shape, features, self), self.init)
 
     def decoder(self, features: int, output_shape: Shape) -> nn.Module:
-        """A network from (B, features) to (B, C, H, W)."""
+        """A network from (B, features), or (B, features, h, w) of a map, to (B, C, H, W)."""
         check_image(self, "output_shape", output_shape, len(self.channels))
         check_features(self, features)
         return initialise(ConvDecoder(features, output_shape, self), self.init)
 
 
 class ConvEncoder(nn.Module):
-    """Stages of a strided convolution each, then a linear layer."""
+    """Stages of a strided convolution each, then a linear layer, or one over each position."""
 
     def __init__(self, input_shape: Shape, features: int, options: ConvNet) -> None:
         super().__init__()
@@ -81,25 +86,30 @@ class ConvEncoder(nn.Module):
             for a, b in zip(channels, options.channels, strict=False)
         )
         last = halvings((input_shape[1], input_shape[2]), len(options.channels))[-1]
-        self.head = nn.Linear(channels[-1] * math.prod(last), features)
+        if options.code == "map":
+            self.head: nn.Module = nn.Conv2d(channels[-1], features, 1)
+        else:
+            self.head = nn.Linear(channels[-1] * math.prod(last), features)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, features)."""
         for stage in self.stages:
             x = stage(x)
-        features: Tensor = self.head(x.flatten(1))
+        features: Tensor = self.head(x.flatten(1) if isinstance(self.head, nn.Linear) else x)
         return features
 
 
 class ConvDecoder(nn.Module):
-    """A linear layer, then stages of a transposed convolution each."""
+    """A linear layer, or one over each position, then stages of a transposed convolution each."""
 
     def __init__(self, features: int, output_shape: Shape, options: ConvNet) -> None:
         super().__init__()
         sizes = halvings((output_shape[1], output_shape[2]), len(options.channels))[::-1]
         channels = (*reversed(options.channels), output_shape[0])
         self.start = (channels[0], *sizes[0])
-        self.stem = nn.Sequential(nn.Linear(features, math.prod(self.start)), activation(options.activation))
+        of_map = options.code == "map"
+        stem = nn.Conv2d(features, channels[0], 1) if of_map else nn.Linear(features, math.prod(self.start))
+        self.stem = nn.Sequential(stem, activation(options.activation))
         self.stages = nn.ModuleList()
         for i, (a, b) in enumerate(zip(channels, channels[1:], strict=False)):
             # a transposed convolution gives 2n - 1 values, one short where the larger size is even
@@ -113,7 +123,8 @@ class ConvDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """(B, features) to (B, C, H, W)."""
-        x = self.stem(z).unflatten(1, self.start)
+        x = self.stem(z)
+        x = x if x.ndim == 4 else x.unflatten(1, self.start)
         for stage in self.stages:
             x = stage(x)
         return x

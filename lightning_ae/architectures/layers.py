@@ -14,6 +14,7 @@ Activation = Literal[
 ]  # fmt: skip
 Norm = Literal["none", "batch", "layer", "group"]
 Init = Literal["default", "kaiming", "xavier", "orthogonal"]
+Code = Literal["vector", "map"]
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from lightning_ae.architectures.base import Architecture, Shape
 from lightning_ae.architectures.layers import (
     Activation,
+    Code,
     Init,
     Norm,
     activation,
@@ -37,6 +38,8 @@ class ResNet(Architecture):
         activation: the function inside the blocks; the code and the output are linear.
         norm: the normalisation before each activation.
         init: how the weights are drawn; "default" is torch's own.
+        code: "vector", by a linear layer over the whole last map; or "map", its channels at each position, of the size
+            that the stages leave.
     """
 
     channels: tuple[int, ...] = (32, 64)
@@ -44,6 +47,7 @@ class ResNet(Architecture):
     activation: Activation = "silu"
     norm: Norm = "group"
     init: Init = "default"
+    code: Code = "vector"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,17 +55,18 @@ class ResNet(Architecture):
         check_option(self, "activation", Activation)
         check_option(self, "norm", Norm)
         check_option(self, "init", Init)
+        check_option(self, "code", Code)
         if not isinstance(self.blocks, int) or self.blocks < 1:
             raise InputError(f"blocks of ResNet must be a positive integer, got {self.blocks!r}")
 
     def encoder(self, input_shape: Shape, features: int) -> nn.Module:
-        """A network from (B, C, H, W) to (B, features)."""
+        """A network from (B, C, H, W) to (B, features), or to (B, features, h, w) of a map."""
         check_image(self, "input_shape", input_shape, len(self.channels))
         check_features(self, features)
         return initialise(ResNetEncoder(input_shape, features, self), self.init)
 
     def decoder(self, features: int, output_shape: Shape) -> nn.Module:
-        """A network from (B, features) to (B, C, H, W)."""
+        """A network from (B, features), or (B, features, h, w) of a map, to (B, C, H, W)."""
         check_image(self, "output_shape", output_shape, len(self.channels))
         check_features(self, features)
         return initialise(ResNetDecoder(features, output_shape, self), self.init)
@@ -103,8 +108,11 @@ class ResNetEncoder(nn.Module):
         self.head = nn.Sequential(
             norm(options.norm, channels[-1], spatial=True),
             activation(options.activation),
-            nn.Flatten(),
-            nn.Linear(channels[-1] * math.prod(last), features),
+            *(
+                [nn.Conv2d(channels[-1], features, 1)]
+                if options.code == "map"
+                else [nn.Flatten(), nn.Linear(channels[-1] * math.prod(last), features)]
+            ),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -123,7 +131,8 @@ class ResNetDecoder(nn.Module):
         self.sizes = halvings((output_shape[1], output_shape[2]), len(options.channels))[::-1]
         channels = (*reversed(options.channels), output_shape[0])
         self.start = (channels[0], *self.sizes[0])
-        self.stem = nn.Linear(features, math.prod(self.start))
+        of_map = options.code == "map"
+        self.stem = nn.Conv2d(features, channels[0], 1) if of_map else nn.Linear(features, math.prod(self.start))
         self.stages = nn.ModuleList(
             nn.Sequential(
                 *(ResidualBlock(a, options) for _ in range(options.blocks)),
@@ -138,7 +147,8 @@ class ResNetDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """(B, features) to (B, C, H, W)."""
-        x = self.stem(z).unflatten(1, self.start)
+        x = self.stem(z)
+        x = x if x.ndim == 4 else x.unflatten(1, self.start)
         for stage, convolution, size in zip(self.stages, self.convolutions, self.sizes[1:], strict=True):
             x = convolution(F.interpolate(stage(x), size=size, mode="nearest"))
         return x
