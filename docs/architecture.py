@@ -90,9 +90,9 @@ def page() -> str:
         "A room imports only what lies below it: a test says so.",
         "",
         "```mermaid",
-        "flowchart BT",
+        "flowchart TB",
     ]
-    for level, layer in enumerate(LAYERS):
+    for level, layer in reversed(list(enumerate(LAYERS))):
         lines.append(f"    subgraph layer{level}[ ]")
         lines += [f"        {name}" for name in layer]
         lines.append("    end")

@@ -68,3 +68,22 @@ for words in {WITHOUT_TORCH!r}:
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+OLD = """
+model:
+  class_path: lightning_ae.models.VAE
+  init_args:
+    input_shape: [1, 8, 8]
+    likelihood: {class_path: lightning_ae.likelihoods.Bernoulli}
+data: {class_path: lightning_ae.data.HFDataModule, init_args: {path: digits}}
+"""
+
+
+def test_a_recipe_of_an_earlier_version_names_classes_where_they_were(tmp_path: Path) -> None:
+    from lightning_ae.cli.training import training_parser
+
+    (tmp_path / "config.yaml").write_text(OLD)
+    config = training_parser("fit").parse_args(["-c", str(tmp_path / "config.yaml")])
+    assert config.model.class_path == "lightning_ae.VAE"
+    assert config.model.init_args.likelihood.class_path == "lightning_ae.parts.Bernoulli"
