@@ -20,7 +20,7 @@ from rich.console import Console
 import lightning_ae.callbacks
 import lightning_ae.data
 import lightning_ae.models  # noqa: F401  imported, all these are known by their bare names
-from lightning_ae import run_folder
+from lightning_ae import recipes, run_folder
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.checkpoint import check_class, read_checkpoint
 from lightning_ae.errors import InputError
@@ -55,6 +55,7 @@ class TrainingCLI(LightningCLI):
                 "prog": f"lightning-ae {command}",
                 "usage": f"lightning-ae {command} [-c RECIPE ...] [options]",
                 "description": f"{summary.capitalize()}. Recipes and options compose; the last one wins. "
+                f"A recipe is a YAML file, or the name of one of these: {recipes.overview()}. "
                 "--model.help CLASS and --data.help CLASS list the options of a class.",
             },
             args=args,
@@ -87,10 +88,12 @@ class TrainingCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: D102
-        self.config = parser.parse_args(args)
+        self.config = parser.parse_args(recipes.compose(args))
 
     def before_instantiate_classes(self) -> None:
         """Claims the run folder, and points the loggers there."""
+        for file in recipes.pairs(self.config.config or []):
+            rank_zero_info(f"{file.stem} on {file.parent.name}: what it wants otherwise there is read from {file}")
         trainer = self.config.trainer
         if self.command != "fit" and trainer.callbacks:  # a checkpoint's own would warn that its folder has changed
             trainer.callbacks = [c for c in trainer.callbacks if not c.class_path.endswith("ModelCheckpoint")]
@@ -263,11 +266,6 @@ def _keep_no_other_last(callbacks: list[Namespace] | None) -> None:
 
 
 def _recipe_name(config: Namespace) -> str:
-    """From recipes/digits/vae.yaml, "digits-vae"; without a recipe, the model's name."""
-    if config.config:
-        recipe = Path(str(config.config[0])).absolute()
-        if recipe.name == "config.yaml":  # of an earlier run: runs/<recipe>/<command>-<number>/config.yaml
-            return recipe.parent.parent.name
-        return "-".join(part for part in (recipe.parent.name, recipe.stem) if part)
+    """From `-c vae -c digits`, "vae-digits"; without a recipe, the model's name."""
     name: str = config.model.class_path.rpartition(".")[2].lower()
-    return name
+    return recipes.title(config.config or []) or name
