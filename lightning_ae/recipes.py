@@ -50,18 +50,17 @@ def find(given: str) -> str:
     Raises:
         InputError: when there is no recipe of that name, or more than one, or no such file.
     """
-    if os.path.isfile(given):
+    if not re.fullmatch(r"[\w-]+", given):
+        if re.fullmatch(r"[^\n{}]+\.ya?ml", given) and "://" not in given and not os.path.exists(given):
+            raise InputError(f"there is no file {given!r}", f"recipes have names, too; {overview()}")
         return given
-    if re.fullmatch(r"[\w-]+", given):
-        found = [file for kind in FOLDERS if (file := recipes_folder() / kind / f"{given}.yaml").is_file()]
-        if not found:
-            raise unknown("recipe", given, (name for kind in FOLDERS for name in names(kind)))
-        if len(found) > 1:
-            raise InputError(f"the recipe {given!r} may be {' or '.join(map(str, found))}", "give the file itself")
-        return str(found[0])
-    if re.fullmatch(r"[^\n{}]+\.ya?ml", given) and "://" not in given:
-        raise InputError(f"there is no file {given!r}", f"recipes have names, too: {overview()}")
-    return given
+    found = [file for kind in FOLDERS if (file := recipes_folder() / kind / f"{given}.yaml").is_file()]
+    found += [Path(given)] if os.path.isfile(given) else []
+    if not found:
+        raise unknown("recipe", given, (name for kind in FOLDERS for name in names(kind)))
+    if len(found) > 1:
+        raise InputError(f"the recipe {given!r} may be any of {', '.join(map(str, found))}", "give a path: ./NAME")
+    return str(found[0])
 
 
 def compose(words: Sequence[str]) -> list[str]:

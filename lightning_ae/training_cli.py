@@ -69,7 +69,7 @@ class TrainingCLI(LightningCLI):
             "--run_dir",
             type=str | None,
             default=None,
-            help="folder for what this run writes; must be new (default: runs/<recipe>/<command>-<number>)",
+            help="folder for what this run writes; must be new (default: runs/<recipes>/<command>-<number>)",
         )
 
         if self.command == "fit":
