@@ -23,7 +23,6 @@ from lightning_ae.cli.app import main as command_line
 from lightning_ae.metrics import knn_error, linear_probe_error
 
 ROOT = Path(__file__).parent.parent
-RECIPES = ROOT / "recipes"
 
 
 def errors(train: torch.Tensor, labels: torch.Tensor, test: torch.Tensor, truth: torch.Tensor) -> tuple[float, float]:
@@ -60,8 +59,19 @@ def main() -> None:
         os.chdir(folder)
         try:
             for name in ae.list_models():
-                recipe = str(RECIPES / args.data_set / f"{name}.yaml")
-                words = ["fit", "-c", recipe, "--data.path", path, "--run_dir", name, "--trainer.callbacks", "null"]
+                words = [
+                    "fit",
+                    "-c",
+                    name,
+                    "-c",
+                    args.data_set,
+                    "--data.path",
+                    path,
+                    "--run_dir",
+                    name,
+                    "--trainer.callbacks",
+                    "null",
+                ]
                 command_line(words + (["--trainer.max_epochs", str(args.epochs)] if args.epochs else []))
                 (checkpoint,) = Path(name, "checkpoints").glob("*.ckpt")
                 model = ae.load_model(checkpoint)

@@ -143,7 +143,7 @@ def test_a_scaled_optimizer_is_not_fused() -> None:
 
 
 def test_options_of_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fit = ["fit", "-c", "recipes/digits/ae.yaml", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"]
+    fit = ["fit", "-c", "ae", "-c", "digits", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"]
     before = torch.get_float32_matmul_precision()
     try:
         with pytest.raises(SystemExit):

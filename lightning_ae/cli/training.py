@@ -19,6 +19,7 @@ from rich.console import Console
 
 import lightning_ae.callbacks
 import lightning_ae.data  # noqa: F401  imported, all these are known by their bare names
+from lightning_ae import recipes
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.cli import run_folder
 from lightning_ae.cli.parsing import MODE, one_line
@@ -75,6 +76,7 @@ class TrainingCLI(LightningCLI):
                 "prog": f"lightning-ae {command}",
                 "usage": f"lightning-ae {command} [-c RECIPE ...] [options]",
                 "description": f"{summary.capitalize()}. Recipes and options compose; the last one wins. "
+                f"A recipe is a YAML file, or the name of one of these: {recipes.overview()}. "
                 "--model.help CLASS and --data.help CLASS list the options of a class.",
             },
             args=args,
@@ -88,7 +90,7 @@ class TrainingCLI(LightningCLI):
             "--run_dir",
             type=str | None,
             default=None,
-            help="folder for what this run writes; must be new (default: runs/<recipe>/<command>-<number>)",
+            help="folder for what this run writes; must be new (default: runs/<recipes>/<command>-<number>)",
         )
 
         if self.command == "fit":
@@ -107,10 +109,12 @@ class TrainingCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: D102
-        self.config = parser.parse_args(args)
+        self.config = parser.parse_args(recipes.compose(args))
 
     def before_instantiate_classes(self) -> None:
         """Claims the run folder, and points the loggers there."""
+        for file in recipes.pairs(self.config.config or []):
+            rank_zero_info(f"{file.stem} on {file.parent.name}: what it wants otherwise there is read from {file}")
         trainer = self.config.trainer
         if self.command != "fit" and trainer.callbacks:  # a checkpoint's own would warn that its folder has changed
             trainer.callbacks = [c for c in trainer.callbacks if not c.class_path.endswith("ModelCheckpoint")]
@@ -283,11 +287,6 @@ def _keep_no_other_last(callbacks: list[Namespace] | None) -> None:
 
 
 def _recipe_name(config: Namespace) -> str:
-    """From recipes/digits/vae.yaml, "digits-vae"; without a recipe, the model's name."""
-    if config.config:
-        recipe = Path(str(config.config[0])).absolute()
-        if recipe.name == "config.yaml":  # of an earlier run: runs/<recipe>/<command>-<number>/config.yaml
-            return recipe.parent.parent.name
-        return "-".join(part for part in (recipe.parent.name, recipe.stem) if part)
+    """From `-c vae -c digits`, "vae-digits"; without a recipe, the model's name."""
     name: str = config.model.class_path.rpartition(".")[2].lower()
-    return name
+    return recipes.title(config.config or []) or name

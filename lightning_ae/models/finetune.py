@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -37,6 +37,7 @@ class FineTuneClassifier(ExactModule):
         lr: the learning rate of AdamW.
         layer_decay: each layer of the encoder learns this much slower than the one above it, in (0, 1].
         weight_decay: AdamW's decoupled weight decay.
+        input_shape: of the data, as recipes of data state it: that of the autoencoder, where it is given.
 
     Raises:
         InputError: when an argument cannot work, naming it.
@@ -52,9 +53,16 @@ class FineTuneClassifier(ExactModule):
         lr: float = 1e-3,
         layer_decay: float = 1.0,
         weight_decay: float = 0.0,
+        input_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         model = _autoencoder(pretrained)
+        if input_shape is not None and tuple(input_shape) != model.input_shape:
+            raise InputError(
+                f"input_shape is {tuple(input_shape)}, but the pretrained {type(model).__name__} takes "
+                f"{model.input_shape}",
+                "give an autoencoder that was trained on such data, or data of its shape",
+            )
         # a checkpoint must be able to rebuild the encoder without the file that it came from
         self.save_hyperparameters({"pretrained": to_plain(model, "pretrained")})
         if not isinstance(num_classes, int) or num_classes < 2:

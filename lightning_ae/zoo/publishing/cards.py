@@ -187,9 +187,9 @@ def _value(metric: Metric) -> str:
 
 
 def _command(entry: Entry) -> str:
-    if entry.recipe.path is None:
+    if not entry.recipe.paths:
         return "unknown"
-    words = [f"lightning-ae fit -c {entry.recipe.path}"]
+    words = ["lightning-ae fit", *(f"-c {path}" for path in entry.recipe.paths)]
     words += [f'--{key} "{value}"' if " " in str(value) else f"--{key} {value}" for key, value in _items(entry)]
     return " ".join(words)
 

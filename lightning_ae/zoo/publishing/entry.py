@@ -12,7 +12,7 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from lightning_ae.errors import InputError
 from lightning_ae.files import whole_file
 from lightning_ae.models.vae import VAE
 from lightning_ae.preprocess import ImagePreprocess, TabularPreprocess
+from lightning_ae.recipes import find
 from lightning_ae.registry import model_name
 from lightning_ae.strict_yaml import load_yaml
 from lightning_ae.zoo import index
@@ -62,7 +63,7 @@ def publish(
     name: str,
     to: str = "zoo",
     path: str | None = None,
-    recipe: str | None = None,
+    recipe: str | Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
     licence: str = "Apache-2.0",
@@ -79,7 +80,7 @@ def publish(
         to: a folder, which gets entries/<name>.yaml and weights/<name>/; or hf://organisation/name, which gets the
             artefact, and whose entry is written beside the checkpoint.
         path: a local copy of the data set, instead of the hub's.
-        recipe: the recipe that it was trained by.
+        recipe: the recipes that it was trained by, as `-c` takes them: names, such as ["vae", "digits"], or files.
         overrides: options that were changed, such as {"trainer.max_epochs": 30}.
         data: of a data set other than digits, mnist and fashion_mnist: its "id" for HFDataModule, its "licence" (SPDX)
             and "provenance".
@@ -91,9 +92,13 @@ def publish(
         The entry.
 
     Raises:
-        InputError: when the name is taken or no name, the model is not in the registry, or the data cannot be read.
+        InputError: when the name is taken or no name, a recipe is not there, the model is not in the registry, or the
+            data cannot be read.
     """
     _check_new(name, to)
+    paths = [recipe] if isinstance(recipe, str) else list(recipe)
+    for path_of_recipe in paths:
+        find(path_of_recipe)
     model = load_trained(checkpoint)
     config = _config(name, model)
     about = _about_data(config.dataset, data, model)
@@ -119,7 +124,7 @@ def publish(
             ],
             "golden": golden(model, config).model_dump(),
             "metrics": [metric.model_dump() for metric in measure(model, samples, config.dataset)],
-            "recipe": _recipe(checkpoint, recipe, dict(overrides or {}), minutes),
+            "recipe": _recipe(checkpoint, paths, dict(overrides or {}), minutes),
             "licence": {"weights": licence, "data": about[1]},
             "data": about[0].model_dump(),
             "paper": {"title": title, "url": f"http{url}"},
@@ -238,7 +243,7 @@ def _stride(size: int, steps: int) -> int:
 
 
 def _recipe(
-    checkpoint: str | os.PathLike[str], recipe: str | None, overrides: dict[str, Any], minutes: float | None
+    checkpoint: str | os.PathLike[str], paths: list[str], overrides: dict[str, Any], minutes: float | None
 ) -> dict[str, Any]:
     from lightning_ae import __version__
 
@@ -253,7 +258,7 @@ def _recipe(
         hardware = f"{torch.get_num_threads()} CPU thread{'s' if torch.get_num_threads() > 1 else ''}"
     versions = {name: importlib.metadata.version(name) for name in ("torch", "pytorch-lightning")}
     return {
-        "path": recipe,
+        "paths": paths,
         "overrides": overrides,
         "seed": seed if isinstance(seed, int) else None,
         "checkpoint": stem if stem in ("best", "last") else None,

@@ -97,15 +97,11 @@ def _retrained(entry: Entry, path: str | None) -> Autoencoder:
     from lightning_ae.training.checkpoint import load_model
 
     recipe = entry.recipe
-    if recipe.path is None:
+    if not recipe.paths:
         raise InputError(f"{entry.name} names no recipe, so it cannot be trained again")
-    place = Path(recipe.path)
-    if not place.is_file():
-        place = index.zoo_folder().parent / recipe.path
-    if not place.is_file():
-        raise InputError(f"there is no recipe {recipe.path!r} here", "run this in a checkout of the project")
     with tempfile.TemporaryDirectory() as folder:
-        words = ["-c", str(place), "--run_dir", f"{folder}/run", "--seed_everything", str(recipe.seed)]
+        words = [word for path in recipe.paths for word in ("-c", path)]
+        words += ["--run_dir", f"{folder}/run", "--seed_everything", str(recipe.seed)]
         for key, value in recipe.overrides.items():
             words += [f"--{key}", str(value)]
         TrainingCLI("fit", words + (["--data.path", os.path.abspath(path)] if path else []), "train again").run()
