@@ -397,10 +397,10 @@ def test_dropout() -> None:
 
 def drawn(monkeypatch: pytest.MonkeyPatch, world: int, draw: Any) -> list[Tensor]:
     """What each of so many ranks draws."""
-    monkeypatch.setattr("lightning_ae.exact.world_size", lambda: world)
+    monkeypatch.setattr("lightning_ae.exact.noise.world_size", lambda: world)
     found = []
     for number in range(world):
-        monkeypatch.setattr("lightning_ae.exact.rank", lambda number=number: number)
+        monkeypatch.setattr("lightning_ae.exact.noise.rank", lambda number=number: number)
         found.append(draw(number))
     return found
 
@@ -456,8 +456,8 @@ def test_what_rows_are_guessed_to_be_is_said_once(
 
 
 def test_rows_that_cannot_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightning_ae.exact.world_size", lambda: 2)
-    monkeypatch.setattr("lightning_ae.exact.rank", lambda: 1)
+    monkeypatch.setattr("lightning_ae.exact.noise.world_size", lambda: 2)
+    monkeypatch.setattr("lightning_ae.exact.noise.rank", lambda: 1)
     assert Noise(1, samples=7).randn_like(torch.zeros(3, 2)).shape == (3, 2)
     # the other rank has four samples, and would take eight rows for two of each
     with pytest.raises(InputError, match="noise for 8 rows, .* this rank has 3 of 7 samples: .* not tell"):

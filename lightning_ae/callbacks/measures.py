@@ -46,8 +46,7 @@ class _Accumulated(pl.Callback):
 
     def _add(self, model: Autoencoder, batch: Any, batch_idx: int, stage: str) -> None:
         with torch.no_grad(), model.at_step(stage, batch_idx, batch):
-            x, target, given = model.read(batch)
-            self.add(model, self._metrics, x, target, **given)
+            self.add(model, self._metrics, *model.unpack(batch))
 
     def _finish(self, model: Autoencoder, stage: str) -> None:
         values: dict[str, Tensor] = {}
@@ -282,7 +281,7 @@ def _codes(model: Autoencoder, trainer: pl.Trainer, split: str) -> tuple[Tensor,
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     codes, labels = [], []
     for batch in data.batches(split, 1024):
-        x = model.read(batch)[0]
+        x, _ = model.unpack(batch)
         codes.append(model.encode(x.to(model.device, next(model.parameters()).dtype)).flatten(1).float().cpu())
         labels.append(batch[data.label])
     return torch.cat(codes), torch.cat(labels)

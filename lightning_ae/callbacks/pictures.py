@@ -93,7 +93,7 @@ class Picture(pl.Callback):
     def _collect(self, trainer: pl.Trainer, model: Autoencoder, batch: Any) -> None:
         missing = self.samples - sum(len(x) for x in self._inputs)
         if takes_part(trainer, model) and missing > 0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            x = model.read(batch)[0]
+            x, _ = model.unpack(batch)
             self._inputs.append(x[:missing])
             labels = _labels(trainer, batch)
             if labels is not None:

@@ -119,7 +119,7 @@ def reconstruct(
     _check_free([file], overwrite)
     data = _data(model, checkpoint, path)
     data.prepare_data()
-    x = model.read(next(data.batches(split, n)))[0]
+    x, _ = model.unpack(next(data.batches(split, n)))
     x = x.to(model.device)
     if show:
         with torch.no_grad():
@@ -272,7 +272,7 @@ def _encode(model: Autoencoder, data: HFDataModule, split: str, batch_size: int)
     with torch.no_grad():
         # a bar appears where this takes more than two seconds
         for batch in tqdm(data.batches(split, batch_size), f"encoding {split}", total, delay=2, leave=False):
-            x = model.read(batch)[0]
+            x, _ = model.unpack(batch)
             codes.append(model.encode(x.to(model.device)).float().cpu())
     return torch.cat(codes)
 
