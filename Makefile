@@ -35,12 +35,14 @@ lint: $(READY)  ## Check style and types, and that generated text is up to date
 	@$(BIN)/mypy
 	@$(BIN)/python -m lightning_ae.models.table --check
 	@$(BIN)/python -m lightning_ae.zoo.publishing.cards --check
+	@$(BIN)/python docs/architecture.py --check
 
 format: $(READY)  ## Format the code, fix what can be fixed, regenerate tables, cards and the schema
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 	@$(BIN)/python -m lightning_ae.models.table
 	@$(BIN)/python -m lightning_ae.zoo.publishing.cards
+	@$(BIN)/python docs/architecture.py
 
 clean:  ## Remove the virtual environment and caches (runs stay)
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

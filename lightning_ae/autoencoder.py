@@ -18,8 +18,9 @@ from lightning_ae.parts.schedules import Schedule
 from lightning_ae.preprocess import stack
 from lightning_ae.signatures import complete
 from lightning_ae.training.constraints import Constraints
-from lightning_ae.training.module import ExactModule, weights_type
+from lightning_ae.training.module import ExactModule
 from lightning_ae.training.speed import adamw, compile_in_place, scheduled
+from lightning_ae.training.weights import weights_type
 
 Code = Tensor | tuple[Tensor, ...]
 """(B, *code_shape); of a hierarchy, one for each level."""

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import yaml
 from jsonargparse import ArgumentParser, get_loader, set_loader
 
+from lightning_ae.config import current_path
 from lightning_ae.errors import InputError
 from lightning_ae.strict_yaml import load_yaml
 
@@ -18,7 +19,17 @@ _plain = get_loader("yaml")
 def _strict(text: str, path: str | os.PathLike[str] = "") -> Any:
     """What jsonargparse makes of a recipe or of an option's value, where nothing in it would be dropped."""
     load_yaml(text, os.fspath(path))
-    return _plain(text)
+    return _renamed(_plain(text))
+
+
+def _renamed(value: Any) -> Any:
+    """The same with the paths that classes have now: a run of an earlier version goes on by its config.yaml."""
+    if isinstance(value, dict):
+        return {
+            key: current_path(item) if key == "class_path" and isinstance(item, str) else _renamed(item)
+            for key, item in value.items()
+        }
+    return [_renamed(item) for item in value] if isinstance(value, list) else value
 
 
 MODE = "strict yaml"

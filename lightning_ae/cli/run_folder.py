@@ -25,7 +25,6 @@ from pytorch_lightning.utilities import rank_zero_only
 from lightning_ae.errors import InputError
 from lightning_ae.files import whole_file
 
-VARIABLE = "LIGHTNING_AE_RUN_DIR"
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 
 _claimed: tuple[Path, int] | None = None
@@ -35,7 +34,7 @@ _claimed: tuple[Path, int] | None = None
 
 
 def claim(given: str | None, name: str, command: str) -> Path:
-    """A new or empty folder for this run alone; ranks other than the first take what the first one chose.
+    """A new or empty folder for this run alone; for ranks other than the first, which write nothing, a mere name.
 
     The folder is locked until the process ends or `release` is called: of runs that ask for one at the same time
     exactly one gets it. A lock leaves nothing behind, however its process ends.
@@ -49,8 +48,8 @@ def claim(given: str | None, name: str, command: str) -> Path:
         InputError: when the folder holds files, or another run has it.
     """
     if not _is_first():
-        # of torchrun's ranks only the first one's loggers write; the trainer tells the others where
-        return Path(os.environ.get(VARIABLE) or given or Path("runs", name, command))
+        # only the first rank's loggers write; the trainer tells the others where
+        return Path(given or Path("runs", name, command))
     release()
     if given is not None:
         path = Path(given)
@@ -63,7 +62,6 @@ def claim(given: str | None, name: str, command: str) -> Path:
                 _lock(path)
                 break
             number += 1
-    os.environ[VARIABLE] = str(path)
     return path
 
 

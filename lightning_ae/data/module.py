@@ -26,7 +26,6 @@ from lightning_ae.data.streaming import Stream, StreamLoader
 from lightning_ae.errors import InputError, unknown
 from lightning_ae.exact import GLOBAL_BATCH_SIZE, Noise
 from lightning_ae.preprocess import Preprocess
-from lightning_ae.training.checkpoint import METADATA_KEY, read_checkpoint
 
 LABELS = ("label", "labels", "target", "class", "y")
 
@@ -159,6 +158,8 @@ class HFDataModule(pl.LightningDataModule):
         Raises:
             InputError: when the file is missing, damaged, or does not say.
         """
+        from lightning_ae.training.checkpoint import METADATA_KEY, read_checkpoint
+
         config = read_checkpoint(checkpoint_path)[METADATA_KEY].get("data")
         if config is None:
             raise InputError(f"{os.fspath(checkpoint_path)!r} does not say what data it was trained on")

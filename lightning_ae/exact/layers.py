@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_ae.exact.collectives import gather, world_size
 from lightning_ae.exact.noise import dropout_noise
-from lightning_ae.training.private import BatchNorm
 
 
 class Dropout(nn.Module):
@@ -38,7 +38,7 @@ class Dropout(nn.Module):
         return f"{self.probability}"
 
 
-class _GlobalBatchNorm(BatchNorm):
+class _GlobalBatchNorm(_BatchNorm):
     """Batch normalisation by the statistics of all ranks' samples together, in training, on any device.
 
     They are the same to rounding as those of one process with the whole batch, ranks with unequal numbers of samples

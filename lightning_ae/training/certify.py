@@ -24,7 +24,7 @@ from lightning_ae.config import import_class
 from lightning_ae.data.loader import BatchLoader, Columns, Order
 from lightning_ae.errors import InputError
 from lightning_ae.registry import get_model, list_models
-from lightning_ae.training.module import ExactModule, _tensors
+from lightning_ae.training.module import ExactModule, tensors_of
 
 TOLERANCE = 1e-5
 SAMPLES, BATCH_SIZE, EPOCHS = 47, 12, 3
@@ -138,7 +138,8 @@ def _work(
     for module in modules:
         importlib.import_module(module)
     torch.set_num_threads(1)
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     if world > 1:  # as torchrun would say it
         ranks = {"RANK": index, "LOCAL_RANK": index, "GROUP_RANK": 0}
@@ -200,7 +201,7 @@ def _outputs(trainer: pl.Trainer, model: Any, batch: Any) -> list[Tensor]:
     model.eval()
     with torch.no_grad(), trainer.precision_plugin.forward_context():
         found = model.predict_step(trainer.precision_plugin.convert_input(batch), 0)
-    return [value for value in _tensors(found) if value.is_floating_point()]
+    return [value for value in tensors_of(found) if value.is_floating_point()]
 
 
 def _strategy(name: str, world: int) -> Any:

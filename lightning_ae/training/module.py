@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,8 +13,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerStatus
 from pytorch_lightning.utilities import rank_zero_info
-from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch import Tensor
 
 from lightning_ae.errors import InputError
 from lightning_ae.exact import (
@@ -32,6 +31,8 @@ from lightning_ae.training.lean import use_lean_loop, use_lightnings_loop
 from lightning_ae.training.preemption import Preemption
 from lightning_ae.training.private import find_unused_parameters, logs_now, trainer_of
 from lightning_ae.training.resume import Resumption, of_all_ranks
+from lightning_ae.training.sharding import shard
+from lightning_ae.training.weights import first_tensor, weights_type
 
 # what runs networks, and under FSDP needs their weights as a whole
 _STEPS = ("training_step", "validation_step", "test_step", "predict_step")
@@ -70,7 +71,6 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
         super().__init__()
         self.keep_arguments()
         self._run_seed: int | None = None
-        self._gathered = False
         self._finds_unused = False
         self._epoch = EpochTerms()
 
@@ -91,7 +91,7 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
         trainer = self._trainer
         if trainer is not None and trainer.state.status == TrainerStatus.RUNNING:
             return super().device
-        first = _first(self, lambda tensor: True)
+        first = first_tensor(self, lambda tensor: True)
         return super().device if first is None else first.device
 
     # ---- draws --------------------------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
         seed = torch.initial_seed() if self._run_seed is None else self._run_seed
         epoch = self.current_epoch if stage == "train" else 0
         whole = _whole(batch)
-        if whole is None and _tensors(batch):
+        if whole is None and tensors_of(batch):
             whole = _size(batch) * world_size()
         with keyed(seed, stage, epoch, batch_idx, samples=whole):
             yield
@@ -241,37 +241,8 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
 
     def configure_model(self) -> None:
         """Shards the module over the ranks, under ModelParallelStrategy."""
-        if self.device_mesh is None:
-            return
-        from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-
-        if not isinstance(self, FSDPModule):
-            cls = type(self)
-            # one group, whole from the forward to the backward pass: weights may be tied, or used outside of a layer
-            fully_shard(self, mesh=self.device_mesh["data_parallel"], reshard_after_forward=False)
-            for name in (*_STEPS, *_CALLS):
-                if hasattr(self, name):
-                    plain = getattr(self, name)
-                    register_fsdp_forward_method(self, name)
-                    setattr(self, name, self._outermost(plain, getattr(self, name)))
-            type(self).__name__ = cls.__name__  # FSDP2 gives it a class of its own
-
-    def _outermost(self, plain: Callable[..., Any], gathering: Callable[..., Any]) -> Callable[..., Any]:
-        """`gathering`, but `plain` inside of another such call: the weights must stay until that one's backward pass.
-
-        FSDP2 takes the gradient of a call's input for the end of the backward pass.
-        """
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if self._gathered:
-                return plain(*args, **kwargs)
-            self._gathered = True
-            try:
-                return gathering(*args, **kwargs)
-            finally:
-                self._gathered = False
-
-        return call
+        if self.device_mesh is not None:
+            shard(self, self.device_mesh["data_parallel"], (*_STEPS, *_CALLS))
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """Those that answer SIGTERM and Ctrl-C with a checkpoint, and go on from one, unless the trainer has them."""
@@ -331,7 +302,7 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
 
     def _not_finite(self, stage: str, batch_idx: int, terms: Mapping[str, Any], batch: Any = None) -> InputError:
         where = f"batch {batch_idx} of epoch {self.current_epoch}"
-        if any(x.is_floating_point() and not torch.isfinite(x).all() for x in _tensors(batch)):
+        if any(x.is_floating_point() and not torch.isfinite(x).all() for x in tensors_of(batch)):
             return InputError(
                 f"the {stage} data hold NaN or infinite values in {where}",
                 "clean the data; the weights of the last checkpoint are untouched",
@@ -343,36 +314,15 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
         )
 
 
-def weights_type(*modules: nn.Module) -> torch.dtype:
-    """The type of the first parameter that holds floats, or else buffer, of the first module that has one."""
-    for module in modules:
-        if (first := _first(module, lambda tensor: not is_lazy(tensor) and tensor.is_floating_point())) is not None:
-            return first.dtype
-    return torch.get_default_dtype()
-
-
-def _first(
-    module: nn.Module, fits: Callable[[Tensor], bool], kinds: Sequence[str] = ("_parameters", "_buffers")
-) -> Any:
-    """The first parameter that fits, else the first buffer; steps ask, and `parameters()` takes five times as long."""
-    for kind in kinds:
-        for tensor in getattr(module, kind).values():
-            if tensor is not None and fits(tensor):
-                return tensor
-        for child in module._modules.values():
-            if child is not None and (found := _first(child, fits, (kind,))) is not None:
-                return found
-    return None
-
-
-def _tensors(batch: Any) -> list[Tensor]:
+def tensors_of(batch: Any) -> list[Tensor]:
+    """The tensors that a batch holds, or is."""
     values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else [batch]
     return [value for value in values if isinstance(value, Tensor)]
 
 
 def _size(batch: Any) -> int:
     """How many samples this rank has of a batch."""
-    return len(_tensors(batch)[0])
+    return len(tensors_of(batch)[0])
 
 
 def _whole(batch: Any) -> int | None:

@@ -14,7 +14,6 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 LOOP = (
     "_logger_connector.on_batch_end",
@@ -86,8 +85,6 @@ MODULE = ("_buffers", "_modules", "_parameters")
 
 CSV_WRITER = ("_record_new_keys", "_rewrite_with_new_header")
 """What the writer of metrics.csv replaces or calls."""
-
-BatchNorm = _BatchNorm
 
 
 def _found(module: str, name: str) -> Any:

@@ -26,6 +26,7 @@ from platformdirs import user_cache_path
 from pytorch_lightning.utilities import rank_zero_info
 
 from lightning_ae.errors import InputError
+from lightning_ae.files import whole_file
 from lightning_ae.zoo import index
 from lightning_ae.zoo.schema import LARGEST_FILE, Entry, File, check_url, parse_hf
 
@@ -101,25 +102,10 @@ def download(names: Sequence[str], to: str | os.PathLike[str]) -> list[Path]:
         folder = Path(to) / entry.name
         for file in entry.files:
             data = fetch(entry, file)
-            with _said(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-                write(folder / file.name, data)
+            with whole_file(folder / file.name) as part:
+                part.write_bytes(data)
         folders.append(folder)
     return folders
-
-
-def write(place: Path, data: bytes) -> None:
-    """Writes a file in one piece or not at all."""
-    handle, part = tempfile.mkstemp(dir=place.parent, prefix=".part-")
-    try:
-        with open(handle, "wb") as file:
-            file.write(data)
-        os.chmod(part, 0o644)
-        os.replace(part, place)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(part)
-        raise
 
 
 def cache_folder() -> Path:

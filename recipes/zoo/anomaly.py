@@ -23,11 +23,11 @@ from lightning_ae import VAE, HFDataModule, zoo
 @torch.no_grad()
 def scores(model: VAE, x: torch.Tensor) -> dict[str, torch.Tensor]:
     """How odd each sample of `x` (N, *input_shape) is, by two measures: (N,) each."""
-    mean, log_variance = model.posterior(x)
+    q, noise = model.infer(x), model.noise("score")
     error = (model(x) - x).square().flatten(1).sum(dim=1)
-    kl = 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).sum(dim=1)
-    draws = [mean + (0.5 * log_variance).exp() * torch.randn_like(mean) for _ in range(8)]
-    fit = torch.stack([model.likelihood.log_prob(model.decoder_parameters(z), x) for z in draws]).mean(dim=0)
+    draws = [q.draw(noise) for _ in range(8)]
+    kl = model.prior.kl(model, q, draws[0])
+    fit = torch.stack([model.log_likelihood(z, x) for z in draws]).mean(dim=0)
     return {"squared error": error, "negative ELBO": kl - fit}
 
 

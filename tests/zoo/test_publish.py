@@ -114,12 +114,12 @@ def test_to_the_hub(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_is_left_of_what_failed(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lightning_ae.zoo.publishing import entry as publishing
+    from lightning_ae import files
 
-    def full(place: Path, data: bytes) -> None:
+    def full(part: Path, place: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(publishing, "write", full)
+    monkeypatch.setattr(files.os, "replace", full)
     with pytest.raises(InputError, match="cannot be written: No space left"):
         zoo.publish(checkpoint, "vae_mlp.digits_v9", to=str(tmp_path / "zoo"), dry_run=False)
     assert [path for path in (tmp_path / "zoo").rglob("*") if path.is_file()] == []

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.data import HFDataModule
 from lightning_ae.errors import InputError
+from lightning_ae.files import whole_file
 from lightning_ae.models.vae import VAE
 from lightning_ae.preprocess import ImagePreprocess, TabularPreprocess
 from lightning_ae.registry import model_name
@@ -30,7 +31,7 @@ from lightning_ae.strict_yaml import load_yaml
 from lightning_ae.zoo import index
 from lightning_ae.zoo.artefact import CONFIG, WEIGHTS, build, load_trained, parse_weights, plain_weights
 from lightning_ae.zoo.checks import golden
-from lightning_ae.zoo.fetch import hub_file, write
+from lightning_ae.zoo.fetch import hub_file
 from lightning_ae.zoo.publishing.evaluate import codes_of, measure, read_data
 from lightning_ae.zoo.schema import NAME, Config, Data, Entry, Layer, golden_input, parse, parse_hf
 
@@ -281,10 +282,12 @@ def _write(entry: Entry, files: dict[str, bytes], to: Path) -> Entry:
         os.chmod(folder, 0o755)
         os.rename(folder, weights / entry.name)
         place = weights / entry.name
-        write(entries / f"{entry.name}.yaml", dump(entry).encode())
-    except OSError as error:
+        with whole_file(entries / f"{entry.name}.yaml") as part:
+            part.write_text(dump(entry))
+    except (OSError, InputError) as error:
         shutil.rmtree(place, ignore_errors=True)
-        raise InputError(f"to={str(to)!r} cannot be written: {error.strerror}", "nothing was published") from error
+        reason = error.message if isinstance(error, InputError) else f"cannot be written: {error.strerror}"
+        raise InputError(f"to={str(to)!r}: {reason}", "nothing was published") from error
     return entry
 
 
