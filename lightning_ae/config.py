@@ -69,7 +69,7 @@ def import_own() -> None:
     """Imports what this package has to choose from, so that each is known by its bare name."""
     from lightning_ae.registry import CLASSES
 
-    for module in ("lightning_ae.architectures", "lightning_ae.parts", *CLASSES.values()):
+    for module in ("lightning_ae.architectures", "lightning_ae.parts", "lightning_ae.models.finetune", *CLASSES.values()):
         importlib.import_module(module)
 
 

@@ -13,11 +13,12 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from cover import CODES, Cover, cover, named, pairs
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from lightning_ae import VAE, Autoencoder, InputError, SparseAutoencoder, get_model, list_models
-from lightning_ae.architectures import Architecture
+from lightning_ae.architectures import Architecture, ConvNet
 from lightning_ae.cli import main
 from lightning_ae.exact import (
     Dropout,
@@ -216,16 +217,17 @@ CASES = [
     Case("VAE", {"architecture": ATTENTION}, title="attention"),
     Case("VAE", {"architecture": ATTENTION}, {"precision": "32-true"}, title="attention in float32"),
 ]
+COVER = cover()
 WRONG = [Case(f"test_distributed.{name}", title=name) for name in ("Careless", "Scaled", "ScaledLayer", "Apart")]
 
 
 @pytest.fixture(scope="module")
 def certificates() -> dict[tuple[str, int], Certificate]:
-    return {(found.title, found.world): found for found in certify([*CASES, *WRONG])}
+    return {(found.title, found.world): found for found in certify([*CASES, *COVER.cases, *WRONG])}
 
 
 @pytest.mark.parametrize("world", [2, 3])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.title)
+@pytest.mark.parametrize("case", [*CASES, *COVER.cases], ids=lambda case: case.title)
 def test_the_same_run(certificates: dict[tuple[str, int], Certificate], case: Case, world: int) -> None:
     assert certificates[case.title, world].passed, certificates[case.title, world]
 
@@ -249,6 +251,39 @@ def test_weights_on_which_nothing_depends_do_not_count(
     assert certificates["attention", world].errors["weights"] < 1e-9
 
 
+def test_each_pair_of_parts_is_covered_or_refused_with_a_reason() -> None:
+    kinds = {"Prior": "Posterior", "Posterior": "Prior", "Objective": "Likelihood", "Likelihood": "Objective"}
+    for kind, partner in kinds.items():
+        for part in named(kind):
+            of_it = [title for title in COVER.covered if type(part).__name__ in title.split(" x ")]
+            refused = [title for title in COVER.refused if type(part).__name__ in title.split(" x ")]
+            assert len(of_it) + len(refused) == len(named(partner))
+            assert of_it, f"{type(part).__name__} works with nothing"
+    for quantizer in named("Quantizer"):
+        assert any(type(quantizer).__name__ in title for title in COVER.covered)
+    certified = "; ".join(case.title for case in COVER.cases).split("; ")
+    assert set(COVER.covered) == set(certified)
+    for title, reason in COVER.refused.items():
+        assert any(name in reason for name in title.split(" x ")), f"{title}: {reason}"
+
+
+def test_what_is_refused_is_kept_by_its_reason() -> None:
+    found = Cover()
+    found.add(Autoencoder, pairs(architecture=list(CODES.values()), corruption=named("Corruption")))
+    assert len(found.cases) == len(found.covered) == len(CODES) * len(named("Corruption"))
+    image = {"architecture": CODES["map"], "corruption": named("Corruption")[0]}
+    found.add(Refusing, [image, {**image, "architecture": CODES["vector"]}])
+    (reason,) = found.refused.values()
+    assert "ConvNet is not for Refusing" in reason
+
+
+class Refusing(Autoencoder):
+    def __init__(self, input_shape: Sequence[int], **options: Any) -> None:
+        super().__init__(input_shape, **options)
+        if isinstance(self.architecture, ConvNet):
+            raise InputError("ConvNet is not for Refusing")
+
+
 @pytest.mark.slow
 def test_accumulated_and_clipped() -> None:
     cases = of_registry(trainer={"accumulate_grad_batches": 2, "gradient_clip_val": 1.0})
@@ -259,7 +294,7 @@ def test_accumulated_and_clipped() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 3])
 def test_sharded(world: int) -> None:
-    for found in certify([*CASES, WRONG[0]], worlds=(world,), strategy="fsdp"):
+    for found in certify([*CASES, *COVER.cases, WRONG[0]], worlds=(world,), strategy="fsdp"):
         assert found.passed == (found.title != "Careless"), found
 
 
