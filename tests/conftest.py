@@ -57,8 +57,7 @@ def given_of(model: Any, n: int) -> dict[str, torch.Tensor]:
         "label": lambda: classes.repeat(n)[:n],
         "mask": lambda: torch.rand(n, *model.input_shape, generator=generator) < 0.8,
     }
-    other = {role: value for role, value in model.stand_ins(n).items()} if set(model.given) - makes.keys() else {}
-    return {role: makes[role]() if role in makes else other[role] for role in model.given}
+    return {role: makes[role]() if role in makes else model.stand_ins(n)[role] for role in model.given}
 
 
 def batch_of(model: Any, x: torch.Tensor) -> Any:
