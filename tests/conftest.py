@@ -49,6 +49,22 @@ def digits() -> torch.Tensor:
     return torch.from_numpy(load_digits().images).float().unsqueeze(1) / 16
 
 
+def given_of(model: Any, n: int) -> dict[str, torch.Tensor]:
+    """What a model takes besides `n` inputs, by role and in its order: any labels that it knows, any mask."""
+    generator = torch.Generator().manual_seed(2)
+    classes = torch.tensor(getattr(model, "classes", ()) or range(10))
+    makes = {
+        "label": lambda: classes.repeat(n)[:n],
+        "mask": lambda: torch.rand(n, *model.input_shape, generator=generator) < 0.8,
+    }
+    return {role: makes[role]() if role in makes else model.stand_ins(n)[role] for role in model.given}
+
+
+def batch_of(model: Any, x: torch.Tensor) -> Any:
+    """Inputs as the batch that the model takes: alone, or a tuple with what it is given besides."""
+    return (x, *given_of(model, len(x)).values()) if model.given else x
+
+
 @pytest.fixture
 def fit(tmp_path: Path) -> Any:
     """fit(model, tensor, **trainer options): trains on batches of 64, and returns the trainer."""
@@ -57,8 +73,8 @@ def fit(tmp_path: Path) -> Any:
         options = {"max_epochs": 1, "accelerator": "cpu", "logger": False, "enable_progress_bar": False} | options
         options = {"enable_model_summary": False, "default_root_dir": tmp_path} | options
         trainer = pl.Trainer(**options)
-        loader = DataLoader(TensorDataset(data), batch_size=64, shuffle=True)
-        trainer.fit(model, loader)
+        rows = [data, *given_of(model, len(data)).values()] if hasattr(model, "given") else [data]
+        trainer.fit(model, DataLoader(TensorDataset(*rows), batch_size=64, shuffle=True))
         return trainer
 
     return run

@@ -408,7 +408,7 @@ class Lazy(Autoencoder):
 
 MAKERS: dict[str, Callable[[], Any]] = {
     "settled": lambda: Settled(DIGITS, beta=2.0),
-    "positional": lambda: Positional(DIGITS, 3, SMALL, extra=4, beta=0.5),
+    "positional": lambda: Positional(DIGITS, 3, architecture=SMALL, extra=4, beta=0.5),
     "settled twice": lambda: Twice(DIGITS, lr=0.01),
     "save_hyperparameters": lambda: Saving(DIGITS, width=0.25),
     "a mixin": lambda: WithMixin(DIGITS, 3, strength=0.1),

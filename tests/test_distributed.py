@@ -13,11 +13,12 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from cover import CODES, Cover, cover, named, pairs
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from lightning_ae import VAE, Autoencoder, InputError, SparseAutoencoder, get_model, list_models
-from lightning_ae.architectures import Architecture
+from lightning_ae.architectures import Architecture, ConvNet
 from lightning_ae.cli import main
 from lightning_ae.exact import (
     Dropout,
@@ -55,7 +56,8 @@ class SeveralSamples(VAE):
     order: Any = None
 
     def loss(self, x: Tensor, target: Tensor) -> dict[str, Tensor]:
-        mean, log_variance = (value.unsqueeze(1) for value in self.posterior(x))
+        q = self.infer(x)
+        mean, log_variance = q.mean.unsqueeze(1), q.log_variance.unsqueeze(1)
         epsilon = self.noise("posterior").randn_like(mean.expand(-1, 3, -1))
         z = mean + (0.5 * log_variance).exp() * epsilon
         log_ratio = 0.5 * (epsilon.square() - z.square() + log_variance).sum(dim=2)  # log p(z) - log q(z | x)
@@ -88,9 +90,9 @@ class PseudoInputs(VAE):
         terms = super().loss(x, target)
         if self.said:
             with rows("shared"):
-                means = self.posterior(self.pseudo)[0]
+                means = self.infer(self.pseudo).mean
         else:
-            means = self.posterior(self.pseudo)[0]
+            means = self.infer(self.pseudo).mean
         chosen = means[self.noise("component").choice(len(means), 3)]
         shuffled = means[self.noise("order").permutation(len(means))]
         prior = chosen.square().sum() + (shuffled - means).square().sum()
@@ -215,16 +217,17 @@ CASES = [
     Case("VAE", {"architecture": ATTENTION}, title="attention"),
     Case("VAE", {"architecture": ATTENTION}, {"precision": "32-true"}, title="attention in float32"),
 ]
+COVER = cover()
 WRONG = [Case(f"test_distributed.{name}", title=name) for name in ("Careless", "Scaled", "ScaledLayer", "Apart")]
 
 
 @pytest.fixture(scope="module")
 def certificates() -> dict[tuple[str, int], Certificate]:
-    return {(found.title, found.world): found for found in certify([*CASES, *WRONG])}
+    return {(found.title, found.world): found for found in certify([*CASES, *COVER.cases, *WRONG])}
 
 
 @pytest.mark.parametrize("world", [2, 3])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.title)
+@pytest.mark.parametrize("case", [*CASES, *COVER.cases], ids=lambda case: case.title)
 def test_the_same_run(certificates: dict[tuple[str, int], Certificate], case: Case, world: int) -> None:
     assert certificates[case.title, world].passed, certificates[case.title, world]
 
@@ -248,6 +251,39 @@ def test_weights_on_which_nothing_depends_do_not_count(
     assert certificates["attention", world].errors["weights"] < 1e-9
 
 
+def test_each_pair_of_parts_is_covered_or_refused_with_a_reason() -> None:
+    kinds = {"Prior": "Posterior", "Posterior": "Prior", "Objective": "Likelihood", "Likelihood": "Objective"}
+    for kind, partner in kinds.items():
+        for part in named(kind):
+            of_it = [title for title in COVER.covered if type(part).__name__ in title.split(" x ")]
+            refused = [title for title in COVER.refused if type(part).__name__ in title.split(" x ")]
+            assert len(of_it) + len(refused) == len(named(partner))
+            assert of_it, f"{type(part).__name__} works with nothing"
+    for quantizer in named("Quantizer"):
+        assert any(type(quantizer).__name__ in title for title in COVER.covered)
+    certified = "; ".join(case.title for case in COVER.cases).split("; ")
+    assert set(COVER.covered) == set(certified)
+    for title, reason in COVER.refused.items():
+        assert any(name in reason for name in title.split(" x ")), f"{title}: {reason}"
+
+
+def test_what_is_refused_is_kept_by_its_reason() -> None:
+    found = Cover()
+    found.add(Autoencoder, pairs(architecture=list(CODES.values()), corruption=named("Corruption")))
+    assert len(found.cases) == len(found.covered) == len(CODES) * len(named("Corruption"))
+    image = {"architecture": CODES["map"], "corruption": named("Corruption")[0]}
+    found.add(Refusing, [image, {**image, "architecture": CODES["vector"]}])
+    (reason,) = found.refused.values()
+    assert "ConvNet is not for Refusing" in reason
+
+
+class Refusing(Autoencoder):
+    def __init__(self, input_shape: Sequence[int], **options: Any) -> None:
+        super().__init__(input_shape, **options)
+        if isinstance(self.architecture, ConvNet):
+            raise InputError("ConvNet is not for Refusing")
+
+
 @pytest.mark.slow
 def test_accumulated_and_clipped() -> None:
     cases = of_registry(trainer={"accumulate_grad_batches": 2, "gradient_clip_val": 1.0})
@@ -258,7 +294,7 @@ def test_accumulated_and_clipped() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 3])
 def test_sharded(world: int) -> None:
-    for found in certify([*CASES, WRONG[0]], worlds=(world,), strategy="fsdp"):
+    for found in certify([*CASES, *COVER.cases, WRONG[0]], worlds=(world,), strategy="fsdp"):
         assert found.passed == (found.title != "Careless"), found
 
 
@@ -396,10 +432,10 @@ def test_dropout() -> None:
 
 def drawn(monkeypatch: pytest.MonkeyPatch, world: int, draw: Any) -> list[Tensor]:
     """What each of so many ranks draws."""
-    monkeypatch.setattr("lightning_ae.exact.world_size", lambda: world)
+    monkeypatch.setattr("lightning_ae.exact.noise.world_size", lambda: world)
     found = []
     for number in range(world):
-        monkeypatch.setattr("lightning_ae.exact.rank", lambda number=number: number)
+        monkeypatch.setattr("lightning_ae.exact.noise.rank", lambda number=number: number)
         found.append(draw(number))
     return found
 
@@ -455,8 +491,8 @@ def test_what_rows_are_guessed_to_be_is_said_once(
 
 
 def test_rows_that_cannot_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightning_ae.exact.world_size", lambda: 2)
-    monkeypatch.setattr("lightning_ae.exact.rank", lambda: 1)
+    monkeypatch.setattr("lightning_ae.exact.noise.world_size", lambda: 2)
+    monkeypatch.setattr("lightning_ae.exact.noise.rank", lambda: 1)
     assert Noise(1, samples=7).randn_like(torch.zeros(3, 2)).shape == (3, 2)
     # the other rank has four samples, and would take eight rows for two of each
     with pytest.raises(InputError, match="noise for 8 rows, .* this rank has 3 of 7 samples: .* not tell"):

@@ -380,7 +380,7 @@ def test_it_does_what_lightning_does(
     assert taken == case.lightning
     assert case.error in lean["error"]
     assert bool(case.error) == bool(lean["error"])
-    assert any(case.warns in message for message in lean["said"])
+    assert not case.warns or any(case.warns in message for message in lean["said"])
     assert len(plain["seen"]) > 200
 
 

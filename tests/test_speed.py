@@ -93,7 +93,7 @@ def test_sequential_networks_are_compiled_too() -> None:
     plain.compile(backend=graphs)
     plain(torch.rand(2, *SHAPE))
     assert graphs.count == 0  # what torch itself makes of them
-    model = Autoencoder(SHAPE, 3, Plain())
+    model = Autoencoder(SHAPE, 3, architecture=Plain())
     model.compile(backend=graphs)
     model(torch.rand(2, *SHAPE))
     assert graphs.count == 2
@@ -159,7 +159,7 @@ def test_options_of_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_channels_last_changes_no_value() -> None:
-    model = Autoencoder((1, 8, 8), 4, ConvNet(channels=(4, 8)))
+    model = Autoencoder((1, 8, 8), 4, architecture=ConvNet(channels=(4, 8)))
     x = torch.rand(3, 1, 8, 8)
     expected = model(x)
     model.to(memory_format=torch.channels_last)

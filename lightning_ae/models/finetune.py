@@ -125,7 +125,7 @@ class FineTuneClassifier(ExactModule):
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """The classes' probabilities "probability" (B, num_classes) and the likeliest class "label" (B,)."""
-        x, _ = self.model.unpack(batch)
+        x = self.model.read(batch)[0]
         probability = self(x).softmax(dim=1)
         return {"probability": probability, "label": probability.argmax(dim=1)}
 
@@ -150,7 +150,7 @@ class FineTuneClassifier(ExactModule):
             raise InputError("fine-tuning needs labels, but the data set has no label column", "give the data's label")
 
     def _terms(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        x, _ = self.model.unpack(batch)
+        x = self.model.read(batch)[0]
         labels = self._labels(batch)
         logits = self(x)
         stage = "train" if self.training else "test" if self.trainer.testing else "val"

@@ -128,7 +128,7 @@ def asymmetry(model: ScoreMatchingAutoencoder, x: Tensor, sigma: float | None = 
 def test_one_tied_layer_has_an_energy(activation: Any, sigma: Any) -> None:
     torch.manual_seed(0)
     model = ScoreMatchingAutoencoder(
-        (1, 2, 3), 8, sigma, architecture=MLP(hidden=(), tied=True), code_activation=activation
+        (1, 2, 3), 8, sigma=sigma, architecture=MLP(hidden=(), tied=True), code_activation=activation
     ).double()
     assert model.has_energy
     x = torch.randn(5, 1, 2, 3, dtype=torch.float64, requires_grad=True)
@@ -167,7 +167,7 @@ def test_an_energy_is_the_negative_log_density_of_gaussian_data() -> None:
     """Linear units have quadratic energies; smoothed by sigma, the data's variances are s^2 + sigma^2."""
     pl.seed_everything(0, verbose=False)
     scale = torch.tensor([1.5, 0.5])
-    model = ScoreMatchingAutoencoder((2,), 4, 0.5, architecture=MLP(hidden=(), tied=True))
+    model = ScoreMatchingAutoencoder((2,), 4, sigma=0.5, architecture=MLP(hidden=(), tied=True))
     data = torch.randn(4096, 2) * scale + torch.tensor([1.0, -1.0])
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(1500):
