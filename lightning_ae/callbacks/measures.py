@@ -288,9 +288,7 @@ def _codes(model: Autoencoder, trainer: pl.Trainer, split: str) -> tuple[Tensor,
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     codes, labels = [], []
     for batch in data.batches(split, 1024):
-        x, _, given = model.read(
-            {name: v.to(model.device) if isinstance(v, Tensor) else v for name, v in batch.items()}
-        )
+        x, _, given = model.read(model.transfer_batch_to_device(batch, model.device, 0))
         codes.append(model.encode(x, **given).flatten(1).float().cpu())
         labels.append(batch[data.label])
     return torch.cat(codes), torch.cat(labels)

@@ -123,7 +123,7 @@ def reconstruct(
     if show:
         with torch.no_grad():
             _print_images(model, {"input": x, "reconstruction": model(x, **given)})
-    return _save_figure(reconstruction_figure(model, x, **given), file, overwrite)
+    return _save_figure(reconstruction_figure(model, x, "", **given), file, overwrite)
 
 
 def sample(
@@ -269,8 +269,7 @@ def _data(model: Autoencoder, checkpoint: str, path: str | None) -> HFDataModule
 
 def _read(model: Autoencoder, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """A batch's input and what else the model takes, where the model is."""
-    here = {name: v.to(model.device) if isinstance(v, torch.Tensor) else v for name, v in batch.items()}
-    x, _, given = model.read(here)
+    x, _, given = model.read(model.transfer_batch_to_device(batch, model.device, 0))
     return x, given
 
 

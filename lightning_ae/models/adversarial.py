@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Unpack
 
@@ -62,8 +62,8 @@ class AdversarialAutoencoder(Autoencoder):
         if critic_lr is not None and not critic_lr > 0:
             raise InputError(f"critic_lr must be positive, got {critic_lr}")
         self.adversarial_weight, self.critic_lr = adversarial_weight, critic_lr
-        self.prior: Any = from_plain(Prior, prior, "prior")  # asks for no more than codes have
-        self.prior_weights = self.prior.build(self)
+        self.prior: Any = from_plain(Prior, prior, "prior")  # written for a VAE, of which it asks what this has, too
+        self.prior_weights: nn.Module | None = self.prior.build(self)
         if self.prior_weights is not None and any(p.requires_grad for p in self.prior_weights.parameters()):
             raise InputError(
                 f"prior {type(self.prior).__name__} has weights, which a critic teaches nothing",
