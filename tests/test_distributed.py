@@ -55,7 +55,8 @@ class SeveralSamples(VAE):
     order: Any = None
 
     def loss(self, x: Tensor, target: Tensor) -> dict[str, Tensor]:
-        mean, log_variance = (value.unsqueeze(1) for value in self.posterior(x))
+        q = self.infer(x)
+        mean, log_variance = q.mean.unsqueeze(1), q.log_variance.unsqueeze(1)
         epsilon = self.noise("posterior").randn_like(mean.expand(-1, 3, -1))
         z = mean + (0.5 * log_variance).exp() * epsilon
         log_ratio = 0.5 * (epsilon.square() - z.square() + log_variance).sum(dim=2)  # log p(z) - log q(z | x)
@@ -88,9 +89,9 @@ class PseudoInputs(VAE):
         terms = super().loss(x, target)
         if self.said:
             with rows("shared"):
-                means = self.posterior(self.pseudo)[0]
+                means = self.infer(self.pseudo).mean
         else:
-            means = self.posterior(self.pseudo)[0]
+            means = self.infer(self.pseudo).mean
         chosen = means[self.noise("component").choice(len(means), 3)]
         shuffled = means[self.noise("order").permutation(len(means))]
         prior = chosen.square().sum() + (shuffled - means).square().sum()

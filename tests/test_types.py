@@ -42,7 +42,7 @@ def test_every_variant_in_every_type(name: str, dtype: torch.dtype, way: str, di
     WAYS[way](model, dtype)
     assert model.dtype == dtype
     images = (255 * digits[:20]).to(torch.uint8)
-    x, target = model.unpack(images.double() / 255)  # numpy's type
+    x, target, _ = model.unpack(images.double() / 255)  # numpy's type
     assert (x.dtype, target.dtype) == (dtype, dtype)
     code = model.encode(x)
     for value in (code, model.features(images), model.features((images / 255).double().numpy())):
