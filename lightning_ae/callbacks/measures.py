@@ -167,7 +167,7 @@ class DenoisingMetrics(_Accumulated):
         Raises:
             InputError: when the model takes no images, or corrupts nothing.
         """
-        if len(model.input_shape) != 3 or type(model).corrupt is Autoencoder.corrupt:
+        if len(model.input_shape) != 3 or not model.corrupts:
             raise InputError(
                 f"DenoisingMetrics compares denoised images, but {type(model).__name__} with input_shape "
                 f"{model.input_shape} denoises none",
