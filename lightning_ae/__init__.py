@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from lightning_ae.autoencoder import Autoencoder
     from lightning_ae.data.module import HFDataModule
     from lightning_ae.errors import InputError
+    from lightning_ae.models.adversarial import AdversarialAutoencoder
+    from lightning_ae.models.conditional import ConditionalVAE
     from lightning_ae.models.contractive import ContractiveAutoencoder
     from lightning_ae.models.denoising import DenoisingAutoencoder
     from lightning_ae.models.finetune import FineTuneClassifier
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdversarialAutoencoder",
     "Autoencoder",
+    "ConditionalVAE",
     "ContractiveAutoencoder",
     "DenoisingAutoencoder",
     "FineTuneClassifier",

@@ -25,6 +25,8 @@ MODELS: dict[str, str] = {
     "stacked": "lightning_ae.models.stacked:StackedAutoencoder",
     "score_matching": "lightning_ae.models.score_matching:ScoreMatchingAutoencoder",
     "vae": "lightning_ae.models.vae:VAE",
+    "conditional_vae": "lightning_ae.models.conditional:ConditionalVAE",
+    "adversarial": "lightning_ae.models.adversarial:AdversarialAutoencoder",
 }
 CLASSES: dict[str, str] = {name: module for module, _, name in (place.partition(":") for place in MODELS.values())}
 """The module of each class."""

@@ -119,18 +119,18 @@ def reconstruct(
     _check_free([file], overwrite)
     data = _data(model, checkpoint, path)
     data.prepare_data()
-    x, _ = model.unpack(next(data.batches(split, n)))
-    x = x.to(model.device)
+    x, given = _read(model, next(data.batches(split, n)))
     if show:
         with torch.no_grad():
-            _print_images(model, {"input": x, "reconstruction": model(x)})
-    return _save_figure(reconstruction_figure(model, x), file, overwrite)
+            _print_images(model, {"input": x, "reconstruction": model(x, **given)})
+    return _save_figure(reconstruction_figure(model, x, "", **given), file, overwrite)
 
 
 def sample(
     checkpoint: str,
     n: int = 64,
     seed: int = 0,
+    label: int | None = None,
     output: str | None = None,
     show: bool = False,
     device: str = "auto",
@@ -142,6 +142,7 @@ def sample(
         checkpoint: the model's checkpoint, or the name of a zoo entry.
         n: how many samples.
         seed: of the random draws.
+        label: the class of all samples, of a model that takes labels (default: a row for each class).
         output: the PNG to write (default: "samples.png" beside the folder of the checkpoint).
         show: print small images in the terminal, too.
         device: cpu, cuda, mps, or auto for the fastest there is.
@@ -151,9 +152,9 @@ def sample(
         The picture's file.
 
     Raises:
-        InputError: when the file exists, or the model cannot sample images.
+        InputError: when the file exists, or the model cannot sample images, or none of that label.
     """
-    from lightning_ae.callbacks.pictures import sample_figure
+    from lightning_ae.callbacks.pictures import drawn, sample_figure
 
     model = _load(checkpoint, device)
     file = Path(output) if output else _beside(checkpoint) / "samples.png"
@@ -161,9 +162,8 @@ def sample(
     _check_free([file], overwrite)
     if show:
         with torch.no_grad():
-            torch.manual_seed(seed)
-            _print_images(model, {"samples": model.sample(min(n, 10))})
-    return _save_figure(sample_figure(model, n, seed), file, overwrite)
+            _print_images(model, {"samples": torch.cat(drawn(model, min(n, 10), seed, label)[0])})
+    return _save_figure(sample_figure(model, n, seed, label=label), file, overwrite)
 
 
 def rate_distortion(
@@ -263,7 +263,14 @@ def _data(model: Autoencoder, checkpoint: str, path: str | None) -> HFDataModule
     data = HFDataModule.from_config(config, **({"path": path} if path else {}))
     if model.preprocess is not None:
         data.preprocess = model.preprocess  # the statistics of another data set are not what the model learned
+    model.use_columns_of(data)
     return data
+
+
+def _read(model: Autoencoder, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """A batch's input and what else the model takes, where the model is."""
+    x, _, given = model.read(model.transfer_batch_to_device(batch, model.device, 0))
+    return x, given
 
 
 def _encode(model: Autoencoder, data: HFDataModule, split: str, batch_size: int) -> torch.Tensor:
@@ -272,8 +279,8 @@ def _encode(model: Autoencoder, data: HFDataModule, split: str, batch_size: int)
     with torch.no_grad():
         # a bar appears where this takes more than two seconds
         for batch in tqdm(data.batches(split, batch_size), f"encoding {split}", total, delay=2, leave=False):
-            x, _ = model.unpack(batch)
-            codes.append(model.encode(x.to(model.device)).float().cpu())
+            x, given = _read(model, batch)
+            codes.append(model.encode(x, **given).float().cpu())
     return torch.cat(codes)
 
 

@@ -28,7 +28,7 @@ class FineTuneClassifier(ExactModule):
     .. math:: \mathbb E\left[-\log \mathrm{softmax}(A\, \phi(x) + a)_y\right]
 
     over A and a and, unless it is frozen, over :math:`\phi`. Batches hold labels as the data module's label column, or
-    as the second entry of a tuple.
+    as the entry of a tuple that follows the input and what the autoencoder is given besides.
 
     Args:
         pretrained: the path of an autoencoder's checkpoint, a name in the zoo, or an autoencoder; any variant.
@@ -63,6 +63,11 @@ class FineTuneClassifier(ExactModule):
                 f"{model.input_shape}",
                 "give an autoencoder that was trained on such data, or data of its shape",
             )
+        if "label" in model.given:
+            raise InputError(
+                f"{type(model).__name__} is given the label, which a classifier on its codes could read off again",
+                "fine-tune a model that is not",
+            )
         # a checkpoint must be able to rebuild the encoder without the file that it came from
         self.save_hyperparameters({"pretrained": to_plain(model, "pretrained")})
         if not isinstance(num_classes, int) or num_classes < 2:
@@ -81,7 +86,7 @@ class FineTuneClassifier(ExactModule):
             self.model.encoder.requires_grad_(True)
         with torch.no_grad():
             sample = torch.zeros(2, *model.input_shape, dtype=model.dtype, device=model.device)
-            features = self.model.eval().encode(sample).flatten(1).shape[1]
+            features = self.model.eval().encode(sample, **model.stand_ins(2)).flatten(1).shape[1]
         self.classifier = nn.Linear(features, num_classes, device=model.device, dtype=model.dtype)
         stages = ("train", "val", "test")  # "train" alone would shadow nn.Module.train
         self.accuracy = nn.ModuleDict(
@@ -107,9 +112,9 @@ class FineTuneClassifier(ExactModule):
         found: Any = import_class(plain["class_path"], Autoencoder, "pretrained")
         return super().from_init_args({**init_args, "pretrained": found.from_init_args(plain["init_args"])})
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The classes' logits: (B, *input_shape) to (B, num_classes)."""
-        logits: Tensor = self.classifier(self.model.encode(x).flatten(1))
+    def forward(self, x: Tensor, **given: Tensor) -> Tensor:
+        """The classes' logits: (B, *input_shape) to (B, num_classes); `given` is what else the autoencoder takes."""
+        logits: Tensor = self.classifier(self.model.encode(x, **given).flatten(1))
         return logits
 
     def compile(self, **options: Any) -> None:
@@ -125,8 +130,8 @@ class FineTuneClassifier(ExactModule):
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """The classes' probabilities "probability" (B, num_classes) and the likeliest class "label" (B,)."""
-        x = self.model.read(batch)[0]
-        probability = self(x).softmax(dim=1)
+        x, _, given = self.model.read(batch)
+        probability = self(x, **given).softmax(dim=1)
         return {"probability": probability, "label": probability.argmax(dim=1)}
 
     def configure_optimizers(self) -> Any:
@@ -150,9 +155,9 @@ class FineTuneClassifier(ExactModule):
             raise InputError("fine-tuning needs labels, but the data set has no label column", "give the data's label")
 
     def _terms(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        x = self.model.read(batch)[0]
+        x, _, given = self.model.read(batch)
         labels = self._labels(batch)
-        logits = self(x)
+        logits = self(x, **given)
         stage = "train" if self.training else "test" if self.trainer.testing else "val"
         accuracy: Any = self.accuracy[f"{stage}_accuracy"]
         accuracy(logits, labels)
@@ -165,8 +170,8 @@ class FineTuneClassifier(ExactModule):
         if isinstance(batch, Mapping):
             column = getattr(getattr(self.trainer, "datamodule", None), "label", None) or "label"
             labels = batch.get(column)
-        elif isinstance(batch, tuple | list) and len(batch) > 1:
-            labels = batch[1]
+        elif isinstance(batch, tuple | list) and len(batch) > 1 + len(self.model.given):
+            labels = batch[1 + len(self.model.given)]
         if not isinstance(labels, Tensor) or labels.is_floating_point():
             found = list(batch) if isinstance(batch, Mapping) else type(batch).__name__
             raise InputError(

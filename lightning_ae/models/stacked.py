@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from lightning_ae.architectures.layers import Activation, activation, check_option
-from lightning_ae.autoencoder import Autoencoder, LikelihoodOptions
+from lightning_ae.autoencoder import Autoencoder, LikelihoodOptions, mask_of
 from lightning_ae.config import Configurable, from_plain
 from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise
@@ -197,7 +197,7 @@ class StackedAutoencoder(Autoencoder):
         output = self.decoder.layer(code, phase)  # type: ignore[operator]
         if phase == 0:
             params = self.head(output.unflatten(1, output_shape(self.likelihood, self.input_shape)))
-            reconstruction = -self.likelihood.log_prob(params, target).mean()
+            reconstruction = -self.likelihood.log_prob(params, target, **mask_of(given)).mean()
         else:
             likelihood = Bernoulli() if self.activation == "sigmoid" else Gaussian()
             reconstruction = -likelihood.log_prob(output.unsqueeze(1), below).mean()

@@ -44,8 +44,14 @@ class Likelihood(Configurable):
         return self.decoder_parameters + len(self.shared_parameters())
 
     @abstractmethod
-    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        """log p(x) in nats, summed over the dimensions of a sample: (B, P, *shape) and (B, *shape) to (B,)."""
+    def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """log p(x) in nats, summed over the dimensions of a sample: (B, P, *shape) and (B, *shape) to (B,).
+
+        Args:
+            params: (B, P, *shape).
+            x: (B, *shape).
+            mask: of x's shape, true where a value is known; only those count, whatever stands elsewhere, NaN too.
+        """
 
     @abstractmethod
     def mean(self, params: Tensor) -> Tensor:
@@ -117,11 +123,11 @@ class Gaussian(_LocationScale):
             the decoder). Learned log-scales are kept in [-7, 7].
     """
 
-    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+    def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """log p(x) in nats: (B, P, *shape) and (B, *shape) to (B,)."""
         location, log_scale = self._location_and_log_scale(params)
-        squared = ((x - location) * (-log_scale).exp()).square()
-        return _per_sample(-0.5 * squared - log_scale - 0.5 * math.log(2 * math.pi))
+        squared = ((known(x, mask) - location) * (-log_scale).exp()).square()
+        return _per_sample(-0.5 * squared - log_scale - 0.5 * math.log(2 * math.pi), mask)
 
     def sample(self, params: Tensor, noise: Noise | None = None) -> Tensor:
         """A draw, (B, *shape)."""
@@ -140,10 +146,10 @@ class Laplace(_LocationScale):
             Learned log-scales are kept in [-7, 7].
     """
 
-    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+    def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """log p(x) in nats: (B, P, *shape) and (B, *shape) to (B,)."""
         location, log_scale = self._location_and_log_scale(params)
-        return _per_sample(-(x - location).abs() * (-log_scale).exp() - log_scale - math.log(2))
+        return _per_sample(-(known(x, mask) - location).abs() * (-log_scale).exp() - log_scale - math.log(2), mask)
 
     def sample(self, params: Tensor, noise: Noise | None = None) -> Tensor:
         """A draw, (B, *shape), by the inverse of the distribution function."""
@@ -181,8 +187,9 @@ class DiscretizedLogistic(_LocationScale):
         steps = x.float() * (self.levels - 1)
         return bool(((steps - steps.round()).abs() < 1e-3).all())
 
-    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+    def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """The log-mass in nats: (B, P, *shape) and (B, *shape) to (B,)."""
+        x = known(x, mask)
         location, log_scale = self._location_and_log_scale(params)
         half = 0.5 / (self.levels - 1)
         inverse = (-log_scale).exp()
@@ -191,7 +198,7 @@ class DiscretizedLogistic(_LocationScale):
         width = (2 * half * inverse).expand_as(upper)
         inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-width))
         log_mass = torch.where(x < half, F.logsigmoid(upper), torch.where(x > 1 - half, F.logsigmoid(-lower), inside))
-        return _per_sample(log_mass)
+        return _per_sample(log_mass, mask)
 
     def mean(self, params: Tensor) -> Tensor:
         """The location, clipped to [0, 1]."""
@@ -218,9 +225,9 @@ class Bernoulli(Likelihood):
         """True for zeros and ones; the cross-entropy of grey values is no probability."""
         return bool(((x == 0) | (x == 1)).all())
 
-    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+    def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """log p(x) in nats: (B, 1, *shape) and (B, *shape) to (B,)."""
-        return -_per_sample(_cross_entropy(params, x))
+        return -_per_sample(_cross_entropy(params, known(x, mask)), mask)
 
     def mean(self, params: Tensor) -> Tensor:
         """The probabilities, (B, *shape)."""
@@ -244,14 +251,14 @@ class ContinuousBernoulli(Likelihood):
 
     support: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
-    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+    def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """log p(x) in nats: (B, 1, *shape) and (B, *shape) to (B,)."""
         logits = at_least_float32(params[:, 0])
         # with t the logit, C = t / tanh(t / 2)
         small, near, far = _split(logits)
         series = math.log(2) + near.square() / 12 - 7 * near.pow(4) / 1440
         exact = far.abs().log() - torch.tanh(far.abs() / 2).log()
-        return _per_sample(torch.where(small, series, exact) - _cross_entropy(params, x))
+        return _per_sample(torch.where(small, series, exact) - _cross_entropy(params, known(x, mask)), mask)
 
     def mean(self, params: Tensor) -> Tensor:
         """The distribution's mean, (B, *shape)."""
@@ -307,8 +314,24 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _per_sample(x: Tensor) -> Tensor:
-    return x.flatten(1).sum(dim=1)
+def _per_sample(x: Tensor, mask: Tensor | None = None) -> Tensor:
+    return known(x, mask).flatten(1).sum(dim=1)
+
+
+def known(x: Tensor, mask: Tensor | None) -> Tensor:
+    """`x` where the mask is true, 0 elsewhere.
+
+    Data are made so before anything is computed of them, since a NaN comes back in the gradient of what is left out.
+    """
+    if mask is None:
+        return x
+    if mask.shape != x.shape or mask.is_floating_point():
+        raise InputError(
+            f"a mask is true (or 1) where a value is known, of the data's shape {tuple(x.shape)}; got {mask.dtype} "
+            f"{tuple(mask.shape)}",
+            "mask = ~x.isnan(), or (mask > 0.5).expand_as(x)",
+        )
+    return torch.where(mask.bool(), x, 0.0)
 
 
 def _cross_entropy(params: Tensor, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.errors import InputError, unknown
+from lightning_ae.exact import Noise
 from lightning_ae.preprocess import Preprocess
 from lightning_ae.zoo.artefact import load_with_config
 from lightning_ae.zoo.schema import Config, golden_input
@@ -78,7 +79,8 @@ class Encoder(nn.Module):
         self.frozen = False
         self.eval()
         with torch.no_grad():
-            self._feature_dim = int(self(golden_input(config)).shape[1])
+            x = golden_input(config)
+            self._feature_dim = int(self(x, **self.model.stand_ins(len(x))).shape[1])
         if freeze:
             self.freeze()
         else:
@@ -113,7 +115,8 @@ class Encoder(nn.Module):
         parameters = list(self.parameters())
         x = golden_input(self.config).to(parameters[0].device)
         with torch.enable_grad():
-            gradients = torch.autograd.grad(self(x).sum(), parameters, allow_unused=True)
+            features = self(x, **self.model.stand_ins(len(x)))
+            gradients = torch.autograd.grad(features.sum(), parameters, allow_unused=True)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.requires_grad_(gradient is not None)
         return self
@@ -122,27 +125,26 @@ class Encoder(nn.Module):
         """Sets the mode, unless frozen."""
         return super().train(mode and not self.frozen)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, ...) in natural units to (B, feature_dim)."""
+    def forward(self, x: Tensor, **given: Tensor) -> Tensor:
+        """(B, ...) in natural units to (B, feature_dim); what else the model takes by the names in its `given`."""
         dtype = self.model.dtype
         x = self.preprocess(x).to(dtype)
         if self.layer is not None:
-            features = self._at(self.layer, x)
+            features = self._at(self.layer, x, given)
         elif self.latent == "sample":
-            mean, log_variance = self.model.posterior(x)  # type: ignore[operator]
-            features = (mean + (0.5 * log_variance).exp() * torch.randn_like(mean)).flatten(1)
+            features = self.model.infer(x, **given).draw(Noise()).flatten(1)  # type: ignore[operator]
         else:
-            features = self.model.encode(x).flatten(1)
+            features = self.model.encode(x, **given).flatten(1)
         if self.normalize:
             features = (features - self.mean) / self.std
         return features.to(dtype) if features.is_floating_point() else features
 
-    def _at(self, layer: str, x: Tensor) -> Tensor:
+    def _at(self, layer: str, x: Tensor, given: dict[str, Tensor]) -> Tensor:
         found: list[Tensor] = []
         module = self.model.encoder.get_submodule(layer)
         handle = module.register_forward_hook(lambda module, args, output: found.append(output))
         try:
-            self.model.encode(x)
+            self.model.encode(x, **given)
         finally:
             handle.remove()
         value = found[0]

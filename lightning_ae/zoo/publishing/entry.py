@@ -20,7 +20,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.autoencoder import Autoencoder, rows_of
 from lightning_ae.data import HFDataModule
 from lightning_ae.errors import InputError
 from lightning_ae.files import whole_file
@@ -104,7 +104,7 @@ def publish(
     about = _about_data(config.dataset, data, model)
     model.preprocess = config.preprocess.build()
     samples = read_data(about[0], model, path)
-    codes = codes_of(model, samples.inputs["train"])
+    codes = codes_of(model, samples.inputs["train"], samples.given["train"])
     std, mean = torch.std_mean(codes.double(), dim=0)
     plain = config.model_dump(by_alias=True)
     plain["features"] |= {"mean": _digits(mean), "std": _digits(std.clamp(min=1e-6))}
@@ -112,7 +112,7 @@ def publish(
     weights = plain_weights(model)
     files = {WEIGHTS: _safetensors(weights), CONFIG: _json(config)}
     if len(config.input_shape) == 3:
-        files["preview.png"] = _preview(model, samples.inputs["test"])
+        files["preview.png"] = _preview(model, samples.inputs["test"], samples.given["test"])
     title, _, url = model.reference.partition(", http")
     entry: Entry = parse(
         Entry,
@@ -229,7 +229,7 @@ def _layers(model: Autoencoder, x: Tensor, shape: tuple[int, ...]) -> list[Layer
 
     handles = [m.register_forward_hook(note(name)) for name, m in model.encoder.named_modules() if name.count(".") == 1]
     try:
-        model.encode(x)
+        model.encode(x, **model.stand_ins(len(x)))
     finally:
         for handle in handles:
             handle.remove()
@@ -341,17 +341,18 @@ def _json(config: Config) -> bytes:
 
 
 @torch.no_grad()
-def _preview(model: Autoencoder, x: Tensor, n: int = 12) -> bytes:
+def _preview(model: Autoencoder, x: Tensor, given: Mapping[str, Tensor], n: int = 12) -> bytes:
     """A PNG of inputs above their reconstructions, and samples of generative models below."""
     from PIL import Image
 
     from lightning_ae.callbacks.measures import to_unit_interval
 
-    rows = [x[:n], model(x[:n])]
+    first = rows_of(given, slice(n))
+    rows = [x[:n], model(x[:n], **first)]
     if type(model).sample is not Autoencoder.sample:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            rows.append(model.sample(n))
+            rows.append(model.sample(len(x[:n]), **first))
     pictures = [(255 * to_unit_interval(model, row)).round().to(torch.uint8).cpu() for row in rows]
     padded = [nn.functional.pad(row, (1, 1, 1, 1), value=255) for row in pictures]
     grid = torch.cat([row.permute(1, 2, 0, 3).flatten(2) for row in padded], dim=1)
