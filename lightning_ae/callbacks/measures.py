@@ -37,9 +37,7 @@ class _Accumulated(pl.Callback):
         """New metrics, by name."""
 
     @abstractmethod
-    def add(
-        self, model: Autoencoder, metrics: dict[str, Metric], x: Tensor, target: Tensor, **given: Tensor
-    ) -> None:
+    def add(self, model: Autoencoder, metrics: dict[str, Metric], x: Tensor, target: Tensor, **given: Tensor) -> None:
         """Adds a batch, with what the model takes besides; `model.corrupt` draws what it draws in the step."""
 
     def _start(self, module: pl.LightningModule) -> None:
@@ -109,9 +107,7 @@ class ReconstructionMetrics(_Accumulated):
                 )
         return metrics
 
-    def add(
-        self, model: Autoencoder, metrics: dict[str, Metric], x: Tensor, target: Tensor, **given: Tensor
-    ) -> None:
+    def add(self, model: Autoencoder, metrics: dict[str, Metric], x: Tensor, target: Tensor, **given: Tensor) -> None:
         """Adds a batch."""
         reconstruction, target = model(model.corrupt(x), **given).float(), target.float()
         metrics["active_units"].update(model.units(model.encode(x, **given)))
@@ -148,9 +144,7 @@ class SparsityMetrics(_Accumulated):
             "r_squared": RSquared(math.prod(model.input_shape)),
         }
 
-    def add(
-        self, model: Autoencoder, metrics: dict[str, Metric], x: Tensor, target: Tensor, **given: Tensor
-    ) -> None:
+    def add(self, model: Autoencoder, metrics: dict[str, Metric], x: Tensor, target: Tensor, **given: Tensor) -> None:
         """Adds a batch."""
         metrics["sparsity"].update(model.units(model.encode(x, **given)))
         metrics["r_squared"].update(model(x, **given), x)
@@ -179,9 +173,7 @@ class DenoisingMetrics(_Accumulated):
             )
         return {name: PSNRPerImage() for name in ("psnr_corrupted", "psnr_median")}
 
-    def add(
-        self, model: Autoencoder, metrics: dict[str, Metric], x: Tensor, target: Tensor, **given: Tensor
-    ) -> None:
+    def add(self, model: Autoencoder, metrics: dict[str, Metric], x: Tensor, target: Tensor, **given: Tensor) -> None:
         """Adds a batch."""
         from scipy.ndimage import median_filter
 

@@ -75,7 +75,9 @@ def golden(model: Autoencoder, config: Config) -> Golden:
     """The first values for the fixed input."""
     assert model.preprocess is not None
     x = model.preprocess(golden_input(config))
-    values = [part.flatten()[:8].double().tolist() for part in (model.encode(x), model(x))]
+    code = model.encode(x)
+    first = [part.flatten()[:8] for part in (code if isinstance(code, tuple) else (code,))]  # of each level
+    values = [part.double().tolist() for part in (torch.cat(first), model(x).flatten()[:8])]
     atol = 1e-4 * max(1.0, *(abs(value) for part in values for value in part))
     return Golden(
         code=[float(f"{v:.8g}") for v in values[0]],

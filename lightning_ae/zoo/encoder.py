@@ -21,6 +21,9 @@ Pool = Literal["avg", "max"]
 class Encoder(nn.Module):
     """From images in natural units to features, (B, ...) to (B, feature_dim).
 
+    Features are the code as a vector: of a map or of tokens the mean over positions, of a hierarchy the codes beside
+    each other.
+
     Its input is what the preprocessing takes: images as uint8 or as floats in [0, 1], (B, H, W) or (B, C, H, W), grey
     or in colour, of any size; vectors as numbers, (B, dimensions). It is differentiable, can be a part of any module,
     which it follows to another type or device, and can be exported. It computes in the type of its weights, after the
@@ -129,10 +132,9 @@ class Encoder(nn.Module):
         if self.layer is not None:
             features = self._at(self.layer, x)
         elif self.latent == "sample":
-            mean, log_variance = self.model.posterior(x)  # type: ignore[operator]
-            features = (mean + (0.5 * log_variance).exp() * torch.randn_like(mean)).flatten(1)
+            features = self.model.pool(self.model.draw(x))
         else:
-            features = self.model.encode(x).flatten(1)
+            features = self.model.pool(self.model.encode(x))
         if self.normalize:
             features = (features - self.mean) / self.std
         return features.to(dtype) if features.is_floating_point() else features

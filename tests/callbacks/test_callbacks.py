@@ -253,8 +253,8 @@ def test_wandb_gets_the_pictures_offline(tmp_path: Path, monkeypatch: pytest.Mon
 def test_callbacks_leave_the_run_as_it_is(tmp_path: Path) -> None:
     class Dropping(VAE):
         # draws from the global generator, which this package's own noise does not
-        def posterior(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return super().posterior(torch.nn.functional.dropout(x, 0.2, self.training))
+        def infer(self, x: torch.Tensor, **given: torch.Tensor) -> Any:
+            return super().infer(torch.nn.functional.dropout(x, 0.2, self.training))
 
     def weights(*callbacks: pl.Callback) -> torch.Tensor:
         pl.seed_everything(5, verbose=False)

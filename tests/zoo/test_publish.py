@@ -12,8 +12,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-import lightning_ae.models as registry
-from lightning_ae import VAE, HFDataModule, InputError, zoo
+from lightning_ae import VAE, HFDataModule, InputError, registry, zoo
 from lightning_ae.cli import main
 from lightning_ae.zoo import index
 from lightning_ae.zoo.schema import Entry

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.data import HFDataModule
 from lightning_ae.errors import InputError
-from lightning_ae.models.vae import VAE
 from lightning_ae.preprocess import ImagePreprocess, TabularPreprocess
 from lightning_ae.registry import model_name
 from lightning_ae.strict_yaml import load_yaml
@@ -195,8 +194,8 @@ def _config(name: str, model: Autoencoder) -> Config:
             "config": model.init_args,
             "preprocess": plain,
             "features": {
-                "latents": ["mean", "sample"] if isinstance(model, VAE) else ["mean"],
-                "dim": model.latent_dim,
+                "latents": list(model.latents),
+                "dim": model.feature_dim,
                 "layers": [],
             },
         },
@@ -340,7 +339,7 @@ def _preview(model: Autoencoder, x: Tensor, n: int = 12) -> bytes:
     from lightning_ae.callbacks.measures import to_unit_interval
 
     rows = [x[:n], model(x[:n])]
-    if type(model).sample is not Autoencoder.sample:
+    if model.generates:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             rows.append(model.sample(n))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +128,7 @@ def read_data(data: Data, model: Autoencoder, path: str | None = None) -> Sample
         labels: dict[str, Tensor] = {}
         for split in ("train", "test"):
             batches = list(module.batches(split, BATCH))
-            inputs[split] = torch.cat([model.unpack(batch)[0] for batch in batches])
+            inputs[split] = torch.cat([model.read(batch)[0] for batch in batches])
             if module.label is not None:
                 labels[split] = torch.cat([batch[module.label] for batch in batches])
         _KEPT.clear()
@@ -181,9 +180,9 @@ def measure(model: Autoencoder, data: Samples, dataset: str) -> list[Metric]:
 
 @torch.no_grad()
 def codes_of(model: Autoencoder, x: Tensor) -> Tensor:
-    """The codes (N, D) of inputs (N, *input_shape)."""
+    """The codes of inputs (N, *input_shape) as vectors, (N, feature_dim)."""
     parts = tqdm(x.split(BATCH), "encoding", delay=2, leave=False)
-    return torch.cat([model.encode(part).flatten(1).float() for part in parts])
+    return torch.cat([model.pool(model.encode(part)).float() for part in parts])
 
 
 def components(inputs: int, features: int) -> int:
@@ -193,23 +192,15 @@ def components(inputs: int, features: int) -> int:
 
 def _objective(model: Autoencoder, x: Tensor) -> tuple[str, list[float]] | None:
     """The objective on `x` for each seed, where chance is a part of it, and its name."""
-    from lightning_ae.models.denoising import DenoisingAutoencoder
-    from lightning_ae.models.vae import VAE
-
-    steps: dict[type[Autoencoder], tuple[str, Callable[[Tensor], Tensor]]] = {
-        VAE: ("negative_elbo", lambda part: model.loss(part, part)["loss"]),
-        DenoisingAutoencoder: ("denoising_loss", lambda part: model.loss(model.corrupt(part), part)["loss"]),
-    }
-    found = next((step for cls, step in steps.items() if isinstance(model, cls)), None)
-    if found is None:
+    if model.drawn_objective is None:
         return None
-    name, step = found
     values = []
     with torch.random.fork_rng(devices=[]):
         for seed in SEEDS:
             torch.manual_seed(seed)
-            values.append(sum(float(step(part)) * len(part) for part in x.split(BATCH)) / len(x))
-    return name, values
+            losses = [float(model.loss(model.corrupt(part), part)["loss"]) * len(part) for part in x.split(BATCH)]
+            values.append(sum(losses) / len(x))
+    return model.drawn_objective, values
 
 
 def _relative(value: float) -> float:
