@@ -43,9 +43,7 @@ def test_levels_are_combined_as_a_product_of_normal_distributions() -> None:
     product = combine(a, b)
     points = some(seed=3).mean, some(seed=4).mean
     # log N(z; a) + log N(z; b) and log N(z; product) differ by what does not depend on z
-    differences = [
-        as_torch(a).log_prob(z) + as_torch(b).log_prob(z) - as_torch(product).log_prob(z) for z in points
-    ]
+    differences = [as_torch(a).log_prob(z) + as_torch(b).log_prob(z) - as_torch(product).log_prob(z) for z in points]
     torch.testing.assert_close(differences[0], differences[1], rtol=1e-10, atol=1e-10)
     precision = (-a.log_variance).exp() + (-b.log_variance).exp()
     torch.testing.assert_close(product.log_variance, -precision.log())
@@ -184,6 +182,7 @@ def test_it_learns_in_bf16_and_loads(digits: Tensor, fit: Any, tmp_path: Path) -
     torch.testing.assert_close(loaded.encode(digits[:4]), model.eval().encode(digits[:4]), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_two_ranks_train_as_one() -> None:
     options = {"latent_dim": 4, "upper_dims": [3, 2], "width": 8, "architecture": MLP(hidden=(8,))}
     (found,) = certify([Case("ladder_vae", options)], worlds=[2])
