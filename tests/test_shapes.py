@@ -482,6 +482,21 @@ def test_what_makes_no_picture_is_refused_by_name(shape: tuple[int, ...], tmp_pa
             Autoencoder(shape, 2, architecture=architecture)
 
 
+@pytest.mark.parametrize("shape", [(12,), (2, 6), (1, 2, 3, 4)], ids=str)
+def test_tools_say_what_makes_no_picture(shape: tuple[int, ...], fit: Any, tmp_path: Path) -> None:
+    from lightning_ae.cli import tools
+
+    checkpoint = str(tmp_path / "last.ckpt")
+    fit(VAE(shape, 2), torch.rand(32, *shape), max_steps=1, max_epochs=-1).save_checkpoint(checkpoint)
+    for tool in (tools.reconstruct, tools.sample):
+        with pytest.raises(InputError, match="which make no picture") as caught:
+            tool(checkpoint, device="cpu")
+        assert str(shape) in str(caught.value)
+    if len(shape) > 1:
+        with pytest.raises(InputError, match=r"preprocess gives vectors, but the model takes the input_shape"):
+            zoo.publish(checkpoint, "vae_mlp.digits_v9")
+
+
 def test_what_a_model_says_of_itself_is_asked(tmp_path: Path) -> None:
     class Clean(Autoencoder):
         """Overrides what it could corrupt by, and says that it does not."""
