@@ -76,7 +76,7 @@ def main() -> None:
                 (checkpoint,) = Path(name, "checkpoints").glob("*.ckpt")
                 model = ae.load_model(checkpoint)
                 with torch.no_grad():
-                    parts = [[model.encode(b).flatten(1) for b in x[s].split(1000)] for s in ("train", "test")]
+                    parts = [[model.pool(model.encode(b)) for b in x[s].split(1000)] for s in ("train", "test")]
                     codes = [torch.cat(part) for part in parts]
                     output = torch.cat([model(batch) for batch in x["test"].split(1000)])
                 distortion = float((output - x["test"]).square().flatten(1).sum(1).mean())

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lightning_ae.models.contractive import ContractiveAutoencoder
     from lightning_ae.models.denoising import DenoisingAutoencoder
     from lightning_ae.models.finetune import FineTuneClassifier
+    from lightning_ae.models.hierarchical import LadderVAE
     from lightning_ae.models.linear import LinearAutoencoder
     from lightning_ae.models.score_matching import ScoreMatchingAutoencoder
     from lightning_ae.models.sparse import KSparseAutoencoder, SparseAutoencoder
@@ -34,6 +35,7 @@ __all__ = [
     "HFDataModule",
     "InputError",
     "KSparseAutoencoder",
+    "LadderVAE",
     "LinearAutoencoder",
     "ScoreMatchingAutoencoder",
     "SparseAutoencoder",

@@ -215,6 +215,30 @@ class Autoencoder(ExactModule):
         """Which units of a sparse code are in use, of the code's shape; None where codes are dense."""
         return None
 
+    def draw(self, x: Tensor, **given: Tensor) -> Any:
+        """A code of `x` drawn from the model's distribution over codes, in the shape of `encode`'s.
+
+        Raises:
+            InputError: where it has none, and `latents` no "sample".
+        """
+        raise InputError(
+            f"{type(self).__name__} gives one code for an input, and no distribution to draw from",
+            "use encode, or a VAE",
+        )
+
+    def move(self, code: Code, feature: int, by: Tensor) -> Code:
+        """Codes of which one feature, a number of what `pool` gives, is larger by `by` (B,); else they are the same.
+
+        Of a map or tokens, a feature is a channel, which moves at all positions.
+        """
+        moved = [part.clone() for part in _parts(code)]
+        for part in moved:
+            if feature < part.shape[1]:
+                part[:, feature] += by.to(part.dtype).view(-1, *[1] * (part.ndim - 2))
+                break
+            feature -= part.shape[1]
+        return tuple(moved) if isinstance(code, tuple) else moved[0]
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The optimizer's groups of parameters, with "lr" or "weight_decay" where they differ from the model's."""
         return [{"params": list(self.parameters())}]

@@ -27,6 +27,7 @@ MODELS: dict[str, str] = {
     "vae": "lightning_ae.models.vae:VAE",
     "conditional_vae": "lightning_ae.models.conditional:ConditionalVAE",
     "adversarial": "lightning_ae.models.adversarial:AdversarialAutoencoder",
+    "ladder_vae": "lightning_ae.models.hierarchical:LadderVAE",
 }
 CLASSES: dict[str, str] = {name: module for module, _, name in (place.partition(":") for place in MODELS.values())}
 """The module of each class."""

@@ -59,7 +59,7 @@ class Picture(pl.Callback):
         """Refuses models whose data make no picture.
 
         Raises:
-            InputError: when the picture needs images and the model takes vectors.
+            InputError: when the picture needs images and the model takes something else.
         """
         model = as_autoencoder(self, pl_module)
         if self.needs_images and len(model.input_shape) != 3:
@@ -174,7 +174,7 @@ class SampleGrid(Picture):
             InputError: naming the model.
         """
         super().setup(trainer, pl_module, stage)
-        if type(as_autoencoder(self, pl_module)).sample is Autoencoder.sample:
+        if not as_autoencoder(self, pl_module).generates:
             raise InputError(f"{type(pl_module).__name__} cannot sample", "leave SampleGrid out, or train a VAE")
 
     def draw(self, trainer: pl.Trainer, model: Autoencoder, x: Tensor, labels: Tensor | None, title: str) -> Figure:
@@ -184,6 +184,8 @@ class SampleGrid(Picture):
 
 class LatentProjection(Picture):
     """Draws codes on their first two principal components (two-dimensional codes as they are), coloured by label.
+
+    Codes are taken as vectors, `model.pool`: a map or tokens by the mean over positions, a hierarchy's side by side.
 
     Args:
         samples: how many codes at most.
@@ -201,18 +203,22 @@ class LatentProjection(Picture):
 
     def draw(self, trainer: pl.Trainer, model: Autoencoder, x: Tensor, labels: Tensor | None, title: str) -> Figure:
         """A scatter plot, or two."""
-        codes = torch.cat([part.flatten(1).float() for part in encoded(model, x, self.given)]).cpu()
+        codes = torch.cat([model.pool(part).float() for part in encoded(model, x, self.given)]).cpu()
         names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
         panels = {"codes": codes} | ({"inputs, PCA": x.flatten(1).float().cpu()} if self.beside_pca else {})
         return projection_figure(panels, labels, names, title)
 
 
 class LatentTraversal(Picture):
-    """Draws what each code dimension does: it moves one at a time about the code of an image, and decodes.
+    """Draws what each dimension of the code does: it moves one at a time about the code of an image, and decodes.
+
+    The dimensions are the features that `model.pool` makes of a code: of a map or tokens a dimension is a channel,
+    which moves at all positions together; of a hierarchy each level has its own, "z1.0" the first of the first level.
+    What a model makes of such a step, it says in `move`.
 
     Args:
         steps: how many values each dimension takes.
-        span: how far to go to either side, in standard deviations of that dimension over the data.
+        span: how far to go to either side, in standard deviations of that feature over the data.
         dims: how many dimensions, those of the largest variance first.
         samples: how many codes the standard deviations are taken from.
         every_n_epochs: how often to draw.
@@ -230,18 +236,17 @@ class LatentTraversal(Picture):
 
     def draw(self, trainer: pl.Trainer, model: Autoencoder, x: Tensor, labels: Tensor | None, title: str) -> Figure:
         """A row of images for each dimension."""
-        codes = torch.cat(encoded(model, x, self.given))
+        features = torch.cat([model.pool(part) for part in encoded(model, x, self.given)])
         same = {role: value[:1].expand(self.steps, *value.shape[1:]) for role, value in self.given.items()}
-        std, order = codes.std(dim=0, correction=0).sort(descending=True)
+        std, order = features.std(dim=0, correction=0).sort(descending=True)
         order, std = order[: self.dims], std[: self.dims]
-        offsets = torch.linspace(-self.span, self.span, self.steps, device=codes.device)
-        rows = []
-        for dim, scale in zip(order.tolist(), std, strict=True):
-            moved = codes[0].repeat(self.steps, 1)
-            moved[:, dim] += offsets * scale
-            rows.append(model.decode(moved, **same))
-        names = [f"z{dim}  (std {scale:.2f})" for dim, scale in zip(order.tolist(), std.tolist(), strict=True)]
-        return image_figure(model, rows, names, f"{title}: from -{self.span:g} to +{self.span:g} std")
+        offsets = torch.linspace(-self.span, self.span, self.steps, device=features.device)
+        code = model.encode(x[:1].expand(self.steps, *model.input_shape), **same)
+        moves = zip(order.tolist(), std, strict=True)
+        rows = [model.decode(model.move(code, d, offsets * s), **same) for d, s in moves]
+        names = _feature_names(model)
+        texts = [f"{names[d]}  (std {s:.2f})" for d, s in zip(order.tolist(), std.tolist(), strict=True)]
+        return image_figure(model, rows, texts, f"{title}: from -{self.span:g} to +{self.span:g} std")
 
 
 class JacobianSpectrum(Picture):
@@ -391,6 +396,14 @@ def projection_figure(
         figure.legend(handles, texts, loc="outside right center", fontsize=8, frameon=False, markerscale=2)
     figure.suptitle(title, fontsize=10)
     return figure
+
+
+def _feature_names(model: Autoencoder) -> list[str]:
+    """A name for each feature that `pool` gives: z0, z1 and so on; of a hierarchy z1.0, with the level first."""
+    shapes = model.code_shape
+    if not isinstance(shapes[0], tuple):
+        return [f"z{i}" for i in range(shapes[0])]
+    return [f"z{level}.{i}" for level, shape in enumerate(shapes, start=1) for i in range(shape[0])]
 
 
 def _plane(points: Tensor) -> tuple[Tensor, tuple[str, str]]:

@@ -171,7 +171,7 @@ class TrainingCLI(LightningCLI):
                 "use the recipe that it was written with, or an earlier checkpoint of the run",
             ) from error
         if self.command == "predict" and self.run_dir is not None:
-            parts = {key: torch.cat([batch[key] for batch in result]) for key in result[0]}
+            parts = {key: _joined([batch[key] for batch in result]) for key in result[0]}
             # the trainer knows the first rank's folder
             place = Path(self.trainer.log_dir or self.run_dir) / f"predictions-rank{self.trainer.global_rank}.pt"
             with whole_file(place) as part, open(part, "wb") as file:
@@ -266,6 +266,13 @@ def training_parser(command: str) -> TrainingParser:
         parser: TrainingParser = built.value
         return parser
     raise AssertionError("unreachable: parse_arguments raises")
+
+
+def _joined(parts: list[Any]) -> Any:
+    """What was predicted of the samples of several batches; of a hierarchy's codes a tuple."""
+    if isinstance(parts[0], tuple):
+        return tuple(torch.cat(level) for level in zip(*parts, strict=True))
+    return torch.cat(parts)
 
 
 def _in_restoring(error: BaseException) -> bool:

@@ -107,7 +107,7 @@ class ContractiveAutoencoder(Autoencoder):
         self.hessian_weight, self.hessian_scale = hessian_weight, hessian_scale
 
     def encode(self, x: Tensor, **given: Tensor) -> Tensor:
-        """The activations of the code: (B, *input_shape) to (B, latent_dim)."""
+        """The activations of the code: (B, *input_shape) to (B, *code_shape)."""
         self.check_given(given)
         return ACTIVATIONS[self.code_activation](at_least_float32(self.encoder(x))).to(self.dtype)
 
@@ -170,9 +170,13 @@ def jacobian_spectrum(model: Autoencoder, x: Tensor, **given: Tensor) -> Tensor:
         given: what else the model takes, by the names in `given`.
 
     Returns:
-        (B, min(latent_dim, dimensions)).
+        (B, min(units, dimensions)), where all values of a code are its units.
     """
     encode = model.encoding(given)
+
+    def units(x: Tensor) -> Tensor:
+        return model.units(encode(x))
+
     with differentiable(x) as x:
-        check_differentiable(encode, x)
-        return torch.linalg.svdvals(exact_jacobian(encode, x).detach())
+        check_differentiable(units, x)
+        return torch.linalg.svdvals(exact_jacobian(units, x).detach())

@@ -27,8 +27,10 @@ class FineTuneClassifier(ExactModule):
 
     .. math:: \mathbb E\left[-\log \mathrm{softmax}(A\, \phi(x) + a)_y\right]
 
-    over A and a and, unless it is frozen, over :math:`\phi`. Batches hold labels as the data module's label column, or
-    as the entry of a tuple that follows the input and what the autoencoder is given besides.
+    over A and a and, unless it is frozen, over all weights that :math:`\phi` depends on; it gives the code as a vector
+    (`model.pool`: a map or tokens by the mean over positions, a hierarchy's codes beside each other). Batches hold
+    labels as the data module's label column, or as the entry of a tuple that follows the input and what the
+    autoencoder is given besides.
 
     Args:
         pretrained: the path of an autoencoder's checkpoint, a name in the zoo, or an autoencoder; any variant.
@@ -81,13 +83,11 @@ class FineTuneClassifier(ExactModule):
         self.lr, self.layer_decay, self.weight_decay = lr, layer_decay, weight_decay
         self.preprocess = model.preprocess
         self.data_config = model.data_config
+        learned = [] if freeze else _encoding_weights(model.eval())
         self.model.requires_grad_(False)
-        if not freeze:
-            self.model.encoder.requires_grad_(True)
-        with torch.no_grad():
-            sample = torch.zeros(2, *model.input_shape, dtype=model.dtype, device=model.device)
-            features = self.model.eval().encode(sample, **model.stand_ins(2)).flatten(1).shape[1]
-        self.classifier = nn.Linear(features, num_classes, device=model.device, dtype=model.dtype)
+        for parameter in learned:
+            parameter.requires_grad_(True)
+        self.classifier = nn.Linear(model.feature_dim, num_classes, device=model.device, dtype=model.dtype)
         stages = ("train", "val", "test")  # "train" alone would shadow nn.Module.train
         self.accuracy = nn.ModuleDict(
             {f"{s}_accuracy": MulticlassAccuracy(num_classes, average="micro") for s in stages}
@@ -114,7 +114,7 @@ class FineTuneClassifier(ExactModule):
 
     def forward(self, x: Tensor, **given: Tensor) -> Tensor:
         """The classes' logits: (B, *input_shape) to (B, num_classes); `given` is what else the autoencoder takes."""
-        logits: Tensor = self.classifier(self.model.encode(x, **given).flatten(1))
+        logits: Tensor = self.classifier(self.model.pool(self.model.encode(x, **given)))
         return logits
 
     def compile(self, **options: Any) -> None:
@@ -137,10 +137,8 @@ class FineTuneClassifier(ExactModule):
     def configure_optimizers(self) -> Any:
         """AdamW with a group for each layer, the encoder's lower ones slower by `layer_decay` each."""
         groups: list[dict[str, Any]] = [{"params": list(self.classifier.parameters()), "lr": self.lr}]
-        for depth, layer in enumerate(reversed(_layers(self.model.encoder)), start=1):
-            parameters = [p for p in layer if p.requires_grad]
-            if parameters:
-                groups.append({"params": parameters, "lr": self.lr * self.layer_decay**depth})
+        for depth, layer in enumerate(reversed(_layers(self.model)), start=1):
+            groups.append({"params": layer, "lr": self.lr * self.layer_decay**depth})
         return adamw(self, groups, self.lr, self.weight_decay)
 
     def setup(self, stage: str) -> None:
@@ -193,7 +191,30 @@ def _autoencoder(pretrained: str | Autoencoder) -> Autoencoder:
     )
 
 
+def _encoding_weights(model: Autoencoder) -> list[nn.Parameter]:
+    """The parameters that the code depends on; others would be left without a gradient.
+
+    Raises:
+        InputError: when it depends on none.
+    """
+    parameters = list(model.requires_grad_(True).parameters())
+    with torch.enable_grad():
+        total = model.pool(model.encode(model.new_inputs(2))).sum()
+        found = [None] * len(parameters)
+        if total.requires_grad:
+            found = torch.autograd.grad(total, parameters, allow_unused=True)  # type: ignore[assignment]
+    learned = [p for p, gradient in zip(parameters, found, strict=True) if gradient is not None]
+    if not learned:
+        raise InputError(f"the code of {type(model).__name__} has no gradient to learn from", "set freeze")
+    return learned
+
+
 def _layers(network: nn.Module) -> list[list[nn.Parameter]]:
-    """A network's parameters, those of one layer with weights after another, from input to output."""
-    layers = [list(m.parameters(recurse=False)) for m in network.modules()]
+    """A network's trained parameters, those of one layer with weights after another, from input to output."""
+    seen: set[int] = set()  # tied weights are those of the layer that has them first
+    layers = []
+    for module in network.modules():
+        own = [p for p in module.parameters(recurse=False) if p.requires_grad and id(p) not in seen]
+        seen.update(id(p) for p in own)
+        layers.append(own)
     return [layer for layer in layers if layer]

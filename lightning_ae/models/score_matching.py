@@ -103,7 +103,7 @@ class ScoreMatchingAutoencoder(Autoencoder):
         return isinstance(self.architecture, MLP) and not self.architecture.hidden and self.architecture.tied
 
     def encode(self, x: Tensor, **given: Tensor) -> Tensor:
-        """The code's units: (B, *input_shape) to (B, latent_dim)."""
+        """The code's units: (B, *input_shape) to (B, *code_shape)."""
         self.check_given(given)
         return ACTIVATIONS[self.code_activation](self.encoder(x))
 
@@ -203,10 +203,11 @@ class ScoreMatchingAutoencoder(Autoencoder):
         return torch.as_tensor(level, dtype=x.dtype, device=x.device).expand(len(x))
 
     def _scale_and_shift(self, code: Tensor, sigma: Tensor | float | None) -> tuple[Tensor | float, Tensor | float]:
-        """What a noise level does to the code, (B, latent_dim) each; nothing where there is one level only."""
+        """What a noise level does to the code, (B, latent_dim, 1, ...) each; nothing where there is one level only."""
         if self.level is None:
             return 1.0, 0.0
-        scale, shift = self.level(self._level(code, sigma).unsqueeze(1).log()).chunk(2, dim=1)
+        both = self.level(self._level(code, sigma).unsqueeze(1).log())
+        scale, shift = both.view(len(both), -1, *[1] * (code.ndim - 2)).chunk(2, dim=1)
         return 1 + scale, shift
 
     def _denoising(self, x: Tensor, target: Tensor, given: dict[str, Tensor]) -> dict[str, Tensor]:

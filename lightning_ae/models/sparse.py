@@ -94,6 +94,10 @@ class SparseAutoencoder(Autoencoder):
             "sparsity": sparsity,
         }
 
+    def active(self, code: Tensor) -> Tensor:
+        """The units whose activation exceeds 0.1 for "kl", since no sigmoid is zero, and 0 for "l1"."""
+        return code.abs() > (0.1 if self.penalty == "kl" else 0.0)
+
     def _activate(self, pre_activation: Tensor) -> Tensor:
         return pre_activation.sigmoid() if self.penalty == "kl" else pre_activation.relu()
 
@@ -157,3 +161,7 @@ class KSparseAutoencoder(Autoencoder):
         code: Tensor = self.encoder(x)
         values, units = code.topk(self.kept, dim=1)
         return torch.zeros_like(code).scatter(1, units, values)
+
+    def active(self, code: Tensor) -> Tensor:
+        """The units that are kept."""
+        return code != 0

@@ -107,6 +107,10 @@ class VAE(Autoencoder):
         """The posterior's mean: (B, *input_shape) to (B, *code_shape), in the weights' type."""
         return self.infer(x, **given).mean.to(self.dtype)
 
+    def draw(self, x: Tensor, **given: Tensor) -> Tensor:
+        """A draw from q(z | x): (B, *input_shape) to (B, *code_shape), in the weights' type."""
+        return self.infer(x, **given).draw(self.noise("draw")).to(self.dtype)
+
     def loss(self, x: Tensor, target: Tensor, **given: Tensor) -> dict[str, Tensor]:
         """The objective's terms, in nats per sample: by default "reconstruction" and "kl", and "loss", the bound.
 

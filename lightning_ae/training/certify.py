@@ -24,7 +24,7 @@ from lightning_ae.config import import_class
 from lightning_ae.data.loader import BatchLoader, Columns, Order
 from lightning_ae.errors import InputError
 from lightning_ae.registry import get_model, list_models
-from lightning_ae.training.module import ExactModule, tensors_of
+from lightning_ae.training.module import ExactModule
 
 TOLERANCE = 1e-5
 SAMPLES, BATCH_SIZE, EPOCHS = 47, 12, 3
@@ -201,7 +201,8 @@ def _outputs(trainer: pl.Trainer, model: Any, batch: Any) -> list[Tensor]:
     model.eval()
     with torch.no_grad(), trainer.precision_plugin.forward_context():
         found = model.predict_step(trainer.precision_plugin.convert_input(batch), 0)
-    return [value for value in tensors_of(found) if value.is_floating_point()]
+    values = [part for value in found.values() for part in (value if isinstance(value, tuple) else (value,))]
+    return [value for value in values if value.is_floating_point()]
 
 
 def _strategy(name: str, world: int) -> Any:

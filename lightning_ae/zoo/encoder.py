@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.errors import InputError, unknown
-from lightning_ae.exact import Noise
 from lightning_ae.preprocess import Preprocess
 from lightning_ae.zoo.artefact import load_with_config
 from lightning_ae.zoo.schema import Config, golden_input
@@ -21,6 +20,9 @@ Pool = Literal["avg", "max"]
 
 class Encoder(nn.Module):
     """From images in natural units to features, (B, ...) to (B, feature_dim).
+
+    Features are the code as a vector: of a map or of tokens the mean over positions, of a hierarchy the codes beside
+    each other.
 
     Its input is what the preprocessing takes: images as uint8 or as floats in [0, 1], (B, H, W) or (B, C, H, W), grey
     or in colour, of any size; vectors as numbers, (B, dimensions). It is differentiable, can be a part of any module,
@@ -132,9 +134,9 @@ class Encoder(nn.Module):
         if self.layer is not None:
             features = self._at(self.layer, x, given)
         elif self.latent == "sample":
-            features = self.model.infer(x, **given).draw(Noise()).flatten(1)  # type: ignore[operator]
+            features = self.model.pool(self.model.draw(x, **given))
         else:
-            features = self.model.encode(x, **given).flatten(1)
+            features = self.model.pool(self.model.encode(x, **given))
         if self.normalize:
             features = (features - self.mean) / self.std
         return features.to(dtype) if features.is_floating_point() else features

@@ -27,13 +27,16 @@ ABOUT = {
 }
 
 
+_INPUTS = {"image": "images, uint8 or in [0, 1]", "tabular": "vectors in natural units"}
+
+
 def card(entry: Entry) -> str:
     """The model card of an entry, in Hugging Face's form."""
     from huggingface_hub import EvalResult, ModelCardData
 
     results = [
         EvalResult(
-            task_type="image-feature-extraction",
+            task_type="image-feature-extraction" if entry.preprocess.kind == "image" else "feature-extraction",
             dataset_type=entry.data.id,
             dataset_name=entry.dataset,
             dataset_split=metric.split,
@@ -71,7 +74,7 @@ def _text(entry: Entry) -> str:
         "```python",
         "from lightning_ae import zoo",
         "",
-        f'encoder = zoo.load_encoder("{entry.name}")  # images, uint8 or in [0, 1], to (B, {entry.features.dim})',
+        f'encoder = zoo.load_encoder("{entry.name}")  # {_INPUTS[entry.preprocess.kind]}, to (B, {entry.features.dim})',
         f'model = zoo.load("{entry.name}")  # the whole autoencoder',
         "```",
         "",

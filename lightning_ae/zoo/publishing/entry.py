@@ -24,7 +24,6 @@ from lightning_ae.autoencoder import Autoencoder, rows_of
 from lightning_ae.data import HFDataModule
 from lightning_ae.errors import InputError
 from lightning_ae.files import whole_file
-from lightning_ae.models.vae import VAE
 from lightning_ae.preprocess import ImagePreprocess, TabularPreprocess
 from lightning_ae.recipes import find
 from lightning_ae.registry import model_name
@@ -201,8 +200,8 @@ def _config(name: str, model: Autoencoder) -> Config:
             "config": model.init_args,
             "preprocess": plain,
             "features": {
-                "latents": ["mean", "sample"] if isinstance(model, VAE) else ["mean"],
-                "dim": model.latent_dim,
+                "latents": list(model.latents),
+                "dim": model.feature_dim,
                 "layers": [],
             },
         },
@@ -349,7 +348,7 @@ def _preview(model: Autoencoder, x: Tensor, given: Mapping[str, Tensor], n: int 
 
     first = rows_of(given, slice(n))
     rows = [x[:n], model(x[:n], **first)]
-    if type(model).sample is not Autoencoder.sample:
+    if model.generates:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             rows.append(model.sample(len(x[:n]), **first))

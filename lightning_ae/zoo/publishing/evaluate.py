@@ -189,9 +189,9 @@ def measure(model: Autoencoder, data: Samples, dataset: str) -> list[Metric]:
 
 @torch.no_grad()
 def codes_of(model: Autoencoder, x: Tensor, given: Mapping[str, Tensor]) -> Tensor:
-    """The codes (N, D) of inputs (N, *input_shape)."""
+    """The codes of inputs (N, *input_shape) as vectors, (N, feature_dim)."""
     parts = tqdm(_parts(x), "encoding", delay=2, leave=False)
-    return torch.cat([model.encode(x[part], **rows_of(given, part)).flatten(1).float() for part in parts])
+    return torch.cat([model.pool(model.encode(x[part], **rows_of(given, part))).float() for part in parts])
 
 
 def _parts(x: Tensor) -> list[slice]:
