@@ -35,7 +35,7 @@ from lightning_ae.training.resume import Resumption, of_all_ranks
 
 # what runs networks, and under FSDP needs their weights as a whole
 _STEPS = ("training_step", "validation_step", "test_step", "predict_step")
-_CALLS = ("encode", "decode", "decoder_parameters", "features", "sample")
+_CALLS = ("encode", "decode", "decoder_parameters", "encode_indices", "decode_indices", "features", "sample")
 
 
 class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Lightning's loader is no classmethod
