@@ -72,7 +72,8 @@ class VQVAE(Autoencoder):
 
     def encode(self, x: Tensor, **given: Tensor) -> Tensor:
         """The quantised code: (B, *input_shape) to (B, *code_shape)."""
-        return self.codebook(self.hidden(x, **given))[0].to(self.dtype)  # type: ignore[no-any-return]
+        z: Tensor = self.codebook(self.hidden(x, **given))[0]
+        return z.to(self.dtype)
 
     def encode_indices(self, x: Tensor, **given: Tensor) -> Tensor:
         """The index of the codebook's vector at each position: (B, *input_shape) to (B, *code_shape[1:]), int64."""
@@ -92,9 +93,8 @@ class VQVAE(Autoencoder):
                 "encode_indices gives such",
             )
         if ((indices < 0) | (indices >= codes)).any():
-            raise InputError(
-                f"indices must lie in 0, ..., {codes - 1}, got some from {indices.min()} to {indices.max()}"
-            )
+            lowest, highest = int(indices.min()), int(indices.max())
+            raise InputError(f"indices must lie in 0, ..., {codes - 1}, got some from {lowest} to {highest}")
         return self.decode(self.codebook.lookup(indices.long()).to(self.dtype), **given)
 
     def loss(self, x: Tensor, target: Tensor, **given: Tensor) -> dict[str, Tensor]:

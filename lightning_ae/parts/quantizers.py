@@ -160,7 +160,7 @@ class VectorQuantizer(Quantizer):
 
 @dataclass(frozen=True)
 class GradientVectorQuantizer(Quantizer):
-    r"""A codebook that is trained by the gradient of its distance to what it quantises (van den Oord et al. 2017, eq. 3).
+    r"""A codebook trained by the gradient of its distance to what it quantises (van den Oord et al. 2017, eq. 3).
 
     The loss has one term more, :math:`|\mathrm{sg}(h) - e|^2`, "codebook". The vectors start from N(0, I).
 
