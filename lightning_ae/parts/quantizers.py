@@ -8,6 +8,7 @@ some 4 % of the vectors another index.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from lightning_ae.errors import InputError, unknown
 from lightning_ae.exact import Noise, rank, sum_over_ranks, world_size
 from lightning_ae.parts.likelihoods import at_least_float32
 
-Start = Literal["normal", "batch"]
+Start = Literal["uniform", "batch"]
 EPSILON = 1e-5
 
 
@@ -134,15 +135,16 @@ class VectorQuantizer(Quantizer):
         decay: gamma, in [0, 1).
         commitment: beta, the weight of the commitment term :math:`|h - \mathrm{sg}(e)|^2`.
         revive: r, the part of an even share below which a code is dead, in [0, 1); with 0 none ever is.
-        start: "normal", from draws of N(0, I); or "batch", after the first batch all codes are vectors of it, of which
-            it must have as many as there are codes.
+        start: "uniform", from draws as those of a linear layer's weights, between :math:`\pm 1 / \sqrt{d}` of d values;
+            or "batch", after the first batch all codes are vectors of it, of which it must have as many as there are
+            codes.
     """
 
     codes: int = 512
     decay: float = 0.99
     commitment: float = 0.25
     revive: float = 0.02
-    start: Start = "normal"
+    start: Start = "uniform"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -162,7 +164,8 @@ class VectorQuantizer(Quantizer):
 class GradientVectorQuantizer(Quantizer):
     r"""A codebook trained by the gradient of its distance to what it quantises (van den Oord et al. 2017, eq. 3).
 
-    The loss has one term more, :math:`|\mathrm{sg}(h) - e|^2`, "codebook". The vectors start from N(0, I).
+    The loss has one term more, :math:`|\mathrm{sg}(h) - e|^2`, "codebook". The vectors start as a linear layer's
+    weights do, between :math:`\pm 1 / \sqrt{d}` for d values. Codes that are never the nearest stay where they are.
 
     Args:
         codes: K, how many vectors the codebook has.
@@ -184,7 +187,7 @@ class GradientVectorQuantizer(Quantizer):
 class _Trained(Codebook):
     def __init__(self, options: GradientVectorQuantizer, latent_dim: int) -> None:
         super().__init__(options.codes, latent_dim, options.commitment)
-        self.vectors = nn.Parameter(torch.randn(options.codes, latent_dim))
+        self.vectors = nn.Parameter(_uniform(options.codes, latent_dim))
 
     def terms(self, h: Tensor, e: Tensor) -> dict[str, Tensor]:
         return {"codebook": _squared(h.detach() - e), **super().terms(h, e)}
@@ -197,7 +200,7 @@ class _RunningMeans(Codebook):
     def __init__(self, options: VectorQuantizer, latent_dim: int) -> None:
         super().__init__(options.codes, latent_dim, options.commitment)
         self.decay, self.revive, self.start = options.decay, options.revive, options.start
-        self.register_buffer("vectors", torch.randn(options.codes, latent_dim))
+        self.register_buffer("vectors", _uniform(options.codes, latent_dim))
         self.register_buffer("counts", torch.zeros(options.codes))
         self.register_buffer("sums", torch.zeros(options.codes, latent_dim))
 
@@ -225,7 +228,7 @@ class _RunningMeans(Codebook):
                 raise InputError(
                     f"codes = {self.codes} are to start from the first batch, which has {len(drawn)} vectors over all "
                     "ranks",
-                    'give fewer codes or larger batches, or start="normal", which takes the vectors of several',
+                    'give fewer codes or larger batches, or start="uniform", which takes the vectors of several',
                 )
             dead = dead | first
         place = dead.cumsum(dim=0) - 1
@@ -255,6 +258,10 @@ class _RunningMeans(Codebook):
             if value is not None and kept is not None and value.dtype in (torch.bfloat16, torch.float16):
                 self._buffers[name] = at_least_float32(kept).to(value.device)
         return self
+
+
+def _uniform(codes: int, latent_dim: int) -> Tensor:
+    return (2 * torch.rand(codes, latent_dim) - 1) / math.sqrt(latent_dim)
 
 
 def _rows(h: Tensor) -> Tensor:
