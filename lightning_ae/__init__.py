@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lightning_ae.models.sparse import KSparseAutoencoder, SparseAutoencoder
     from lightning_ae.models.stacked import StackedAutoencoder
     from lightning_ae.models.vae import VAE
+    from lightning_ae.models.vq import VQVAE
     from lightning_ae.registry import get_model, list_models
     from lightning_ae.training.checkpoint import load_model
 
@@ -41,6 +42,7 @@ __all__ = [
     "SparseAutoencoder",
     "StackedAutoencoder",
     "VAE",
+    "VQVAE",
     "get_model",
     "list_models",
     "load_model",

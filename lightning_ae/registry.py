@@ -28,6 +28,7 @@ MODELS: dict[str, str] = {
     "conditional_vae": "lightning_ae.models.conditional:ConditionalVAE",
     "adversarial": "lightning_ae.models.adversarial:AdversarialAutoencoder",
     "ladder_vae": "lightning_ae.models.hierarchical:LadderVAE",
+    "vq_vae": "lightning_ae.models.vq:VQVAE",
 }
 CLASSES: dict[str, str] = {name: module for module, _, name in (place.partition(":") for place in MODELS.values())}
 """The module of each class."""

@@ -12,6 +12,7 @@ from lightning_ae.parts.likelihoods import (
 from lightning_ae.parts.objectives import ELBO, Objective
 from lightning_ae.parts.posteriors import DiagonalGaussian, Posterior
 from lightning_ae.parts.priors import Prior, StandardNormal
+from lightning_ae.parts.quantizers import GradientVectorQuantizer, Quantizer, VectorQuantizer
 from lightning_ae.parts.schedules import CosineDecay, LinearDecay, Schedule, Warmup
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "DiscretizedLogistic",
     "Gaussian",
     "GaussianNoise",
+    "GradientVectorQuantizer",
     "Laplace",
     "Likelihood",
     "LinearDecay",
@@ -31,8 +33,10 @@ __all__ = [
     "Objective",
     "Posterior",
     "Prior",
+    "Quantizer",
     "SaltAndPepper",
     "Schedule",
     "StandardNormal",
+    "VectorQuantizer",
     "Warmup",
 ]

@@ -71,6 +71,11 @@ class Encoder(nn.Module):
                 "normalize needs the mean and the standard deviation of the features",
                 "they are known of the codes of the zoo's entries only; leave layer out",
             )
+        if latent == "indices" and (normalize or not freeze):
+            raise InputError(
+                "latent='indices' gives numbers of a codebook, which have neither a scale nor a gradient",
+                "leave normalize and freeze out, or take latent='mean', the vectors that they stand for",
+            )
         if layer is not None and latent != "mean":
             raise InputError(f"layer={layer!r} comes before the code, so latent={latent!r} means nothing")
         self.model = model
@@ -111,7 +116,13 @@ class Encoder(nn.Module):
         return self.eval()
 
     def unfreeze(self) -> Encoder:
-        """Lets those weights be trained that the features depend on; others would be left without a gradient."""
+        """Lets those weights be trained that the features depend on; others would be left without a gradient.
+
+        Raises:
+            InputError: for indices, which have no gradient.
+        """
+        if self.latent == "indices":
+            raise InputError("latent='indices' has no gradient to train by", "take latent='mean'")
         self.frozen = False
         self.requires_grad_(True)
         parameters = list(self.parameters())
@@ -133,6 +144,8 @@ class Encoder(nn.Module):
         x = self.preprocess(x).to(dtype)
         if self.layer is not None:
             features = self._at(self.layer, x, given)
+        elif self.latent == "indices":
+            features = self.model.encode_indices(x, **given).reshape(len(x), -1)  # type: ignore[operator]
         elif self.latent == "sample":
             features = self.model.pool(self.model.draw(x, **given))
         else:
@@ -168,7 +181,7 @@ def load_encoder(
     Args:
         name: of an entry; or an artefact's folder; or hf://organisation/name@commit.
         latent: "mean", the code without randomness; "sample", a draw from the posterior, where there is one; "indices",
-            where codes are discrete.
+            those of a codebook, (B, positions), where codes are discrete.
         layer: an intermediate layer of the encoder instead of the code; `feature_info` lists them.
         pool: "avg" or "max" over height and width of the layer's map; by default it is flattened.
         normalize: standardise the code by its mean and standard deviation over the training data.
