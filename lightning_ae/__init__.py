@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lightning_ae.models.conditional import ConditionalVAE
     from lightning_ae.models.contractive import ContractiveAutoencoder
     from lightning_ae.models.denoising import DenoisingAutoencoder
+    from lightning_ae.models.dictionary import TopKDictionary
     from lightning_ae.models.finetune import FineTuneClassifier
     from lightning_ae.models.hierarchical import LadderVAE
     from lightning_ae.models.linear import LinearAutoencoder
@@ -41,6 +42,7 @@ __all__ = [
     "ScoreMatchingAutoencoder",
     "SparseAutoencoder",
     "StackedAutoencoder",
+    "TopKDictionary",
     "VAE",
     "VQVAE",
     "get_model",

@@ -247,7 +247,7 @@ class Autoencoder(ExactModule):
         """Brings weights back to where they must be (a decoder of unit norm, say): after each step of an optimizer.
 
         Also before the first step of a fit; so it must leave alone weights that are where they must be, to rounding,
-        or resuming would not be bit for bit.
+        or resuming would not be bit for bit. It is called without gradients.
         """
 
     # ---- what a user calls --------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ MODELS: dict[str, str] = {
     "linear": "lightning_ae.models.linear:LinearAutoencoder",
     "sparse": "lightning_ae.models.sparse:SparseAutoencoder",
     "k_sparse": "lightning_ae.models.sparse:KSparseAutoencoder",
+    "topk_dictionary": "lightning_ae.models.dictionary:TopKDictionary",
     "denoising": "lightning_ae.models.denoising:DenoisingAutoencoder",
     "contractive": "lightning_ae.models.contractive:ContractiveAutoencoder",
     "stacked": "lightning_ae.models.stacked:StackedAutoencoder",

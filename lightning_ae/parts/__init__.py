@@ -14,6 +14,7 @@ from lightning_ae.parts.posteriors import DiagonalGaussian, Posterior
 from lightning_ae.parts.priors import Prior, StandardNormal
 from lightning_ae.parts.quantizers import GradientVectorQuantizer, Quantizer, VectorQuantizer
 from lightning_ae.parts.schedules import CosineDecay, LinearDecay, Schedule, Warmup
+from lightning_ae.parts.sparsity import KLSparsity, L1Sparsity, Sparsity, TopK
 
 __all__ = [
     "ELBO",
@@ -26,6 +27,8 @@ __all__ = [
     "Gaussian",
     "GaussianNoise",
     "GradientVectorQuantizer",
+    "KLSparsity",
+    "L1Sparsity",
     "Laplace",
     "Likelihood",
     "LinearDecay",
@@ -36,7 +39,9 @@ __all__ = [
     "Quantizer",
     "SaltAndPepper",
     "Schedule",
+    "Sparsity",
     "StandardNormal",
     "VectorQuantizer",
+    "TopK",
     "Warmup",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Sized
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 
 from lightning_ae.errors import InputError
 
@@ -20,12 +21,17 @@ class Constraints(pl.Callback):
         self._handles: list[Any] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: D102
+        if not hasattr(pl_module, "constrain"):  # the trainer had another model before
+            return
         if pl_module.needs_data_size:
             pl_module.data_size.fill_(_samples(trainer, pl_module))
-        pl_module.constrain()
-        self._handles = [
-            optimizer.register_step_post_hook(lambda *args: pl_module.constrain()) for optimizer in trainer.optimizers
-        ]
+
+        @torch.no_grad()
+        def constrain(*args: Any) -> None:
+            pl_module.constrain()
+
+        constrain()
+        self._handles = [optimizer.register_step_post_hook(constrain) for optimizer in trainer.optimizers]
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: D102
         self._remove()
