@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lightning_ae.models.sparse import KSparseAutoencoder, SparseAutoencoder
     from lightning_ae.models.stacked import StackedAutoencoder
     from lightning_ae.models.vae import VAE
+    from lightning_ae.models.vae_variants import IWAE, BetaTCVAE, VampPriorVAE
     from lightning_ae.registry import get_model, list_models
     from lightning_ae.training.checkpoint import load_model
 
@@ -24,10 +25,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Autoencoder",
+    "BetaTCVAE",
     "ContractiveAutoencoder",
     "DenoisingAutoencoder",
     "FineTuneClassifier",
     "HFDataModule",
+    "IWAE",
     "InputError",
     "KSparseAutoencoder",
     "LinearAutoencoder",
@@ -35,6 +38,7 @@ __all__ = [
     "SparseAutoencoder",
     "StackedAutoencoder",
     "VAE",
+    "VampPriorVAE",
     "get_model",
     "list_models",
     "load_model",

@@ -25,6 +25,9 @@ MODELS: dict[str, str] = {
     "stacked": "lightning_ae.models.stacked:StackedAutoencoder",
     "score_matching": "lightning_ae.models.score_matching:ScoreMatchingAutoencoder",
     "vae": "lightning_ae.models.vae:VAE",
+    "vampprior_vae": "lightning_ae.models.vae_variants:VampPriorVAE",
+    "iwae": "lightning_ae.models.vae_variants:IWAE",
+    "beta_tc_vae": "lightning_ae.models.vae_variants:BetaTCVAE",
 }
 CLASSES: dict[str, str] = {name: module for module, _, name in (place.partition(":") for place in MODELS.values())}
 """The module of each class."""

@@ -9,9 +9,9 @@ from lightning_ae.parts.likelihoods import (
     Laplace,
     Likelihood,
 )
-from lightning_ae.parts.objectives import ELBO, Objective
+from lightning_ae.parts.objectives import ELBO, IWAEObjective, Objective, TotalCorrelation
 from lightning_ae.parts.posteriors import DiagonalGaussian, Posterior
-from lightning_ae.parts.priors import Prior, StandardNormal
+from lightning_ae.parts.priors import MixturePrior, Prior, StandardNormal, VampPrior
 from lightning_ae.parts.schedules import CosineDecay, LinearDecay, Schedule, Warmup
 
 __all__ = [
@@ -24,15 +24,19 @@ __all__ = [
     "DiscretizedLogistic",
     "Gaussian",
     "GaussianNoise",
+    "IWAEObjective",
     "Laplace",
     "Likelihood",
     "LinearDecay",
     "Masking",
+    "MixturePrior",
     "Objective",
     "Posterior",
     "Prior",
     "SaltAndPepper",
     "Schedule",
     "StandardNormal",
+    "TotalCorrelation",
+    "VampPrior",
     "Warmup",
 ]

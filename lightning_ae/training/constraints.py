@@ -19,6 +19,12 @@ class Constraints(pl.Callback):
     def __init__(self) -> None:
         self._handles: list[Any] = []
 
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Tells it here already: the loss of a validation batch may ask."""
+        if pl_module.needs_data_size:
+            trainer.fit_loop.setup_data()
+            pl_module.data_size.fill_(_samples(trainer, pl_module))
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: D102
         if pl_module.needs_data_size:
             pl_module.data_size.fill_(_samples(trainer, pl_module))
