@@ -48,12 +48,16 @@ class Constraints(pl.Callback):
 def _samples(trainer: pl.Trainer, model: Any) -> int:
     """The samples of the training split over all ranks, as the loader says; what the model has, where none does."""
     loader: Any = trainer.train_dataloader
-    order, rows = getattr(loader, "sampler", None), getattr(loader, "dataset", None)
-    found = getattr(order, "samples", None) or (len(rows) if isinstance(rows, Sized) else int(model.data_size))
+    batches, rows = getattr(loader, "batch_sampler", None), getattr(loader, "dataset", None)
+    found = int(model.data_size)
+    if isinstance(declared := getattr(getattr(loader, "stream", batches), "samples", None), int):  # this package's
+        found = declared
+    elif batches is not None and isinstance(rows, Sized):  # without batch_size a row is a batch
+        found = len(rows)
     if found < 1:
         raise InputError(
             f"{type(model).__name__} asks how many samples the training data have, which {type(loader).__name__} does "
             "not say",
             "set it before the fit: model.data_size.fill_(n)",
         )
-    return int(found)
+    return found
