@@ -336,7 +336,7 @@ QUIET: dict[str, Any] = {
 
 def test_the_size_of_the_data_is_asked_for(digits: Tensor, tmp_path: Any) -> None:
     model = BetaTCVAE((1, 8, 8), 2, architecture=MLP((8,)))
-    with pytest.raises(InputError, match=r"BetaTCVAE asks how many samples .*\n.*data_size\.fill_"):
+    with pytest.raises(InputError, match=r"loss of BetaTCVAE asks how many samples .*\n.*data_size\.fill_"):
         model.loss(digits[:4], digits[:4])
     with pytest.raises(InputError, match="asks how many samples"):
         pl.Trainer(**QUIET).validate(model, DataLoader(digits[:64], 32), verbose=False)

@@ -229,14 +229,7 @@ class TotalCorrelation(Objective):
     def _log_weights(self, model: VAE, each: Tensor) -> Tensor:
         """What the density at each draw (B) under each sample's posterior (M) counts, (M, B, 1) or (1, 1, 1)."""
         m, own = each.shape[:2]
-        size = model.data_size
-        # in a fit the trainer has said it; reading it back would make an accelerator wait in every step
-        if (not model.training or model._trainer is None) and int(size) < 1:
-            raise InputError(
-                f"the total correlation of {type(model).__name__} asks how many samples the training data have",
-                "train the model by a trainer, or set it: model.data_size.fill_(n)",
-            )
-        n = size.to(each.dtype)
+        n = model.training_samples().to(each.dtype)
         if self.estimator == "weighted":
             return -(n.log() + math.log(m)).view(1, 1, 1)
         if m == 1:

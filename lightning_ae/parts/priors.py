@@ -19,12 +19,12 @@ from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise, rows
 from lightning_ae.parts.likelihoods import at_least_float32
 from lightning_ae.parts.posteriors import DiagonalGaussian, DiagonalNormal, Distribution, Posterior
-from lightning_ae.training.private import BatchNorm
 
 if TYPE_CHECKING:
     from lightning_ae.models.vae import VAE
 
 M = TypeVar("M", bound=nn.Module)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class Prior(Configurable):
@@ -183,7 +183,7 @@ class VampPrior(Mixture):
                 f"{type(model).__name__} takes that besides the input",
                 "use the prior MixturePrior() or StandardNormal()",
             )
-        if any(isinstance(layer, BatchNorm) for layer in model.encoder.modules()):
+        if any(isinstance(layer, BATCH_NORMS) for layer in model.encoder.modules()):
             raise InputError(
                 "VampPrior encodes pseudo-inputs in a batch of their own, whose statistics a batch normalisation would "
                 "mix with the data's",
