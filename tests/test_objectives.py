@@ -79,10 +79,12 @@ def test_a_drawn_divergence_has_the_closed_forms_mean() -> None:
     with torch.no_grad():
         closed = float(terms(exact, x)["kl"])
         assert closed == float(terms(build(ELBO()).eval(), x)["kl"])
-        z = exact.infer(x).draw(Noise(0, "a"))
-        each = exact.infer(x).log_prob(z) - exact.prior.log_prob(exact, z)
-        error = float(each.std()) / math.sqrt(len(x))
         found = terms(drawn, x)["kl"]
+        torch.manual_seed(0)
+        z, q = exact.infer(x).draw(Noise()), normal(exact.infer(x))
+        each = (q.log_prob(z) - distributions.Normal(0.0, 1.0).log_prob(z)).sum(dim=1)
+        error = float(each.std()) / math.sqrt(len(x))
+    assert float(found) == pytest.approx(float(each.mean()), rel=1e-9) != closed
     assert abs(float(found) - closed) < 5 * error
     assert error < 0.01
 
