@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lightning_ae.models.sparse import KSparseAutoencoder, SparseAutoencoder
     from lightning_ae.models.stacked import StackedAutoencoder
     from lightning_ae.models.vae import VAE
+    from lightning_ae.models.vae_variants import IWAE, BetaTCVAE, VampPriorVAE
     from lightning_ae.models.vq import VQVAE
     from lightning_ae.registry import get_model, list_models
     from lightning_ae.training.checkpoint import load_model
@@ -30,11 +31,13 @@ __version__ = "0.1.0"
 __all__ = [
     "AdversarialAutoencoder",
     "Autoencoder",
+    "BetaTCVAE",
     "ConditionalVAE",
     "ContractiveAutoencoder",
     "DenoisingAutoencoder",
     "FineTuneClassifier",
     "HFDataModule",
+    "IWAE",
     "InputError",
     "KSparseAutoencoder",
     "LadderVAE",
@@ -45,6 +48,7 @@ __all__ = [
     "TopKDictionary",
     "VAE",
     "VQVAE",
+    "VampPriorVAE",
     "get_model",
     "list_models",
     "load_model",

@@ -362,6 +362,20 @@ class Autoencoder(ExactModule):
             return 1.0
         return schedule(self.global_step, self.total_steps() if schedule.needs_total else 0.0)
 
+    def training_samples(self) -> Tensor:
+        """`data_size`, a number on the device, where it is known.
+
+        Raises:
+            InputError: where it is not.
+        """
+        # in a fit the trainer has said it, and reading it back would make an accelerator wait in every step
+        if (not self.training or self._trainer is None) and int(self.data_size) < 1:
+            raise InputError(
+                f"the loss of {type(self).__name__} asks how many samples the training data have",
+                "train the model by a trainer, which says it, or set it: model.data_size.fill_(n)",
+            )
+        return self.data_size
+
     def compile(self, **options: Any) -> None:
         """Compiles the encoder and the decoder in place, with the options of `torch.compile`.
 

@@ -30,6 +30,9 @@ MODELS: dict[str, str] = {
     "adversarial": "lightning_ae.models.adversarial:AdversarialAutoencoder",
     "ladder_vae": "lightning_ae.models.hierarchical:LadderVAE",
     "vq_vae": "lightning_ae.models.vq:VQVAE",
+    "vampprior_vae": "lightning_ae.models.vae_variants:VampPriorVAE",
+    "iwae": "lightning_ae.models.vae_variants:IWAE",
+    "beta_tc_vae": "lightning_ae.models.vae_variants:BetaTCVAE",
 }
 CLASSES: dict[str, str] = {name: module for module, _, name in (place.partition(":") for place in MODELS.values())}
 """The module of each class."""

@@ -62,7 +62,7 @@ class AdversarialAutoencoder(Autoencoder):
         if critic_lr is not None and not critic_lr > 0:
             raise InputError(f"critic_lr must be positive, got {critic_lr}")
         self.adversarial_weight, self.critic_lr = adversarial_weight, critic_lr
-        self.prior: Any = from_plain(Prior, prior, "prior")  # written for a VAE, of which it asks what this has, too
+        self.prior = from_plain(Prior, prior, "prior")
         self.prior_weights: nn.Module | None = self.prior.build(self)
         if self.prior_weights is not None and any(p.requires_grad for p in self.prior_weights.parameters()):
             raise InputError(

@@ -80,13 +80,14 @@ class VAE(Autoencoder):
         self.beta = beta
         self.beta_schedule = None if beta_schedule is None else from_plain(Schedule, beta_schedule, "beta_schedule")
         self.prior = from_plain(Prior, prior, "prior")
+        self.prior.check(self)
         self.prior_weights: nn.Module | None = self.prior.build(self)
         self.objective.check(self)
 
     @property
     def drawn_objective(self) -> str:
-        """The bound, from a draw."""
-        return "negative_elbo"
+        """The objective, from draws."""
+        return self.objective.name(self)
 
     @property
     def encoder_features(self) -> int:
