@@ -30,6 +30,7 @@ from lightning_ae.errors import InputError
 from lightning_ae.lean import use_lean_loop, use_lightnings_loop
 from lightning_ae.preemption import Preemption
 from lightning_ae.private import find_unused_parameters, logs_now, trainer_of
+from lightning_ae.progress import draw_always, draw_seldom
 from lightning_ae.resume import Resumption, of_all_ranks
 
 # what runs networks, and under FSDP needs their weights as a whole
@@ -195,6 +196,7 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
         use_group(None if mesh is None else mesh["data_parallel"].get_group())
         self._run_seed = self.trainer.strategy.broadcast(torch.initial_seed())
         use_own_checkpoints(self.trainer)
+        draw_seldom(self.trainer)
         if stage == "fit":
             if self.trainer.checkpoint_callbacks:  # before anything is trained that could not be saved
                 self.check_loads()
@@ -207,6 +209,7 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
     def teardown(self, stage: str) -> None:
         """Forgets the ranks and the seed of the run, and leaves the trainer as Lightning has it."""
         use_lightnings_loop(self.trainer)
+        draw_always(self.trainer)
         if self._finds_unused:
             self._finds_unused = False
             find_unused_parameters(self.trainer, False)
