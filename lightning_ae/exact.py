@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning.trainer.states import TrainerStatus
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedTensorMixin
 
 from lightning_ae.checkpoint import Checkpointed, use_own_checkpoints
 from lightning_ae.distributed import (
@@ -331,9 +331,14 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
 def weights_type(*modules: nn.Module) -> torch.dtype:
     """The type of the first parameter that holds floats, or else buffer, of the first module that has one."""
     for module in modules:
-        if (first := _first(module, lambda tensor: not is_lazy(tensor) and tensor.is_floating_point())) is not None:
+        if (first := _first(module, _holds_floats)) is not None:
             return first.dtype
     return torch.get_default_dtype()
+
+
+def _holds_floats(tensor: Tensor) -> bool:
+    # asked of classes, which torch.compile follows where is_lazy() and is_floating_point() would break its graph
+    return not isinstance(tensor, UninitializedTensorMixin) and tensor.dtype.is_floating_point
 
 
 def _first(
