@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning.trainer.states import TrainerStatus
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]  # its stub lacks it
 
 from lightning_ae.checkpoint import Checkpointed, use_own_checkpoints
 from lightning_ae.distributed import (

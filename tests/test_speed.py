@@ -110,6 +110,15 @@ def test_sequential_networks_are_compiled_too() -> None:
     assert graphs.count == 2
 
 
+def test_every_network_has_a_cache_of_its_own() -> None:
+    graphs = Graphs()
+    for network in [nn.Linear(3, 2) for _ in range(torch._dynamo.config.recompile_limit + 2)]:
+        compile_in_place(network, backend=graphs)
+        before = graphs.count
+        network(torch.rand(4, 3))
+        assert graphs.count == before + 1
+
+
 def test_what_cannot_be_compiled_runs_as_it_is() -> None:
     def broken(graph: Any, inputs: Any) -> Any:
         raise RuntimeError("no compiler")
