@@ -72,7 +72,9 @@ class TrainingCLI(LightningCLI):
         )
 
         if self.command == "fit":
-            parser.add_argument("--compile", type=bool, default=False, help="compile the networks (torch.compile)")
+            parser.add_argument(
+                "--compile", type=bool, default=False, help="compile the networks (torch.compile); on a CPU it is slower"
+            )
         parser.add_argument(
             "--channels_last",
             type=bool,
