@@ -32,7 +32,7 @@ import numpy as np
 import PIL.Image
 import pytorch_lightning as pl
 import torch
-from contest import Tick, contest, ratio
+from contest import CLOCK, Tick, contest, ratio
 from datasets import ClassLabel, Dataset, Features, Image
 from pytorch_lightning.callbacks import RichProgressBar
 from rich.console import Console
@@ -436,18 +436,19 @@ def peak_flops() -> float:
     a = torch.rand(2048, 2048, device=DEVICE)
     best = 0.0
     for _ in range(5):
-        started = time.perf_counter()
+        started = CLOCK()
         a @ a
         if DEVICE.type == "cuda":
             torch.cuda.synchronize()
-        best = max(best, 2 * 2048**3 / (time.perf_counter() - started))
+        best = max(best, 2 * 2048**3 / (CLOCK() - started))
     return best
 
 
 def device_name() -> str:
     if DEVICE.type == "cuda":
         return torch.cuda.get_device_name()
-    return f"one thread of a CPU ({platform.machine()})"
+    load, processors = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    return f"one thread of a CPU ({platform.machine()}; {load:.1f} processes for {processors} processors at the start)"
 
 
 # ---- growth, start, memory ----------------------------------------------------------------------------------------

@@ -73,7 +73,10 @@ class TrainingCLI(LightningCLI):
 
         if self.command == "fit":
             parser.add_argument(
-                "--compile", type=bool, default=False, help="compile the networks (torch.compile); on a CPU it is slower"
+                "--compile",
+                type=bool,
+                default=False,
+                help="compile the networks (torch.compile); on a CPU it is slower",
             )
         parser.add_argument(
             "--channels_last",
