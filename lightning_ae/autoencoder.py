@@ -380,6 +380,11 @@ class Autoencoder(ExactModule):
         """Compiles the encoder and the decoder in place, with the options of `torch.compile`.
 
         The state_dict keeps its keys. A network that cannot be compiled runs as it is, with a warning.
+
+        It saves passes over activations and the launches of kernels, not products of matrices; and in each step each
+        network's graph costs its guards and what wraps its two passes. On one thread of a CPU that makes training
+        slower, with convolutions most of all (benchmarks/speed.md, where a GPU is not measured): try it on an
+        accelerator before a long run.
         """
         for network in (self.encoder, self.decoder):
             compile_in_place(network, **options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 import traceback
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -30,6 +29,7 @@ from lightning_ae.files import whole_file
 from lightning_ae.models.finetune import FineTuneClassifier
 from lightning_ae.training.checkpoint import check_class, read_checkpoint
 from lightning_ae.training.preemption import Preemption
+from lightning_ae.training.progress import draw_always, draw_seldom
 from lightning_ae.training.rebuild import check_weights
 
 
@@ -94,7 +94,12 @@ class TrainingCLI(LightningCLI):
         )
 
         if self.command == "fit":
-            parser.add_argument("--compile", type=bool, default=False, help="compile the networks (torch.compile)")
+            parser.add_argument(
+                "--compile",
+                type=bool,
+                default=False,
+                help="compile the networks (torch.compile); on a CPU it is slower",
+            )
         parser.add_argument(
             "--channels_last",
             type=bool,
@@ -234,17 +239,19 @@ class TrainingCLI(LightningCLI):
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's bar with losses only, brought up to date five times a second: more takes time from training."""
+    """Lightning's bar with losses only, brought up to date a few times a second: more takes time from training."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(refresh_rate=5, **options)
-        self._updated = 0.0
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:  # noqa: D102
-        now = time.monotonic()
-        if now - self._updated > 0.2 or trainer.is_last_batch:
-            self._updated = now
-            super().on_train_batch_end(trainer, *args)
+    def setup(self, trainer: pl.Trainer, *args: Any, **options: Any) -> None:
+        """Draws seldom for a module of another package, too."""
+        super().setup(trainer, *args, **options)
+        draw_seldom(trainer)
+
+    def teardown(self, trainer: pl.Trainer, *args: Any, **options: Any) -> None:  # noqa: D102
+        super().teardown(trainer, *args, **options)
+        draw_always(trainer)
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Any:
         """All but the number of the run."""

@@ -100,12 +100,15 @@ class _LocationScale(Likelihood):
         return [0.0] if self.scale == "learned" else []
 
     def _location_and_log_scale(self, params: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, *shape) each; a log-scale that is one for all values of a sample is (B, 1, ...), where it is fixed ()."""
         params = at_least_float32(params)
-        if isinstance(self.scale, str):
-            # bounded so that no variance collapses; the gradient passes, so that a scale can come back from beyond
-            log_scale = params[:, 1]
-            return params[:, 0], log_scale + (log_scale.clamp(*LOG_SCALE_RANGE) - log_scale).detach()
-        return params.squeeze(1), params.new_tensor(math.log(self.scale))
+        if not isinstance(self.scale, str):
+            return params.squeeze(1), params.new_full((), math.log(self.scale))
+        location, log_scale = params.unbind(1)  # whose backward pass is one, where each of params[:, i] fills zeros
+        if self.scale == "learned":
+            log_scale = log_scale.flatten(1)[:, :1].unflatten(1, [1] * (log_scale.ndim - 1))
+        # bounded so that no variance collapses; the gradient passes, so that a scale can come back from beyond
+        return location, log_scale + (log_scale.clamp(*LOG_SCALE_RANGE) - log_scale).detach()
 
     def mean(self, params: Tensor) -> Tensor:
         """The location."""
@@ -126,8 +129,10 @@ class Gaussian(_LocationScale):
     def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """log p(x) in nats: (B, P, *shape) and (B, *shape) to (B,)."""
         location, log_scale = self._location_and_log_scale(params)
-        squared = ((known(x, mask) - location) * (-log_scale).exp()).square()
-        return _per_sample(-0.5 * squared - log_scale - 0.5 * math.log(2 * math.pi), mask)
+        x = known(x, mask).to(location.dtype)
+        squared = F.mse_loss(location, x, reduction="none")
+        offset = log_scale + 0.5 * math.log(2 * math.pi)
+        return -_affine_per_sample(squared, 0.5 * (-2 * log_scale).exp(), offset, mask)
 
     def sample(self, params: Tensor, noise: Noise | None = None) -> Tensor:
         """A draw, (B, *shape)."""
@@ -149,7 +154,8 @@ class Laplace(_LocationScale):
     def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """log p(x) in nats: (B, P, *shape) and (B, *shape) to (B,)."""
         location, log_scale = self._location_and_log_scale(params)
-        return _per_sample(-(known(x, mask) - location).abs() * (-log_scale).exp() - log_scale - math.log(2), mask)
+        absolute = F.l1_loss(location, known(x, mask).to(location.dtype), reduction="none")
+        return -_affine_per_sample(absolute, (-log_scale).exp(), log_scale + math.log(2), mask)
 
     def sample(self, params: Tensor, noise: Noise | None = None) -> Tensor:
         """A draw, (B, *shape), by the inverse of the distribution function."""
@@ -195,7 +201,7 @@ class DiscretizedLogistic(_LocationScale):
         inverse = (-log_scale).exp()
         upper, lower = (x - location + half) * inverse, (x - location - half) * inverse
         # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)): no difference of near-equal numbers
-        width = (2 * half * inverse).expand_as(upper)
+        width = 2 * half * inverse
         inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-width))
         log_mass = torch.where(x < half, F.logsigmoid(upper), torch.where(x > 1 - half, F.logsigmoid(-lower), inside))
         return _per_sample(log_mass, mask)
@@ -332,6 +338,15 @@ def known(x: Tensor, mask: Tensor | None) -> Tensor:
             "mask = ~x.isnan(), or (mask > 0.5).expand_as(x)",
         )
     return torch.where(mask.bool(), x, 0.0)
+
+
+def _affine_per_sample(x: Tensor, factor: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Each sample's sum of `factor * x + offset`: x (B, *shape), the others too, or one for all values of a sample."""
+    if factor.shape[1:] == x.shape[1:]:
+        return _per_sample(factor * x + offset, mask)
+    # what is one for all values waits for their sum: the passes over (B, *shape) are what takes the time
+    count = math.prod(x.shape[1:]) if mask is None else mask.bool().flatten(1).sum(dim=1)
+    return factor.flatten() * _per_sample(x, mask) + offset.flatten() * count
 
 
 def _cross_entropy(params: Tensor, x: Tensor) -> Tensor:
