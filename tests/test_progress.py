@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
-from lightning_ae.training_cli import ProgressBar as CommandLinesBar
 from pytorch_lightning.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
 from pytorch_lightning.demos.boring_classes import BoringModel
 from pytorch_lightning.profilers import PassThroughProfiler
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_ae import Autoencoder, progress
+from lightning_ae import Autoencoder
+from lightning_ae.cli.training import ProgressBar as CommandLinesBar
+from lightning_ae.training import progress
 
 SHAPE = (1, 8, 8)
 BATCHES = 20
