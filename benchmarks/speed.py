@@ -448,7 +448,8 @@ def device_name() -> str:
     if DEVICE.type == "cuda":
         return torch.cuda.get_device_name()
     load, processors = os.getloadavg()[0], len(os.sched_getaffinity(0))
-    return f"one thread of a CPU ({platform.machine()}; {load:.1f} processes for {processors} processors at the start)"
+    beside = f"{load:.1f} processes for {processors} processors at the start"
+    return f"one thread of a CPU ({platform.machine()}; seconds of the process's own; {beside})"
 
 
 # ---- growth, start, memory ----------------------------------------------------------------------------------------
@@ -570,8 +571,7 @@ def write(part: str, lines: list[str]) -> None:
     sections[part.capitalize()] = "\n".join(lines)
     text = (
         "# Speed\n\nMade by `python benchmarks/speed.py`. Contestants take turns in one process; medians over rounds, "
-        "ratios round by round with the 10 % and 90 % quantiles in brackets. More than 1 means that ours is faster. "
-        "Without a GPU, time is what the process computes, so that what else the machine does counts less.\n"
+        "ratios round by round with the 10 % and 90 % quantiles in brackets. More than 1 means that ours is faster.\n"
     )
     for name in PARTS:
         if name.capitalize() in sections:

@@ -98,7 +98,7 @@ class TrainingCLI(LightningCLI):
                 "--compile",
                 type=bool,
                 default=False,
-                help="compile the networks (torch.compile); on a CPU it is slower",
+                help="compile the networks (torch.compile); slower on a CPU",
             )
         parser.add_argument(
             "--channels_last",
