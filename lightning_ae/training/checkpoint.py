@@ -22,6 +22,7 @@ from torch import Tensor
 from lightning_ae.config import arguments, bind_arguments, class_path, from_plain, import_class, to_plain
 from lightning_ae.errors import InputError, unknown
 from lightning_ae.preprocess import Preprocess
+from lightning_ae.signatures import passed_on
 from lightning_ae.training.rebuild import (
     DAMAGED,
     check_finite,
@@ -81,12 +82,19 @@ class Checkpointed:
 
         Raises:
             InputError: when one has no plain form.
+            TypeError: when the class settles one that its options name, and that could be given twice.
         """
         args, kwargs = vars(self).pop("_called_with")
         self.columns = {}
         given = bind_arguments(type(self), args, kwargs)
         self._argument_names = tuple(given)
         kept = self._of_constructors(currentframe())
+        options = passed_on(type(self)) - kwargs.keys()
+        if settled := sorted(name for name in options if name in kept and kept[name] is not given[name]):
+            raise TypeError(
+                f"{type(self).__name__} settles {', '.join(settled)}, which its options name: leave it out of the "
+                "TypedDict, or no checkpoint and no command line could build the class"
+            )
         known = arguments(type(self))
         kept = {name: value for name, value in kept.items() if name in known} | given
         self.save_hyperparameters({name: to_plain(value, name) for name, value in kept.items()})
