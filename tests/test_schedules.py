@@ -115,8 +115,7 @@ def fitted(
 
 def grouped(schedule: Schedule, **options: Any) -> Grouped:
     torch.manual_seed(0)
-    model = Grouped((1, 8, 8), 4, architecture=SMALL, lr=LR, weight_decay=0.5, lr_schedule=schedule, **options)
-    return model
+    return Grouped((1, 8, 8), 4, architecture=SMALL, lr=LR, weight_decay=0.5, lr_schedule=schedule, **options)
 
 
 def test_each_groups_rate_is_multiplied_on_both_loops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

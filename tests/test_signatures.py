@@ -54,7 +54,7 @@ def test_what_follows_latent_dim_is_named(name: str) -> None:
 @pytest.mark.parametrize("name", list_models())
 def test_the_signature_the_docstring_and_the_hyper_parameters_list_the_same(name: str) -> None:
     cls = get_model(name)
-    names = [name for name in taken(cls)]
+    names = list(taken(cls))
     assert {"input_shape", "latent_dim", "lr", "lr_schedule", "weight_decay"} <= set(names)
     assert names == arguments(cls)
     assert cls.__doc__ is not None

@@ -39,6 +39,8 @@ C = TypeVar("C", bound="Checkpointed")
 _TYPES: dict[str, type] = {
     METADATA_KEY: dict,
     "state_dict": dict,
+    "current_model_state": dict,
+    "averaging_state": dict,
     "hyper_parameters": dict,
     "exact": dict,
     "loops": dict,
@@ -187,7 +189,8 @@ class Checkpointed:
         """
         check_class(checkpoint, type(self))
         # under ModelParallelStrategy the weights are loaded by then, and no longer there
-        check_finite(checkpoint.get("state_dict", {}), {name for name, _ in self.named_parameters()})
+        for key in ("state_dict", "current_model_state"):  # the average of a run that took one, and its weights
+            check_finite(checkpoint.get(key, {}), {name for name, _ in self.named_parameters()})
         saved = checkpoint[METADATA_KEY]
         if saved.get("preprocess") is not None:
             self.preprocess = from_plain(Preprocess, saved["preprocess"], "preprocess")
@@ -397,6 +400,9 @@ def check_content(checkpoint: Any) -> None:
     weights = checkpoint.get("state_dict")
     if weights is None or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()):
         raise InputError("its state_dict is missing, or holds more than tensors by their names", DAMAGED)
+    beside = [*checkpoint.get("current_model_state", {}).items(), *checkpoint.get("averaging_state", {}).items()]
+    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in beside):
+        raise InputError("what it holds beside an average of the weights is more than tensors by their names", DAMAGED)
     check_sizes(weights)
     constructing = [key for key in _CONSTRUCTING if checkpoint.get(key) is not None]
     constructing += [key for key in checkpoint.get("hyper_parameters", {}) if str(key).startswith("_")]
