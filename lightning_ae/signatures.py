@@ -37,7 +37,7 @@ def complete(cls: type) -> None:
 
 def passed_on(cls: type) -> frozenset[str]:
     """The names of the arguments that a class's constructor leaves to the class above by `**options: Unpack[...]`."""
-    return getattr(cls.__init__, "__passed_on__", frozenset())
+    return getattr(inspect.getattr_static(cls, "__init__"), "__passed_on__", frozenset())
 
 
 def _options(init: Any) -> set[str]:
