@@ -17,7 +17,7 @@ $(READY): pyproject.toml constraints.txt
 
 quickstart: $(READY)  ## Install, train a VAE on the embedded digits, write pictures and show where they are
 	@run=runs/quickstart-$$(date +%Y%m%d-%H%M%S) && \
-	$(BIN)/lightning-ae fit -c recipes/digits/vae.yaml --run_dir $$run && \
+	$(BIN)/lightning-ae fit -c vae -c digits --run_dir $$run && \
 	$(BIN)/lightning-ae reconstruct $$run/checkpoints/best.ckpt --n 10 --show true && \
 	$(BIN)/lightning-ae sample $$run/checkpoints/best.ckpt --n 100 --show true && \
 	printf '\nNext: the pictures of the run are in %s/pictures; try\n' $$run && \

@@ -23,7 +23,6 @@ from lightning_ae.cli.app import main as command_line
 from lightning_ae.metrics import knn_error, linear_probe_error
 
 ROOT = Path(__file__).parent.parent
-RECIPES = ROOT / "recipes"
 
 
 def errors(train: torch.Tensor, labels: torch.Tensor, test: torch.Tensor, truth: torch.Tensor) -> tuple[float, float]:
@@ -60,13 +59,24 @@ def main() -> None:
         os.chdir(folder)
         try:
             for name in ae.list_models():
-                recipe = str(RECIPES / args.data_set / f"{name}.yaml")
-                words = ["fit", "-c", recipe, "--data.path", path, "--run_dir", name, "--trainer.callbacks", "null"]
+                words = [
+                    "fit",
+                    "-c",
+                    name,
+                    "-c",
+                    args.data_set,
+                    "--data.path",
+                    path,
+                    "--run_dir",
+                    name,
+                    "--trainer.callbacks",
+                    "null",
+                ]
                 command_line(words + (["--trainer.max_epochs", str(args.epochs)] if args.epochs else []))
                 (checkpoint,) = Path(name, "checkpoints").glob("*.ckpt")
                 model = ae.load_model(checkpoint)
                 with torch.no_grad():
-                    parts = [[model.encode(b).flatten(1) for b in x[s].split(1000)] for s in ("train", "test")]
+                    parts = [[model.pool(model.encode(b)) for b in x[s].split(1000)] for s in ("train", "test")]
                     codes = [torch.cat(part) for part in parts]
                     output = torch.cat([model(batch) for batch in x["test"].split(1000)])
                 distortion = float((output - x["test"]).square().flatten(1).sum(1).mean())

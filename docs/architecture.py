@@ -17,7 +17,7 @@ PAGE = ROOT / "docs" / "architecture.md"
 
 LAYERS = (
     ("errors", "files", "lazy", "signatures", "strict_yaml"),
-    ("registry", "config"),
+    ("registry", "config", "recipes"),
     ("exact",),
     ("parts", "preprocess"),
     ("architectures", "data"),

@@ -9,32 +9,46 @@ if TYPE_CHECKING:
     from lightning_ae.autoencoder import Autoencoder
     from lightning_ae.data.module import HFDataModule
     from lightning_ae.errors import InputError
+    from lightning_ae.models.adversarial import AdversarialAutoencoder
+    from lightning_ae.models.conditional import ConditionalVAE
     from lightning_ae.models.contractive import ContractiveAutoencoder
     from lightning_ae.models.denoising import DenoisingAutoencoder
+    from lightning_ae.models.dictionary import TopKDictionary
     from lightning_ae.models.finetune import FineTuneClassifier
+    from lightning_ae.models.hierarchical import LadderVAE
     from lightning_ae.models.linear import LinearAutoencoder
     from lightning_ae.models.score_matching import ScoreMatchingAutoencoder
     from lightning_ae.models.sparse import KSparseAutoencoder, SparseAutoencoder
     from lightning_ae.models.stacked import StackedAutoencoder
     from lightning_ae.models.vae import VAE
+    from lightning_ae.models.vae_variants import IWAE, BetaTCVAE, VampPriorVAE
+    from lightning_ae.models.vq import VQVAE
     from lightning_ae.registry import get_model, list_models
     from lightning_ae.training.checkpoint import load_model
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdversarialAutoencoder",
     "Autoencoder",
+    "BetaTCVAE",
+    "ConditionalVAE",
     "ContractiveAutoencoder",
     "DenoisingAutoencoder",
     "FineTuneClassifier",
     "HFDataModule",
+    "IWAE",
     "InputError",
     "KSparseAutoencoder",
+    "LadderVAE",
     "LinearAutoencoder",
     "ScoreMatchingAutoencoder",
     "SparseAutoencoder",
     "StackedAutoencoder",
+    "TopKDictionary",
     "VAE",
+    "VQVAE",
+    "VampPriorVAE",
     "get_model",
     "list_models",
     "load_model",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypedDict
 
@@ -13,7 +14,7 @@ from lightning_ae.architectures import MLP, Architecture
 from lightning_ae.config import from_plain, to_plain
 from lightning_ae.errors import InputError
 from lightning_ae.parts.corruptions import Corruption
-from lightning_ae.parts.likelihoods import Gaussian, Likelihood, LikelihoodHead, output_shape
+from lightning_ae.parts.likelihoods import Gaussian, Likelihood, LikelihoodHead, known, output_shape
 from lightning_ae.parts.schedules import Schedule
 from lightning_ae.preprocess import stack
 from lightning_ae.signatures import complete
@@ -90,8 +91,9 @@ class Autoencoder(ExactModule):
     given: ClassVar[tuple[str, ...]] = ()
     """What it takes of a batch besides the input, by role: "label", "condition", "mask" (true where a value is known).
 
-    Each is passed by that name to `loss`, `encode`, `decode` and the like. A mask needs nothing more: the likelihood
-    then counts what it marks.
+    Each is passed by that name to `loss`, `encode`, `decode` and the like; `read` says where it comes from. A mask
+    needs nothing more: the likelihood counts what it marks, and the encoder sees zeros elsewhere. Where a mask is left
+    out, all is known.
     """
     latents: ClassVar[tuple[str, ...]] = ("mean",)
     """What it can say of a code: "mean", without randomness; "sample", a draw; "indices", numbers of a codebook."""
@@ -143,6 +145,11 @@ class Autoencoder(ExactModule):
     def drawn_objective(self) -> str | None:
         """What an evaluation calls the loss, where chance is a part of it."""
         return "denoising_loss" if self.corrupts else None
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The labels that it can be asked for, of a model that takes a "label" and knows them."""
+        return ()
 
     @property
     def corrupts(self) -> bool:
@@ -208,6 +215,30 @@ class Autoencoder(ExactModule):
         """Which units of a sparse code are in use, of the code's shape; None where codes are dense."""
         return None
 
+    def draw(self, x: Tensor, **given: Tensor) -> Any:
+        """A code of `x` drawn from the model's distribution over codes, in the shape of `encode`'s.
+
+        Raises:
+            InputError: where it has none, and `latents` no "sample".
+        """
+        raise InputError(
+            f"{type(self).__name__} gives one code for an input, and no distribution to draw from",
+            "use encode, or a VAE",
+        )
+
+    def move(self, code: Code, feature: int, by: Tensor) -> Code:
+        """Codes of which one feature, a number of what `pool` gives, is larger by `by` (B,); else they are the same.
+
+        Of a map or tokens, a feature is a channel, which moves at all positions.
+        """
+        moved = [part.clone() for part in _parts(code)]
+        for part in moved:
+            if feature < part.shape[1]:
+                part[:, feature] += by.to(part.dtype).view(-1, *[1] * (part.ndim - 2))
+                break
+            feature -= part.shape[1]
+        return tuple(moved) if isinstance(code, tuple) else moved[0]
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The optimizer's groups of parameters, with "lr" or "weight_decay" where they differ from the model's."""
         return [{"params": list(self.parameters())}]
@@ -216,7 +247,7 @@ class Autoencoder(ExactModule):
         """Brings weights back to where they must be (a decoder of unit norm, say): after each step of an optimizer.
 
         Also before the first step of a fit; so it must leave alone weights that are where they must be, to rounding,
-        or resuming would not be bit for bit.
+        or resuming would not be bit for bit. It is called without gradients.
         """
 
     # ---- what a user calls --------------------------------------------------------------------------------------
@@ -244,9 +275,10 @@ class Autoencoder(ExactModule):
         x = data if isinstance(data, Tensor) else stack(data)
         x = x.to(self.device)
         x = x if self.preprocess is None else self.preprocess(x)
-        roles = {role: torch.as_tensor(value, device=self.device) for role, value in given.items()}
-        self.check_given(roles)
-        x, _, _ = self.read({"input": x, **{self.columns.get(role, role): value for role, value in roles.items()}})
+        self.check_given(given)
+        whole = {"mask": torch.ones_like(x, dtype=torch.bool)} if "mask" in self.given else {}
+        roles = {role: torch.as_tensor(value, device=self.device) for role, value in {**whole, **given}.items()}
+        x, _, roles = self.read({"input": x, **{self.columns.get(role, role): value for role, value in roles.items()}})
         code = self.pool(self.encode(x, **roles))
         return code.to(self.dtype) if code.is_floating_point() else code
 
@@ -258,7 +290,7 @@ class Autoencoder(ExactModule):
         """
         if self._code_shape is None:
             with asked(self):
-                codes = self.encode(self.new_inputs(1), **self._zeros_given(1))
+                codes = self.encode(self.new_inputs(1), **self.stand_ins(1))
             shapes = [tuple(code.shape[1:]) for code in _parts(codes)]
             self._code_shape = tuple(shapes) if isinstance(codes, tuple) else shapes[0]
         return self._code_shape
@@ -268,6 +300,10 @@ class Autoencoder(ExactModule):
         """How many features `pool` makes of a code."""
         shapes = self.code_shape if isinstance(self.code_shape[0], tuple) else (self.code_shape,)
         return sum(shape[0] for shape in shapes)
+
+    def encoding(self, given: Mapping[str, Tensor]) -> Callable[[Tensor], Any]:
+        """`encode` as a function of its input alone: of the samples that are given this, or the first of them."""
+        return lambda x: self.encode(x, **rows_of(given, slice(len(x))))
 
     def pool(self, code: Code) -> Tensor:
         """A vector of each code, (B, feature_dim): the mean over the positions; a tuple's parts beside each other."""
@@ -288,6 +324,20 @@ class Autoencoder(ExactModule):
         """Zeros in the shape of `n` inputs, (n, *input_shape), where the encoder's weights are."""
         return torch.zeros(n, *self.input_shape, dtype=weights_type(self.encoder, self), device=self.device)
 
+    def stand_ins(self, n: int) -> dict[str, Tensor]:
+        """What `given` is where `n` inputs stand alone: a "mask" of all known, a "label" that goes through `classes`.
+
+        It is fixed, for golden values and for questions of shape. Override it where the model takes something else.
+        """
+        label = torch.tensor(self.classes or (0,), device=self.device).repeat(n)[:n]
+        examples = {"label": label, "mask": torch.ones_like(self.new_inputs(n), dtype=torch.bool)}
+        if lacking := [role for role in self.given if role not in examples]:
+            raise InputError(
+                f"{type(self).__name__} takes {', '.join(lacking)}, which nothing can stand for but what it says",
+                "override stand_ins(n), which gives an example of each",
+            )
+        return {role: examples[role] for role in self.given}
+
     def decoder_parameters(self, z: Any, **given: Tensor) -> Tensor:
         """The parameters of p(x | z): (B, *code_shape) to (B, likelihood.num_parameters, *input_shape)."""
         self.check_given(given)
@@ -300,7 +350,7 @@ class Autoencoder(ExactModule):
         Where the model takes a "mask", over those only that it marks as known.
         """
         parameters = self.decoder_parameters(z, **given)
-        return self.likelihood.log_prob(parameters, target, **{k: v for k, v in given.items() if k == "mask"})
+        return self.likelihood.log_prob(parameters, target, **mask_of(given))
 
     def reconstruction_loss(self, z: Any, target: Tensor, **given: Tensor) -> Tensor:
         """-log p(target | z) in nats, summed over dimensions and averaged over the batch."""
@@ -312,10 +362,29 @@ class Autoencoder(ExactModule):
             return 1.0
         return schedule(self.global_step, self.total_steps() if schedule.needs_total else 0.0)
 
+    def training_samples(self) -> Tensor:
+        """`data_size`, a number on the device, where it is known.
+
+        Raises:
+            InputError: where it is not.
+        """
+        # in a fit the trainer has said it, and reading it back would make an accelerator wait in every step
+        if (not self.training or self._trainer is None) and int(self.data_size) < 1:
+            raise InputError(
+                f"the loss of {type(self).__name__} asks how many samples the training data have",
+                "train the model by a trainer, which says it, or set it: model.data_size.fill_(n)",
+            )
+        return self.data_size
+
     def compile(self, **options: Any) -> None:
         """Compiles the encoder and the decoder in place, with the options of `torch.compile`.
 
         The state_dict keeps its keys. A network that cannot be compiled runs as it is, with a warning.
+
+        It saves passes over activations and the launches of kernels, not products of matrices; and in each step each
+        network's graph costs its guards and what wraps its two passes. On one thread of a CPU that makes training
+        slower, with convolutions most of all (benchmarks/speed.md, where a GPU is not measured): try it on an
+        accelerator before a long run.
         """
         for network in (self.encoder, self.decoder):
             compile_in_place(network, **options)
@@ -325,11 +394,17 @@ class Autoencoder(ExactModule):
     def unpack(self, batch: Any) -> tuple[Any, ...]:
         """The input, the reconstruction's target, (B, *input_shape) each, and what else the model takes of a batch.
 
-        A batch is a tensor, a tuple or list that begins with one, or a dict. Of a tuple what follows the input is, in
-        their order, what the model names in `given`. Of a dict the entry whose shape is `input_shape` is the input; an
-        entry "target" of that shape, where there is one, is the target; what the model takes besides has the name of
-        its role ("label"), or of the column that the data module has for it. An override may return the first two
-        alone, or (input, target, {role: value}).
+        One rule for every DataLoader:
+
+        - a tensor is the input, which a model takes that is `given` nothing;
+        - a tuple or list is (input, *given): what follows the input is what the model names in `given`, in that order;
+          what follows that is left alone;
+        - of a dict the entry whose shape is `input_shape` is the input; an entry "target" of that shape, where there
+          is one, is the target; what the model is given has the name of its role ("label"), or of the column that
+          `columns` says plays it. Other entries are left alone.
+
+        What is given has a row for each sample. An override may return the first two alone, (input, target); what is
+        given is then found in the batch by the same rule. Or it returns (input, target, {role: value}).
 
         Raises:
             InputError: when no such tensor is there, or more than one.
@@ -370,19 +445,25 @@ class Autoencoder(ExactModule):
         return x, x if target is None else target.to(x.dtype), self._given_of(batch, len(x))
 
     def read(self, batch: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """What `unpack` makes of a batch, with what the model takes besides, whether an override says that or not."""
-        found = self.unpack(batch)
-        if len(found) == 3:
-            return found
-        return found[0], found[1], self._given_of(batch, len(found[0]))
+        """What `unpack` makes of a batch, with what the model takes besides, whether an override says that or not.
+
+        What a "mask" calls unknown is zero in the input and in the target, whatever the batch has there, NaN too.
+        """
+        x, target, *rest = self.unpack(batch)
+        given: dict[str, Tensor] = rest[0] if rest else self._given_of(batch, len(x))
+        self.check_given(given)
+        if (mask := given.get("mask")) is not None:
+            filled = known(x, mask)
+            x, target = filled, filled if target is x else known(target, mask)
+        return x, target, given
 
     def check_given(self, given: Mapping[str, Any]) -> None:
-        """Refuses what the model does not take, and asks for what it does.
+        """Refuses what the model does not take, and asks for what it does; a mask that is left out knows everything.
 
         Raises:
             InputError: naming it.
         """
-        if given.keys() == set(self.given):
+        if given.keys() - {"mask"} == set(self.given) - {"mask"} and given.keys() <= set(self.given):
             return
         name = type(self).__name__
         wanted = ", ".join(self.given) or "nothing"
@@ -402,26 +483,16 @@ class Autoencoder(ExactModule):
             found = dict(zip(self.given, [*rest, *[None] * len(self.given)], strict=False))
             there = f"{len(rest)} further values"
         for role, value in found.items():
-            if not isinstance(value, Tensor) or len(value) != size:
+            if not isinstance(value, Tensor) or value.shape[:1] != (size,):
+                form = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
                 raise InputError(
-                    f"{type(self).__name__} takes {role!r} besides the input, of which the batch has none for its "
-                    f"{size} samples; it holds {there}",
+                    f"{type(self).__name__} takes {role!r} besides the input, a tensor with a row for each of the "
+                    f"{size} samples; the batch has {'none' if value is None else f'one {form}'}, it holds {there}",
                     f"give batches (input, {', '.join(self.given)}), or dicts with such an entry",
                 )
             wide = value.is_floating_point() and role != "mask"
             found[role] = value.to(weights_type(self.encoder, self)) if wide else value
         return found
-
-    def _zeros_given(self, n: int) -> dict[str, Tensor]:
-        """What stands for `given` where the network is asked for a shape; labels of class 0, all of a mask known."""
-        zeros = {"label": torch.zeros(n, dtype=torch.long), "mask": torch.ones(n, *self.input_shape, dtype=torch.bool)}
-        lacking = [role for role in self.given if role not in zeros]
-        if lacking:
-            raise InputError(
-                f"{type(self).__name__} takes {', '.join(lacking)}, of a shape that only it knows",
-                "override code_shape",
-            )
-        return {role: zeros[role].to(self.device) for role in self.given}
 
     # ---- what Lightning calls -----------------------------------------------------------------------------------
 
@@ -449,9 +520,21 @@ class Autoencoder(ExactModule):
         if stage == "fit" and data is not None:
             self.preprocess = getattr(data, "preprocess", None)
             self.data_config = getattr(data, "config", None)
-        label = getattr(data, "label", None)
-        if "label" in self.given and label is not None:
-            self.columns["label"] = label
+        self.use_columns_of(data)
+
+    def use_columns_of(self, data: Any) -> None:
+        """From now on takes a "label" from the column that a data module has for it, where it has one.
+
+        Raises:
+            InputError: when it has none, and the model takes labels.
+        """
+        if "label" not in self.given or not hasattr(data, "label"):
+            return
+        if data.label is None:
+            raise InputError(
+                f"{type(self).__name__} takes labels, but the data set has no label column", "give the data's label"
+            )
+        self.columns["label"] = data.label
 
     # ---- the step -----------------------------------------------------------------------------------------------
 
@@ -475,6 +558,16 @@ def asked(model: nn.Module) -> Any:
             module.training = mode
 
 
+def mask_of(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The "mask" of what a model is given, where there is one."""
+    return {role: value for role, value in given.items() if role == "mask"}
+
+
+def rows_of(given: Mapping[str, Tensor], rows: Any) -> dict[str, Tensor]:
+    """These rows, a slice or numbers, of all that a model is given."""
+    return {role: value[rows] for role, value in given.items()}
+
+
 def _parts(code: Code) -> tuple[Tensor, ...]:
     return code if isinstance(code, tuple) else (code,)
 
@@ -488,6 +581,14 @@ def _check_arguments(model: Autoencoder) -> None:
         )
     if not isinstance(model.latent_dim, int) or model.latent_dim < 1:
         raise InputError(f"latent_dim must be a positive integer, got {model.latent_dim!r}")
+    for name in ("loss", "encode") if model.given else ():
+        takes = inspect.signature(getattr(type(model), name)).parameters
+        lacking = [role for role in model.given if role not in takes]
+        if lacking and not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
+            raise InputError(
+                f"{type(model).__name__} is given {', '.join(lacking)}, which its {name} does not take",
+                f"declare it as {name}(self, ..., **given)",
+            )
     if not model.lr > 0:
         raise InputError(f"lr must be positive, got {model.lr}")
     if not model.weight_decay >= 0:

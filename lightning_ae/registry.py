@@ -20,11 +20,19 @@ MODELS: dict[str, str] = {
     "linear": "lightning_ae.models.linear:LinearAutoencoder",
     "sparse": "lightning_ae.models.sparse:SparseAutoencoder",
     "k_sparse": "lightning_ae.models.sparse:KSparseAutoencoder",
+    "topk_dictionary": "lightning_ae.models.dictionary:TopKDictionary",
     "denoising": "lightning_ae.models.denoising:DenoisingAutoencoder",
     "contractive": "lightning_ae.models.contractive:ContractiveAutoencoder",
     "stacked": "lightning_ae.models.stacked:StackedAutoencoder",
     "score_matching": "lightning_ae.models.score_matching:ScoreMatchingAutoencoder",
     "vae": "lightning_ae.models.vae:VAE",
+    "conditional_vae": "lightning_ae.models.conditional:ConditionalVAE",
+    "adversarial": "lightning_ae.models.adversarial:AdversarialAutoencoder",
+    "ladder_vae": "lightning_ae.models.hierarchical:LadderVAE",
+    "vq_vae": "lightning_ae.models.vq:VQVAE",
+    "vampprior_vae": "lightning_ae.models.vae_variants:VampPriorVAE",
+    "iwae": "lightning_ae.models.vae_variants:IWAE",
+    "beta_tc_vae": "lightning_ae.models.vae_variants:BetaTCVAE",
 }
 CLASSES: dict[str, str] = {name: module for module, _, name in (place.partition(":") for place in MODELS.values())}
 """The module of each class."""

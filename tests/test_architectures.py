@@ -27,6 +27,16 @@ def test_mlp_shapes(shape: tuple[int, ...], hidden: tuple[int, ...]) -> None:
     assert architecture.decoder(6, shape)(z).shape == x.shape
 
 
+def test_mlp_tokens() -> None:
+    architecture, x = MLP(hidden=(11,), tokens=5), torch.randn(4, 3, 9, 7)
+    z = architecture.encoder((3, 9, 7), 6)(x)
+    assert z.shape == (4, 6, 5)
+    assert architecture.decoder(6, (3, 9, 7))(z).shape == x.shape
+    assert Autoencoder((13,), 6, architecture=MLP(tokens=5, tied=True)).code_shape == (6, 5)
+    with pytest.raises(InputError, match="tokens of MLP"):
+        MLP(tokens=0)
+
+
 @pytest.mark.parametrize("architecture", [ConvNet(channels=(4, 6)), ResNet(channels=(4, 8))], ids=str)
 def test_every_image_size(architecture: Architecture) -> None:
     for height in range(4, 14):

@@ -44,6 +44,9 @@ ATTENTION = {"class_path": "test_distributed.RowNet", "init_args": {"attends": T
 # as many as rows that would be two or three for each sample, if nobody said what they are
 TWELVE = {"architecture": DROPPING, "pseudo_inputs": 12, "said": True}
 SPARSE = {"class_path": "lightning_ae.models.stacked.Sparse"}
+DRAWS = {"class_path": "IWAEObjective", "init_args": {"samples": 2}}
+STRATIFIED = {"class_path": "TotalCorrelation", "init_args": {"estimator": "stratified"}}
+MAP = {"class_path": "ConvNet", "init_args": {"channels": [4], "code": "map"}}
 CONVOLUTIONS = {"class_path": "ConvNet", "init_args": {"channels": [4, 8], "norm": "batch"}}
 
 
@@ -214,6 +217,9 @@ CASES = [
     ),
     Case("test_distributed.Levels", title="one purpose thrice"),
     Case("VAE", {"architecture": {"class_path": "test_distributed.RowNet"}}, title="tokens, dropout"),
+    Case("VampPriorVAE", {"pseudo_inputs": 12, "objective": DRAWS, "architecture": DROPPING}, title="12, weighted"),
+    Case("VAE", {"prior": {"class_path": "MixturePrior"}, "architecture": MAP}, title="mixture of maps"),
+    Case("VAE", {"objective": STRATIFIED, "beta": 3.0, "architecture": MAP}, title="total correlation of maps"),
     Case("VAE", {"architecture": ATTENTION}, title="attention"),
     Case("VAE", {"architecture": ATTENTION}, {"precision": "32-true"}, title="attention in float32"),
 ]

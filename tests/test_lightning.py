@@ -99,5 +99,5 @@ def test_clipped_on_the_command_line(tmp_path: Path) -> None:
 
     options = ["--trainer.precision", "bf16-mixed", "--trainer.gradient_clip_val", "1.0"]
     limits = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"]
-    main(["fit", "-c", "recipes/digits/ae.yaml", *options, *limits, "--run_dir", str(tmp_path / "run")])
+    main(["fit", "-c", "ae", "-c", "digits", *options, *limits, "--run_dir", str(tmp_path / "run")])
     assert (tmp_path / "run" / "checkpoints").is_dir()

@@ -43,11 +43,15 @@ def params_and_data(likelihood: Likelihood, seed: int = 0) -> tuple[Tensor, Tens
 def test_log_prob_against_torch_distributions() -> None:
     params, x = params_and_data(Gaussian("per_pixel"))
     location, scale = params[:, 0], params[:, 1].exp()
+    shared = torch.linspace(-2, 2, 6, dtype=torch.float64).view(6, 1, 1)  # by the values of a sample, not by samples
+    with_shared = torch.stack([location, shared.expand_as(location)], dim=1)
     cases: list[tuple[Likelihood, Tensor, Any]] = [
         (Gaussian(0.7), params[:, :1], Normal(location, 0.7)),
         (Gaussian("per_pixel"), params, Normal(location, scale)),
         (Laplace(0.7), params[:, :1], TorchLaplace(location, 0.7)),
         (Laplace("per_pixel"), params, TorchLaplace(location, scale)),
+        (Gaussian("learned"), with_shared, Normal(location, shared.exp())),
+        (Laplace("learned"), with_shared, TorchLaplace(location, shared.exp())),
         (ContinuousBernoulli(), params[:, :1], TorchContinuousBernoulli(logits=location)),
     ]
     for likelihood, given, reference in cases:
@@ -57,6 +61,42 @@ def test_log_prob_against_torch_distributions() -> None:
     reference = TorchBernoulli(logits=location)
     torch.testing.assert_close(Bernoulli().log_prob(params[:, :1], bits), reference.log_prob(bits).sum(dim=(1, 2)))
     torch.testing.assert_close(Bernoulli().mean(params[:, :1]), reference.mean)
+
+
+def by_value(family: Any, scale: Any, params: Tensor, x: Tensor) -> Tensor:
+    """The log-probability as a sum of each value's own, with nothing taken out of the sum."""
+    log_scale = params[:, 1].clamp(-7, 7) if isinstance(scale, str) else params.new_tensor(math.log(scale))
+    if isinstance(scale, str):  # clamped, and the gradient passes
+        log_scale = params[:, 1] + (log_scale - params[:, 1]).detach()
+    error = (x - params[:, 0]) * (-log_scale).exp()
+    if family is Gaussian:
+        return (-0.5 * error.square() - log_scale - 0.5 * math.log(2 * math.pi)).flatten(1).sum(dim=1)
+    return (-error.abs() - log_scale - math.log(2)).flatten(1).sum(dim=1)
+
+
+@pytest.mark.parametrize("log_scale", [-9.0, -3.0, 0.3, 8.0])
+@pytest.mark.parametrize("shape", [(1,), (7,), (2, 5), (3, 4, 5), (1, 2, 3, 4)], ids=str)
+@pytest.mark.parametrize("scale", [0.3, "learned", "per_pixel"])
+@pytest.mark.parametrize("family", [Gaussian, Laplace])
+def test_a_scale_taken_out_of_the_sum_changes_no_value_and_no_gradient(
+    family: Any, scale: Any, shape: tuple[int, ...], log_scale: float
+) -> None:
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
+        g = torch.Generator().manual_seed(0)
+        head = LikelihoodHead(family(scale), shape).to(dtype)
+        output = torch.randn(6, *output_shape(family(scale), shape), generator=g, dtype=dtype)
+        x = torch.randn(6, *shape, generator=g, dtype=dtype)
+        inputs = [output.requires_grad_(), x.requires_grad_()]
+        if head.shared is not None:
+            torch.nn.init.constant_(head.shared, log_scale)
+            inputs.append(head.shared)
+        weights = torch.rand(6, generator=g, dtype=dtype)  # another for each sample: which gradient goes where counts
+        ours, expected = family(scale).log_prob(head(output), x), by_value(family, scale, head(output), x)
+        close = {"rtol": tolerance, "atol": tolerance * float(expected.detach().abs().max())}
+        torch.testing.assert_close(ours, expected, **close)
+        found = torch.autograd.grad(ours @ weights, inputs)
+        for mine, its in zip(found, torch.autograd.grad(expected @ weights, inputs), strict=True):
+            torch.testing.assert_close(mine, its, rtol=tolerance, atol=tolerance * float(its.abs().max()))
 
 
 @pytest.mark.parametrize("logit", [-40.0, -3.0, -0.06, -0.049, -1e-4, 0.0, 1e-4, 0.049, 0.06, 3.0, 40.0])
@@ -173,9 +213,11 @@ def test_samples_have_the_mean(likelihood: Likelihood) -> None:
     assert low <= float(draws.min()) <= float(draws.max()) <= high
 
 
-def test_bounded_scales_keep_their_gradient() -> None:
+@pytest.mark.parametrize("family", [Gaussian, Laplace, DiscretizedLogistic])
+@pytest.mark.parametrize("scale", ["per_pixel", "learned"])
+def test_bounded_scales_keep_their_gradient(family: Any, scale: Any) -> None:
     params = torch.tensor([0.0, 50.0]).view(1, 2, 1).requires_grad_()
-    log_prob = Gaussian("per_pixel").log_prob(params, torch.zeros(1, 1))
+    log_prob = family(scale).log_prob(params, torch.zeros(1, 1))
     assert torch.isfinite(log_prob)
     log_prob.backward()
     assert params.grad is not None

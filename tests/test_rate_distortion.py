@@ -39,7 +39,7 @@ def test_rate_of_a_variational_code_is_its_divergence() -> None:
     (point,) = rate_distortion(model, x, "test", x)
     with torch.no_grad():
         found = model.infer(x)
-    q = torch.distributions.Normal(found.mean, (found.log_variance / 2).exp())
+    q = torch.distributions.Normal(found.mean, (found.log_variance / 2).exp())  # type: ignore[attr-defined]
     kl = torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 1.0)).sum(1).mean()
     assert point.rate == pytest.approx(float(kl) / math.log(2), rel=1e-5)
 

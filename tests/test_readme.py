@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lightning_ae.recipes import FOLDERS, names
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -34,7 +36,6 @@ def test_python_blocks(tmp_path: Path) -> None:
 def test_shell_blocks(tmp_path: Path) -> None:
     commands = blocks("bash")
     assert commands
-    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     done = subprocess.run(
         ["bash", "-euc", "\n".join(commands)], cwd=tmp_path, env=environment(), capture_output=True, text=True
     )
@@ -44,8 +45,15 @@ def test_shell_blocks(tmp_path: Path) -> None:
 
 
 def test_files_named_in_the_readme_exist() -> None:
-    for path in re.findall(r"\]\(((?!https?:|#)[^)]+)\)", README) + re.findall(r"-c (recipes/\S+\.yaml)", README):
-        assert (ROOT / path.rstrip("`,")).is_file(), path
+    for path in re.findall(r"\]\(((?!https?:|#)[^)]+)\)", README):
+        assert (ROOT / path).is_file(), path
+
+
+def test_recipes_named_in_the_readme_exist() -> None:
+    found = [name for kind in FOLDERS for name in names(kind)]
+    named = re.findall(r"-c ([\w./-]+)", README)
+    assert len(named) > 10
+    assert set(named) <= {*found, "constraints.txt"}
 
 
 def test_table_of_models_is_up_to_date() -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lightning_ae import VAE, Autoencoder, get_model, list_models
 from lightning_ae.architectures import Architecture, ConvNet
 from lightning_ae.cli import main
+from lightning_ae.parts.likelihoods import Bernoulli, DiscretizedLogistic, Gaussian, Laplace, Likelihood
 from lightning_ae.training.speed import adamw, compile_in_place
 
 SHAPE = (1, 8, 8)
@@ -60,6 +61,16 @@ def test_every_variant_trains_the_same_when_compiled(name: str, digits: Tensor, 
     torch.testing.assert_close(compiled, plain, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("likelihood", [Gaussian("learned"), Laplace(), DiscretizedLogistic(), Bernoulli()], ids=str)
+def test_decoder_and_likelihood_make_one_graph(likelihood: Likelihood) -> None:
+    model = VAE(SHAPE, 4, likelihood=likelihood)
+    z, target = torch.randn(3, 4), torch.rand(3, *SHAPE)
+    graphs = Graphs()
+    compiled = torch.compile(model.reconstruction_loss, backend=graphs, fullgraph=True)
+    torch.testing.assert_close(compiled(z, target), model.reconstruction_loss(z, target))
+    assert graphs.count == 1
+
+
 @pytest.mark.slow
 def test_the_default_compiler(digits: Tensor) -> None:
     torch.manual_seed(0)
@@ -97,6 +108,15 @@ def test_sequential_networks_are_compiled_too() -> None:
     model.compile(backend=graphs)
     model(torch.rand(2, *SHAPE))
     assert graphs.count == 2
+
+
+def test_every_network_has_a_cache_of_its_own() -> None:
+    graphs = Graphs()
+    for network in [nn.Linear(3, 2) for _ in range(torch._dynamo.config.recompile_limit + 2)]:
+        compile_in_place(network, backend=graphs)
+        before = graphs.count
+        network(torch.rand(4, 3))
+        assert graphs.count == before + 1
 
 
 def test_what_cannot_be_compiled_runs_as_it_is() -> None:
@@ -143,7 +163,7 @@ def test_a_scaled_optimizer_is_not_fused() -> None:
 
 
 def test_options_of_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fit = ["fit", "-c", "recipes/digits/ae.yaml", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"]
+    fit = ["fit", "-c", "ae", "-c", "digits", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"]
     before = torch.get_float32_matmul_precision()
     try:
         with pytest.raises(SystemExit):

@@ -17,7 +17,7 @@ from lightning_ae.strict_yaml import load_yaml
 from lightning_ae.zoo import index
 
 ROOT = Path(__file__).parents[1]
-RECIPE = str(ROOT / "recipes" / "digits" / "ae.yaml")
+RECIPE = ["-c", "ae", "-c", "digits"]
 
 
 def bomb(item: str = "[{}]", first: str = "[x, x, x, x, x, x, x, x, x]") -> str:
@@ -89,7 +89,7 @@ def test_pure_python_reads_the_same() -> None:
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     with pytest.raises(SystemExit, match="2"):
-        main(["fit", "-c", RECIPE, *words])
+        main(["fit", *RECIPE, *words])
     return capsys.readouterr().err
 
 
@@ -128,7 +128,7 @@ def test_anchors_and_merges_of_a_recipe(capsys: pytest.CaptureFixture[str], tmp_
         "    - class_path: ModelCheckpoint\n      init_args: {<<: *e, save_last: true}\n"
     )
     with pytest.raises(SystemExit, match="0"):
-        main(["fit", "-c", RECIPE, "-c", str(file), "--print_config"])
+        main(["fit", *RECIPE, "-c", str(file), "--print_config"])
     callbacks: list[Any] = yaml.safe_load(capsys.readouterr().out)["trainer"]["callbacks"]
     assert [c["init_args"]["monitor"] for c in callbacks] == ["val/loss"] * 2
     assert callbacks[1]["init_args"]["save_last"] is True

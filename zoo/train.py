@@ -23,29 +23,30 @@ ROOT = Path(__file__).parent.parent
 
 @dataclass(frozen=True)
 class Plan:
-    """An entry to be: its recipe, and what differs from it."""
+    """An entry to be: the recipe of its model, and what differs from it; that of its data is in the name."""
 
     name: str
-    recipe: str
+    model: str
     overrides: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def data(self) -> str:
+        """The data set in the name."""
+        return self.name.partition(".")[2].rpartition("_v")[0]
 
 
 VARIANTS = ("ae", "linear", "sparse", "k_sparse", "denoising", "contractive", "stacked", "score_matching", "vae")
-PLANS = [Plan(f"{name}_mlp.digits_v1", f"recipes/digits/{name}.yaml") for name in VARIANTS]
+PLANS = [Plan(f"{name}_mlp.digits_v1", name) for name in VARIANTS]
 for data in ("mnist", "fashion_mnist"):
     PLANS += [
-        Plan(f"linear_mlp.{data}_v1", f"recipes/{data}/linear.yaml"),
-        Plan(f"k_sparse_mlp.{data}_v1", f"recipes/{data}/k_sparse.yaml", {"trainer.max_epochs": 30}),
-        Plan(f"denoising_conv.{data}_v1", f"recipes/{data}/denoising_conv.yaml"),
-        Plan(f"contractive_mlp.{data}_v1", f"recipes/{data}/contractive.yaml"),
-        Plan(f"vae_conv.{data}_v1", f"recipes/{data}/vae_conv.yaml"),
+        Plan(f"linear_mlp.{data}_v1", "linear"),
+        Plan(f"k_sparse_mlp.{data}_v1", "k_sparse", {"trainer.max_epochs": 30}),
+        Plan(f"denoising_conv.{data}_v1", "denoising_conv", {"data.val_fraction": 0.02}),
+        Plan(f"contractive_mlp.{data}_v1", "contractive"),
+        Plan(f"vae_conv.{data}_v1", "vae_conv", {"data.val_fraction": 0.02}),
     ]
 PLANS.append(
-    Plan(
-        "stacked_mlp.fashion_mnist_v1",
-        "recipes/fashion_mnist/stacked.yaml",
-        {"model.hidden": [500], "model.latent_dim": 500},
-    )
+    Plan("stacked_mlp.fashion_mnist_v1", "stacked", {"model.hidden": [500], "model.latent_dim": 500}),
 )
 CHECKPOINT = "[{class_path: ModelCheckpoint, init_args: {monitor: val/loss, filename: best}}]"
 
@@ -59,12 +60,11 @@ def main() -> None:
     for plan in PLANS:
         if not fnmatch.fnmatchcase(plan.name, args.only) or plan.name in zoo.list_models():
             continue
-        dataset = plan.name.partition(".")[2].rpartition("_v")[0]
-        path = str((args.data / dataset).resolve()) if args.data and dataset != "digits" else None
+        path = str((args.data / plan.data).resolve()) if args.data and plan.data != "digits" else None
         run, done = args.runs / plan.name, args.runs / plan.name / "done"
         if not done.is_file():
             start = time.perf_counter()
-            words = ["fit", "-c", str(ROOT / plan.recipe), "--run_dir", str(run), "--trainer.callbacks", CHECKPOINT]
+            words = ["fit", "-c", plan.model, "-c", plan.data, "--run_dir", str(run), "--trainer.callbacks", CHECKPOINT]
             words += [word for key, value in plan.overrides.items() for word in (f"--{key}", str(value))]
             command_line(words + (["--data.path", path] if path else []))
             done.write_text(str(round(time.perf_counter() - start)))
@@ -73,7 +73,7 @@ def main() -> None:
             plan.name,
             to=str(ROOT / "zoo"),
             path=path,
-            recipe=plan.recipe,
+            recipe=[plan.model, plan.data],
             overrides=plan.overrides,
             minutes=round(int(done.read_text()) / 60, 1),
             dry_run=False,

@@ -1,8 +1,9 @@
-"""Architectures: plain data that builds a matched encoder and decoder."""
+"""Architectures: plain data that builds a matched encoder and decoder, and critics."""
 
 from lightning_ae.architectures.base import Architecture
 from lightning_ae.architectures.conv import ConvNet
+from lightning_ae.architectures.critic import Critic, detached
 from lightning_ae.architectures.mlp import MLP
 from lightning_ae.architectures.resnet import ResNet
 
-__all__ = ["MLP", "Architecture", "ConvNet", "ResNet"]
+__all__ = ["MLP", "Architecture", "ConvNet", "Critic", "ResNet", "detached"]

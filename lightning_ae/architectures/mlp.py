@@ -35,6 +35,7 @@ class MLP(Architecture):
         dropout: the probability with which a hidden unit is dropped in training, in [0, 1).
         tied: each layer of the decoder uses the transposed weight of the encoder's, with a bias of its own.
         init: how the weights are drawn; "default" is torch's own.
+        tokens: how many vectors a code has, (features, tokens); by default it is one, (features,).
     """
 
     hidden: tuple[int, ...] = (512,)
@@ -43,6 +44,7 @@ class MLP(Architecture):
     dropout: float = 0.0
     tied: bool = False
     init: Init = "default"
+    tokens: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,17 +54,23 @@ class MLP(Architecture):
         check_option(self, "init", Init)
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout of MLP must lie in [0, 1), got {self.dropout}")
+        if self.tokens is not None and (not isinstance(self.tokens, int) or self.tokens < 1):
+            raise InputError(f"tokens of MLP must be a positive integer, or None, got {self.tokens!r}")
 
     def encoder(self, input_shape: Shape, features: int) -> nn.Module:
-        """A network from (B, *input_shape) to (B, features)."""
+        """A network from (B, *input_shape) to (B, features), or to (B, features, tokens)."""
         check_features(self, features)
-        return initialise(Layers((math.prod(input_shape), *self.hidden, features), (features,), self), self.init)
+        code = self._code(features)
+        return initialise(Layers((math.prod(input_shape), *self.hidden, math.prod(code)), code, self), self.init)
 
     def decoder(self, features: int, output_shape: Shape) -> nn.Module:
-        """A network from (B, features) to (B, *output_shape)."""
+        """A network from (B, features), or (B, features, tokens), to (B, *output_shape)."""
         check_features(self, features)
-        widths = (features, *reversed(self.hidden), math.prod(output_shape))
+        widths = (math.prod(self._code(features)), *reversed(self.hidden), math.prod(output_shape))
         return initialise(Layers(widths, output_shape, self), self.init)
+
+    def _code(self, features: int) -> Shape:
+        return (features,) if self.tokens is None else (features, self.tokens)
 
     def tie(self, encoder: nn.Module, decoder: nn.Module) -> None:
         """Makes the decoder use the encoder's weights, where `tied` says so.

@@ -25,6 +25,7 @@ from lightning_ae.metrics import (
     knn_error,
     linear_probe_error,
 )
+from lightning_ae.parts.likelihoods import known
 
 
 class _Accumulated(pl.Callback):
@@ -37,8 +38,8 @@ class _Accumulated(pl.Callback):
         """New metrics, by name."""
 
     @abstractmethod
-    def add(self, model: Autoencoder, metrics: dict[str, Metric], x: Tensor, target: Tensor) -> None:
-        """Adds a batch; `model.corrupt` draws what it draws in the step."""
+    def add(self, model: Autoencoder, metrics: dict[str, Metric], x: Tensor, target: Tensor, **given: Tensor) -> None:
+        """Adds a batch, with what the model takes besides; `model.corrupt` draws what it draws in the step."""
 
     def _start(self, module: pl.LightningModule) -> None:
         model = as_autoencoder(self, module)
@@ -46,7 +47,8 @@ class _Accumulated(pl.Callback):
 
     def _add(self, model: Autoencoder, batch: Any, batch_idx: int, stage: str) -> None:
         with torch.no_grad(), model.at_step(stage, batch_idx, batch):
-            self.add(model, self._metrics, *model.unpack(batch))
+            x, target, given = model.read(batch)
+            self.add(model, self._metrics, x, target, **given)
 
     def _finish(self, model: Autoencoder, stage: str) -> None:
         values: dict[str, Tensor] = {}
@@ -79,21 +81,23 @@ class _Accumulated(pl.Callback):
 
 
 class ReconstructionMetrics(_Accumulated):
-    """Logs, under val/ and test/, how well inputs are reconstructed and how many code dimensions are in use.
+    """Logs, under val/ and test/, how well inputs are reconstructed and how many units of the code are in use.
 
     - `mse`: the squared error summed over the dimensions of a sample, in the model's units;
     - `psnr` (dB) and `ssim`, for images, both of images in [0, 1] and as the mean over images. PSNR counts an image as
       100 dB at most. SSIM takes the Gaussian window of Wang et al. 2004 (11 pixels wide), and for images of 10 pixels
       or fewer a uniform window of up to 7;
-    - `active_units`: code dimensions whose variance over the data exceeds 0.01.
+    - `active_units`: how many values of the code have a variance over the data of more than 0.01; of a map, tokens or
+      a hierarchy each value at each position and level is a unit.
 
-    A denoising model reconstructs from the corrupted input, and is compared with the clean one.
+    A denoising model reconstructs from the corrupted input, and is compared with the clean one. Of a model that takes a
+    mask `mse` is over what is known, and there is no `psnr` or `ssim`.
     """
 
     def metrics(self, model: Autoencoder) -> dict[str, Metric]:
         """The metrics that the model's input has."""
-        metrics: dict[str, Metric] = {"mse": SquaredErrorPerSample(), "active_units": ActiveUnits(model.latent_dim)}
-        if len(model.input_shape) == 3:
+        metrics: dict[str, Metric] = {"mse": SquaredErrorPerSample(), "active_units": ActiveUnits(_units(model))}
+        if len(model.input_shape) == 3 and "mask" not in model.given:
             metrics["psnr"] = PSNRPerImage()
             side = min(model.input_shape[1:])
             if side > 10:
@@ -105,10 +109,11 @@ class ReconstructionMetrics(_Accumulated):
                 )
         return metrics
 
-    def add(self, model: Autoencoder, metrics: dict[str, Metric], x: Tensor, target: Tensor) -> None:
+    def add(self, model: Autoencoder, metrics: dict[str, Metric], x: Tensor, target: Tensor, **given: Tensor) -> None:
         """Adds a batch."""
-        reconstruction, target = model(model.corrupt(x)).float(), target.float()
-        metrics["active_units"].update(model.encode(x).flatten(1))
+        reconstruction, target = model(model.corrupt(x), **given).float(), target.float()
+        reconstruction = known(reconstruction, given.get("mask"))  # as the target is
+        metrics["active_units"].update(model.units(model.encode(x, **given)))
         metrics["mse"].update(reconstruction, target)
         if "psnr" in metrics:
             images = [to_unit_interval(model, part) for part in (reconstruction, target)]
@@ -119,10 +124,13 @@ class ReconstructionMetrics(_Accumulated):
 class SparsityMetrics(_Accumulated):
     """Logs, under val/ and test/, how sparse the codes are and how much they explain.
 
+    All values of a code are its units: of a map, tokens or a hierarchy each at each position and level.
+
     - `l0`: the mean number of units active in a sample;
     - `mean_activation`: over units and samples;
     - `dead_units`: units active in no sample;
-    - `r_squared`: 1 minus the squared error as a share of the data's variance, so 1 minus the FVU.
+    - `r_squared`: 1 minus the squared error as a share of the data's variance, so 1 minus the FVU; not of a model that
+      takes a mask.
 
     Args:
         threshold: a unit is active where the size of its activation exceeds this; sigmoid units are never quite zero.
@@ -135,15 +143,16 @@ class SparsityMetrics(_Accumulated):
 
     def metrics(self, model: Autoencoder) -> dict[str, Metric]:
         """Both metrics."""
-        return {
-            "sparsity": Sparsity(model.latent_dim, self.threshold),
-            "r_squared": RSquared(math.prod(model.input_shape)),
-        }
+        metrics: dict[str, Metric] = {"sparsity": Sparsity(_units(model), self.threshold)}
+        if "mask" not in model.given:
+            metrics["r_squared"] = RSquared(math.prod(model.input_shape))
+        return metrics
 
-    def add(self, model: Autoencoder, metrics: dict[str, Metric], x: Tensor, target: Tensor) -> None:
+    def add(self, model: Autoencoder, metrics: dict[str, Metric], x: Tensor, target: Tensor, **given: Tensor) -> None:
         """Adds a batch."""
-        metrics["sparsity"].update(model.encode(x).flatten(1))
-        metrics["r_squared"].update(model(x), x)
+        metrics["sparsity"].update(model.units(model.encode(x, **given)))
+        if "r_squared" in metrics:
+            metrics["r_squared"].update(model(x, **given), x)
 
 
 class DenoisingMetrics(_Accumulated):
@@ -161,7 +170,7 @@ class DenoisingMetrics(_Accumulated):
         Raises:
             InputError: when the model takes no images, or corrupts nothing.
         """
-        if len(model.input_shape) != 3 or type(model).corrupt is Autoencoder.corrupt:
+        if len(model.input_shape) != 3 or not model.corrupts:
             raise InputError(
                 f"DenoisingMetrics compares denoised images, but {type(model).__name__} with input_shape "
                 f"{model.input_shape} denoises none",
@@ -169,7 +178,7 @@ class DenoisingMetrics(_Accumulated):
             )
         return {name: PSNRPerImage() for name in ("psnr_corrupted", "psnr_median")}
 
-    def add(self, model: Autoencoder, metrics: dict[str, Metric], x: Tensor, target: Tensor) -> None:
+    def add(self, model: Autoencoder, metrics: dict[str, Metric], x: Tensor, target: Tensor, **given: Tensor) -> None:
         """Adds a batch."""
         from scipy.ndimage import median_filter
 
@@ -185,7 +194,9 @@ class LatentProbe(pl.Callback):
     - `knn_error`: of the k-nearest-neighbour classifier;
     - `probe_error`: of logistic regression on standardised codes.
 
-    Both learn from codes of the training split. The first rank alone makes a pass over both splits.
+    Codes are taken as vectors, `model.pool`: a map or tokens by the mean over positions, a hierarchy's side by side.
+    Both learn from codes of the training split. The first rank alone makes a pass over both splits. Of a model that is
+    given the labels they say how much of them its codes hold besides.
 
     Args:
         k: the number of neighbours.
@@ -277,11 +288,22 @@ def undisturbed(model: Autoencoder) -> Iterator[None]:
         yield
 
 
+def read_input(model: Autoencoder, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    """The input of a batch, and what the model takes besides, where the model is."""
+    x, _, given = model.read(batch)
+    return x.to(model.device), {role: value.to(model.device) for role, value in given.items()}
+
+
+def _units(model: Autoencoder) -> int:
+    """How many values a code has."""
+    return model.units(model.zeros(1)).shape[1]
+
+
 def _codes(model: Autoencoder, trainer: pl.Trainer, split: str) -> tuple[Tensor, Tensor]:
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     codes, labels = [], []
     for batch in data.batches(split, 1024):
-        x, _ = model.unpack(batch)
-        codes.append(model.encode(x.to(model.device, next(model.parameters()).dtype)).flatten(1).float().cpu())
+        x, given = read_input(model, batch)
+        codes.append(model.pool(model.encode(x, **given)).float().cpu())
         labels.append(batch[data.label])
     return torch.cat(codes), torch.cat(labels)

@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.autoencoder import Autoencoder, rows_of
 from lightning_ae.callbacks.measures import as_autoencoder, is_due, takes_part, to_unit_interval, undisturbed
 from lightning_ae.errors import InputError
 from lightning_ae.files import whole_file
@@ -45,6 +45,9 @@ class Picture(pl.Callback):
         self.every_n_epochs = every_n_epochs
         self._inputs: list[Tensor] = []
         self._labels: list[Tensor] = []
+        self._given: list[dict[str, Tensor]] = []
+        self.given: dict[str, Tensor] = {}
+        """What else the model takes of the samples that `draw` gets, by role."""
         self.measured: dict[str, float] = {}
         """What `draw` measured on the first rank, to be logged on all."""
 
@@ -56,7 +59,7 @@ class Picture(pl.Callback):
         """Refuses models whose data make no picture.
 
         Raises:
-            InputError: when the picture needs images and the model takes vectors.
+            InputError: when the picture needs images and the model takes something else.
         """
         model = as_autoencoder(self, pl_module)
         if self.needs_images and len(model.input_shape) != 3:
@@ -66,10 +69,10 @@ class Picture(pl.Callback):
             )
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: D102
-        self._inputs, self._labels = [], []
+        self._inputs, self._labels, self._given = [], [], []
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: D102
-        self._inputs, self._labels = [], []
+        self._inputs, self._labels, self._given = [], [], []
 
     def on_validation_batch_end(  # noqa: D102
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -93,8 +96,9 @@ class Picture(pl.Callback):
     def _collect(self, trainer: pl.Trainer, model: Autoencoder, batch: Any) -> None:
         missing = self.samples - sum(len(x) for x in self._inputs)
         if takes_part(trainer, model) and missing > 0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            x, _ = model.unpack(batch)
+            x, _, given = model.read(batch)
             self._inputs.append(x[:missing])
+            self._given.append(rows_of(given, slice(missing)))
             labels = _labels(trainer, batch)
             if labels is not None:
                 self._labels.append(labels[:missing])
@@ -104,10 +108,11 @@ class Picture(pl.Callback):
         if self._inputs:
             self._draw(trainer, model, folder, name)
         model.log_dict(trainer.strategy.broadcast(self.measured), sync_dist=True)
-        self._inputs, self._labels, self.measured = [], [], {}
+        self._inputs, self._labels, self._given, self.measured = [], [], [], {}
 
     def _draw(self, trainer: pl.Trainer, model: Autoencoder, folder: Path, name: str) -> None:
         labels = torch.cat(self._labels) if self._labels else None
+        self.given = {role: torch.cat([given[role] for given in self._given]) for role in self._given[0]}
         with undisturbed(model):
             figure = self.draw(
                 trainer, model, torch.cat(self._inputs), labels, f"{self.name}, {name.replace('=', ' ')}"
@@ -141,14 +146,16 @@ class ReconstructionGrid(Picture):
 
     def draw(self, trainer: pl.Trainer, model: Autoencoder, x: Tensor, labels: Tensor | None, title: str) -> Figure:
         """Rows of images: inputs, corrupted inputs where they differ, reconstructions."""
-        return reconstruction_figure(model, x, title)
+        return reconstruction_figure(model, x, title, **self.given)
 
 
 class SampleGrid(Picture):
     """Draws samples of a generative model, of the same random draws every time, so that progress can be seen.
 
+    Of a model that takes a label there is a row for each class, of the same draws.
+
     Args:
-        n: how many samples.
+        n: how many samples, at least one of each class.
         every_n_epochs: how often to draw.
     """
 
@@ -167,7 +174,7 @@ class SampleGrid(Picture):
             InputError: naming the model.
         """
         super().setup(trainer, pl_module, stage)
-        if type(as_autoencoder(self, pl_module)).sample is Autoencoder.sample:
+        if not as_autoencoder(self, pl_module).generates:
             raise InputError(f"{type(pl_module).__name__} cannot sample", "leave SampleGrid out, or train a VAE")
 
     def draw(self, trainer: pl.Trainer, model: Autoencoder, x: Tensor, labels: Tensor | None, title: str) -> Figure:
@@ -177,6 +184,8 @@ class SampleGrid(Picture):
 
 class LatentProjection(Picture):
     """Draws codes on their first two principal components (two-dimensional codes as they are), coloured by label.
+
+    Codes are taken as vectors, `model.pool`: a map or tokens by the mean over positions, a hierarchy's side by side.
 
     Args:
         samples: how many codes at most.
@@ -194,18 +203,22 @@ class LatentProjection(Picture):
 
     def draw(self, trainer: pl.Trainer, model: Autoencoder, x: Tensor, labels: Tensor | None, title: str) -> Figure:
         """A scatter plot, or two."""
-        codes = torch.cat([model.encode(part).flatten(1).float() for part in x.split(256)]).cpu()
+        codes = torch.cat([model.pool(part).float() for part in encoded(model, x, self.given)]).cpu()
         names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
         panels = {"codes": codes} | ({"inputs, PCA": x.flatten(1).float().cpu()} if self.beside_pca else {})
         return projection_figure(panels, labels, names, title)
 
 
 class LatentTraversal(Picture):
-    """Draws what each code dimension does: it moves one at a time about the code of an image, and decodes.
+    """Draws what each dimension of the code does: it moves one at a time about the code of an image, and decodes.
+
+    The dimensions are the features that `model.pool` makes of a code: of a map or tokens a dimension is a channel,
+    which moves at all positions together; of a hierarchy each level has its own, "z1.0" the first of the first level.
+    What a model makes of such a step, it says in `move`.
 
     Args:
         steps: how many values each dimension takes.
-        span: how far to go to either side, in standard deviations of that dimension over the data.
+        span: how far to go to either side, in standard deviations of that feature over the data.
         dims: how many dimensions, those of the largest variance first.
         samples: how many codes the standard deviations are taken from.
         every_n_epochs: how often to draw.
@@ -223,17 +236,17 @@ class LatentTraversal(Picture):
 
     def draw(self, trainer: pl.Trainer, model: Autoencoder, x: Tensor, labels: Tensor | None, title: str) -> Figure:
         """A row of images for each dimension."""
-        codes = torch.cat([model.encode(part) for part in x.split(256)])
-        std, order = codes.std(dim=0, correction=0).sort(descending=True)
+        features = torch.cat([model.pool(part) for part in encoded(model, x, self.given)])
+        same = {role: value[:1].expand(self.steps, *value.shape[1:]) for role, value in self.given.items()}
+        std, order = features.std(dim=0, correction=0).sort(descending=True)
         order, std = order[: self.dims], std[: self.dims]
-        offsets = torch.linspace(-self.span, self.span, self.steps, device=codes.device)
-        rows = []
-        for dim, scale in zip(order.tolist(), std, strict=True):
-            moved = codes[0].repeat(self.steps, 1)
-            moved[:, dim] += offsets * scale
-            rows.append(model.decode(moved))
-        names = [f"z{dim}  (std {scale:.2f})" for dim, scale in zip(order.tolist(), std.tolist(), strict=True)]
-        return image_figure(model, rows, names, f"{title}: from -{self.span:g} to +{self.span:g} std")
+        offsets = torch.linspace(-self.span, self.span, self.steps, device=features.device)
+        code = model.encode(x[:1].expand(self.steps, *model.input_shape), **same)
+        moves = zip(order.tolist(), std, strict=True)
+        rows = [model.decode(model.move(code, d, offsets * s), **same) for d, s in moves]
+        names = _feature_names(model)
+        texts = [f"{names[d]}  (std {s:.2f})" for d, s in zip(order.tolist(), std.tolist(), strict=True)]
+        return image_figure(model, rows, texts, f"{title}: from -{self.span:g} to +{self.span:g} std")
 
 
 class JacobianSpectrum(Picture):
@@ -257,7 +270,7 @@ class JacobianSpectrum(Picture):
         """A line that falls."""
         from matplotlib.figure import Figure
 
-        values = jacobian_spectrum(model, x).cpu()
+        values = jacobian_spectrum(model, x, **self.given).cpu()
         norm = values.square().sum(dim=1).sqrt().mean()
         stage = "test" if trainer.testing else "val"
         self.measured = {f"{stage}/jacobian_norm": float(norm)}
@@ -274,21 +287,50 @@ class JacobianSpectrum(Picture):
         return figure
 
 
-def reconstruction_figure(model: Autoencoder, x: Tensor, title: str = "") -> Figure:
+def encoded(model: Autoencoder, x: Tensor, given: Mapping[str, Tensor]) -> list[Tensor]:
+    """The codes of inputs (B, *input_shape), a part of the batch at a time."""
+    parts = [slice(start, start + 256) for start in range(0, len(x), 256)]
+    return [model.encode(x[part], **rows_of(given, part)) for part in parts]
+
+
+def reconstruction_figure(model: Autoencoder, x: Tensor, title: str = "", **given: Tensor) -> Figure:
     """Inputs (B, C, H, W), corrupted inputs where they differ, and reconstructions, a row each."""
     with torch.no_grad(), model.at_step("val", 0):  # the same corruption every time
         seen = model.corrupt(x)
-        rows = [x, seen, model(seen)] if not torch.equal(seen, x) else [x, model(x)]
+        rows = [x, seen, model(seen, **given)] if not torch.equal(seen, x) else [x, model(x, **given)]
     names = ["input", "corrupted", "reconstruction"] if len(rows) == 3 else ["input", "reconstruction"]
     return image_figure(model, rows, names, title)
 
 
-def sample_figure(model: Autoencoder, n: int, seed: int, title: str = "") -> Figure:
-    """`n` samples in rows of equal length."""
+def sample_figure(model: Autoencoder, n: int, seed: int, title: str = "", label: int | None = None) -> Figure:
+    """`n` samples in rows of equal length; of a model that takes a label and is given none, a row for each class."""
+    rows, names = drawn(model, n, seed, label)
+    return image_figure(model, rows, names, title)
+
+
+def drawn(model: Autoencoder, n: int, seed: int, label: int | None = None) -> tuple[list[Tensor], list[str]]:
+    """`n` samples (n, *input_shape) in rows, and the rows' names where each is of a class, of which all have one.
+
+    Raises:
+        InputError: when the model takes a label and knows no classes, takes none, or takes something else.
+    """
+    if lacking := [role for role in model.given if role not in ("label", "mask")]:
+        raise InputError(f"samples of {type(model).__name__} need {', '.join(lacking)}", "call sample() yourself")
+    takes_label = "label" in model.given
+    if takes_label and label is None and not model.classes:
+        raise InputError(f"{type(model).__name__} takes a label, and does not say which there are", "give label")
+    classes = model.classes if takes_label and label is None else ()
+    # a label is refused by a model that takes none
+    each = max(1, n // len(classes)) if classes else n
+    given: list[dict[str, Any]] = [{"label": torch.full((each,), c, device=model.device)} for c in classes]
+    found = []
     with undisturbed(model):
-        torch.manual_seed(seed)
-        samples = model.sample(n)
-    return image_figure(model, list(samples.split(max(1, round(n**0.5)))), [], title)
+        for options in given or [{} if label is None else {"label": torch.full((n,), label, device=model.device)}]:
+            torch.manual_seed(seed)
+            found.append(model.sample(each, **options))
+    if classes:
+        return found, [f"class {c}" for c in classes]
+    return list(found[0].split(max(1, round(n**0.5)))), []
 
 
 def image_figure(model: Autoencoder, rows: list[Tensor], names: list[str], title: str = "") -> Figure:
@@ -354,6 +396,14 @@ def projection_figure(
         figure.legend(handles, texts, loc="outside right center", fontsize=8, frameon=False, markerscale=2)
     figure.suptitle(title, fontsize=10)
     return figure
+
+
+def _feature_names(model: Autoencoder) -> list[str]:
+    """A name for each feature that `pool` gives: z0, z1 and so on; of a hierarchy z1.0, with the level first."""
+    shapes = model.code_shape
+    if not isinstance(shapes[0], tuple):
+        return [f"z{i}" for i in range(shapes[0])]
+    return [f"z{level}.{i}" for level, shape in enumerate(shapes, start=1) for i in range(shape[0])]
 
 
 def _plane(points: Tensor) -> tuple[Tensor, tuple[str, str]]:

@@ -38,11 +38,10 @@ commands:
 {commands}
 
 examples:
-  lightning-ae fit -c recipes/digits/vae.yaml
-  lightning-ae fit -c recipes/mnist/vae.yaml -c recipes/loggers/wandb.yaml --trainer.max_epochs 20
-  lightning-ae fit --model VAE --model.input_shape "[1, 8, 8]" --data HFDataModule \\
-    --data.path digits
-  lightning-ae features runs/digits-vae/fit-1/checkpoints/best.ckpt
+  lightning-ae fit -c vae -c digits
+  lightning-ae fit -c vae -c mnist -c wandb --trainer.max_epochs 20
+  lightning-ae fit --model my_module.MyVAE -c digits
+  lightning-ae features runs/vae-digits/fit-1/checkpoints/best.ckpt
 
 help:
   lightning-ae COMMAND --help            the options of a command

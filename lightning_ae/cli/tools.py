@@ -33,7 +33,8 @@ def features(
 ) -> dict[str, Path]:
     """Write the codes of a data set to parquet files, one for each split, beside the data set's other columns.
 
-    The column "code" holds lists of latent_dim float32 values. Where labels are known and both "train" and "test" are
+    The column "code" holds lists of feature_dim float32 values: the code as a vector, of a map or of tokens the mean
+    over positions, of a hierarchy the codes beside each other. Where labels are known and both "train" and "test" are
     written, it also prints the error of a 5-nearest-neighbour classifier on the codes.
 
     Args:
@@ -75,7 +76,7 @@ def features(
             for split in ("train", "test")
         ]
         try:
-            error = knn_error(codes["train"].flatten(1), labels[0], codes["test"].flatten(1), labels[1], k=5)
+            error = knn_error(codes["train"], labels[0], codes["test"], labels[1], k=5)
         except InputError as reason:  # the files are written all the same
             console.print(f"No 5-nearest-neighbour error of the test split's codes: {reason.message}")
         else:
@@ -109,8 +110,9 @@ def reconstruct(
         The picture's file.
 
     Raises:
-        InputError: when the file exists, the model has no images, or the data cannot be read.
+        InputError: when the file exists, the model takes no images, or the data cannot be read.
     """
+    from lightning_ae.callbacks.measures import read_input
     from lightning_ae.callbacks.pictures import reconstruction_figure
 
     model = _load(checkpoint, device)
@@ -119,18 +121,18 @@ def reconstruct(
     _check_free([file], overwrite)
     data = _data(model, checkpoint, path)
     data.prepare_data()
-    x, _ = model.unpack(next(data.batches(split, n)))
-    x = x.to(model.device)
+    x, given = read_input(model, next(data.batches(split, n)))
     if show:
         with torch.no_grad():
-            _print_images(model, {"input": x, "reconstruction": model(x)})
-    return _save_figure(reconstruction_figure(model, x), file, overwrite)
+            _print_images(model, {"input": x, "reconstruction": model(x, **given)})
+    return _save_figure(reconstruction_figure(model, x, "", **given), file, overwrite)
 
 
 def sample(
     checkpoint: str,
     n: int = 64,
     seed: int = 0,
+    label: int | None = None,
     output: str | None = None,
     show: bool = False,
     device: str = "auto",
@@ -142,6 +144,7 @@ def sample(
         checkpoint: the model's checkpoint, or the name of a zoo entry.
         n: how many samples.
         seed: of the random draws.
+        label: the class of all samples, of a model that takes labels (default: a row for each class).
         output: the PNG to write (default: "samples.png" beside the folder of the checkpoint).
         show: print small images in the terminal, too.
         device: cpu, cuda, mps, or auto for the fastest there is.
@@ -151,9 +154,9 @@ def sample(
         The picture's file.
 
     Raises:
-        InputError: when the file exists, or the model cannot sample images.
+        InputError: when the file exists, or the model cannot sample images, or none of that label.
     """
-    from lightning_ae.callbacks.pictures import sample_figure
+    from lightning_ae.callbacks.pictures import drawn, sample_figure
 
     model = _load(checkpoint, device)
     file = Path(output) if output else _beside(checkpoint) / "samples.png"
@@ -161,9 +164,8 @@ def sample(
     _check_free([file], overwrite)
     if show:
         with torch.no_grad():
-            torch.manual_seed(seed)
-            _print_images(model, {"samples": model.sample(min(n, 10))})
-    return _save_figure(sample_figure(model, n, seed), file, overwrite)
+            _print_images(model, {"samples": torch.cat(drawn(model, min(n, 10), seed, label)[0])})
+    return _save_figure(sample_figure(model, n, seed, label=label), file, overwrite)
 
 
 def rate_distortion(
@@ -190,6 +192,7 @@ def rate_distortion(
     Raises:
         InputError: when a file exists, or the data cannot be read.
     """
+    from lightning_ae.callbacks.measures import read_input
     from lightning_ae.metrics import rate_distortion as curve
 
     model = _load(checkpoint, device)
@@ -197,8 +200,13 @@ def rate_distortion(
     _check_free([folder / "rate_distortion.csv", folder / "rate_distortion.png"], overwrite)
     data = _data(model, checkpoint, path)
     data.prepare_data()
-    x = {split: model.unpack(next(data.batches(split, samples)))[0].to(model.device) for split in ("train", "test")}
-    points = [point for split in x for point in curve.rate_distortion(model, x[split], split, x["train"])]
+    read = {split: read_input(model, next(data.batches(split, samples))) for split in ("train", "test")}
+    reference, of_reference = read["train"]
+    points = [
+        point
+        for split, (x, given) in read.items()
+        for point in curve.rate_distortion(model, x, split, reference, given, of_reference)
+    ]
     files = list(curve.write_rate_distortion(points, folder))
     console = Console(highlight=False, soft_wrap=True)
     for point in points:
@@ -263,17 +271,27 @@ def _data(model: Autoencoder, checkpoint: str, path: str | None) -> HFDataModule
     data = HFDataModule.from_config(config, **({"path": path} if path else {}))
     if model.preprocess is not None:
         data.preprocess = model.preprocess  # the statistics of another data set are not what the model learned
+    model.use_columns_of(data)
     return data
 
 
+def _read(model: Autoencoder, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """A batch's input and what else the model takes, where the model is."""
+    x, _, given = model.read(model.transfer_batch_to_device(batch, model.device, 0))
+    return x, given
+
+
 def _encode(model: Autoencoder, data: HFDataModule, split: str, batch_size: int) -> torch.Tensor:
+    """The codes of a split as vectors, (N, feature_dim)."""
+    from lightning_ae.callbacks.measures import read_input
+
     codes = []
     total = -(-len(data.dataset(split)) // batch_size)
     with torch.no_grad():
         # a bar appears where this takes more than two seconds
         for batch in tqdm(data.batches(split, batch_size), f"encoding {split}", total, delay=2, leave=False):
-            x, _ = model.unpack(batch)
-            codes.append(model.encode(x.to(model.device)).float().cpu())
+            x, given = read_input(model, batch)
+            codes.append(model.pool(model.encode(x, **given)).float().cpu())
     return torch.cat(codes)
 
 
@@ -305,7 +323,7 @@ def _check_free(files: Any, overwrite: bool) -> None:
 
 def _check_images(model: Autoencoder) -> None:
     if len(model.input_shape) != 3:
-        raise InputError(f"the model takes vectors of shape {model.input_shape}, which make no picture")
+        raise InputError(f"the model takes inputs of shape {model.input_shape}, which make no picture")
 
 
 def _print_images(model: Autoencoder, rows: dict[str, torch.Tensor]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 import traceback
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -19,6 +18,7 @@ from rich.console import Console
 
 import lightning_ae.callbacks
 import lightning_ae.data  # noqa: F401  imported, all these are known by their bare names
+from lightning_ae import recipes
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.cli import run_folder
 from lightning_ae.cli.parsing import MODE, one_line
@@ -29,6 +29,7 @@ from lightning_ae.files import whole_file
 from lightning_ae.models.finetune import FineTuneClassifier
 from lightning_ae.training.checkpoint import check_class, read_checkpoint
 from lightning_ae.training.preemption import Preemption
+from lightning_ae.training.progress import draw_always, draw_seldom
 from lightning_ae.training.rebuild import check_weights
 
 
@@ -75,6 +76,7 @@ class TrainingCLI(LightningCLI):
                 "prog": f"lightning-ae {command}",
                 "usage": f"lightning-ae {command} [-c RECIPE ...] [options]",
                 "description": f"{summary.capitalize()}. Recipes and options compose; the last one wins. "
+                f"A recipe is a YAML file, or the name of one of these: {recipes.overview()}. "
                 "--model.help CLASS and --data.help CLASS list the options of a class.",
             },
             args=args,
@@ -88,11 +90,16 @@ class TrainingCLI(LightningCLI):
             "--run_dir",
             type=str | None,
             default=None,
-            help="folder for what this run writes; must be new (default: runs/<recipe>/<command>-<number>)",
+            help="folder for what this run writes; must be new (default: runs/<recipes>/<command>-<number>)",
         )
 
         if self.command == "fit":
-            parser.add_argument("--compile", type=bool, default=False, help="compile the networks (torch.compile)")
+            parser.add_argument(
+                "--compile",
+                type=bool,
+                default=False,
+                help="compile the networks (torch.compile); slower on a CPU",
+            )
         parser.add_argument(
             "--channels_last",
             type=bool,
@@ -107,10 +114,12 @@ class TrainingCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: D102
-        self.config = parser.parse_args(args)
+        self.config = parser.parse_args(recipes.compose(args))
 
     def before_instantiate_classes(self) -> None:
         """Claims the run folder, and points the loggers there."""
+        for file in recipes.pairs(self.config.config or []):
+            rank_zero_info(f"{file.stem} on {file.parent.name}: what it wants otherwise there is read from {file}")
         trainer = self.config.trainer
         if self.command != "fit" and trainer.callbacks:  # a checkpoint's own would warn that its folder has changed
             trainer.callbacks = [c for c in trainer.callbacks if not c.class_path.endswith("ModelCheckpoint")]
@@ -167,7 +176,7 @@ class TrainingCLI(LightningCLI):
                 "use the recipe that it was written with, or an earlier checkpoint of the run",
             ) from error
         if self.command == "predict" and self.run_dir is not None:
-            parts = {key: torch.cat([batch[key] for batch in result]) for key in result[0]}
+            parts = {key: _joined([batch[key] for batch in result]) for key in result[0]}
             # the trainer knows the first rank's folder
             place = Path(self.trainer.log_dir or self.run_dir) / f"predictions-rank{self.trainer.global_rank}.pt"
             with whole_file(place) as part, open(part, "wb") as file:
@@ -230,17 +239,19 @@ class TrainingCLI(LightningCLI):
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's bar with losses only, brought up to date five times a second: more takes time from training."""
+    """Lightning's bar with losses only, brought up to date a few times a second: more takes time from training."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(refresh_rate=5, **options)
-        self._updated = 0.0
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:  # noqa: D102
-        now = time.monotonic()
-        if now - self._updated > 0.2 or trainer.is_last_batch:
-            self._updated = now
-            super().on_train_batch_end(trainer, *args)
+    def setup(self, trainer: pl.Trainer, *args: Any, **options: Any) -> None:
+        """Draws seldom for a module of another package, too."""
+        super().setup(trainer, *args, **options)
+        draw_seldom(trainer)
+
+    def teardown(self, trainer: pl.Trainer, *args: Any, **options: Any) -> None:  # noqa: D102
+        super().teardown(trainer, *args, **options)
+        draw_always(trainer)
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Any:
         """All but the number of the run."""
@@ -264,6 +275,13 @@ def training_parser(command: str) -> TrainingParser:
     raise AssertionError("unreachable: parse_arguments raises")
 
 
+def _joined(parts: list[Any]) -> Any:
+    """What was predicted of the samples of several batches; of a hierarchy's codes a tuple."""
+    if isinstance(parts[0], tuple):
+        return tuple(torch.cat(level) for level in zip(*parts, strict=True))
+    return torch.cat(parts)
+
+
 def _in_restoring(error: BaseException) -> bool:
     """Whether Lightning raised it while it restored a checkpoint: of such state it says neither what nor whence."""
     frames = traceback.extract_tb(error.__traceback__)
@@ -283,11 +301,6 @@ def _keep_no_other_last(callbacks: list[Namespace] | None) -> None:
 
 
 def _recipe_name(config: Namespace) -> str:
-    """From recipes/digits/vae.yaml, "digits-vae"; without a recipe, the model's name."""
-    if config.config:
-        recipe = Path(str(config.config[0])).absolute()
-        if recipe.name == "config.yaml":  # of an earlier run: runs/<recipe>/<command>-<number>/config.yaml
-            return recipe.parent.parent.name
-        return "-".join(part for part in (recipe.parent.name, recipe.stem) if part)
+    """From `-c vae -c digits`, "vae-digits"; without a recipe, the model's name."""
     name: str = config.model.class_path.rpartition(".")[2].lower()
-    return name
+    return recipes.title(config.config or []) or name

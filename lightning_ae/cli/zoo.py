@@ -49,7 +49,7 @@ def add_commands(parser: ToolParser) -> None:
     given.add_argument("--name", required=True, help="<variant>_<architecture>.<dataset>_v<N>")
     given.add_argument("--to", default="zoo", help="a folder, or hf://organisation/name")
     given.add_argument("--path", help="a local copy of the data set, instead of the hub's")
-    given.add_argument("--recipe", help="the recipe that it was trained by")
+    given.add_argument("--recipe", nargs="+", default=[], help="the recipes that it was trained by: names or files")
     given.add_argument("--overrides", type=dict[str, Any], help='options that were changed, as JSON: {"model.k": 3}')
     given.add_argument(
         "--data", type=dict[str, str], help='of another data set: {"id": ., "licence": ., "provenance": .}'
@@ -111,7 +111,7 @@ def _info(as_json: bool, name: str) -> None:
         "layers": ", ".join(layer.name for layer in entry.features.layers),
         "data": f"{entry.data.id}: {entry.data.provenance}",
         "licence": f"weights {entry.licence.weights}, data {entry.licence.data}",
-        "recipe": f"{entry.recipe.path} {entry.recipe.overrides or ''}",
+        "recipe": f"{', '.join(entry.recipe.paths) or 'unknown'} {entry.recipe.overrides or ''}",
         "files": ", ".join(f"{file.name} ({file.size / 1024:,.0f} KiB)" for file in entry.files),
     }
     for key, value in rows.items():

@@ -74,7 +74,8 @@ def code_doubles(codes: Tensor, latent_dim: int) -> Tensor:
     if codes.ndim != 2 or codes.shape[1] != latent_dim:
         raise InputError(
             f"codes must have the shape (B, {latent_dim}), got {tuple(codes.shape)}",
-            "one code is a batch of one, codes.unsqueeze(0); a code of another shape is made a vector by flatten(1)",
+            "one code is a batch of one, codes.unsqueeze(0); codes of another shape are made vectors by flatten(1), or "
+            "by the model's units(code)",
         )
     check_finite("codes", codes)
     return codes.double()

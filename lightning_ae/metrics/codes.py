@@ -12,7 +12,7 @@ from lightning_ae.metrics.base import SampleMetric, check_finite, code_doubles, 
 
 
 class ActiveUnits(SampleMetric):
-    r"""The number of code dimensions that respond to the data.
+    r"""The number of units of a code that respond to the data.
 
     A unit is active when the variance over the data of its expectation exceeds a threshold,
 
@@ -21,7 +21,7 @@ class ActiveUnits(SampleMetric):
     (Burda, Grosse & Salakhutdinov 2016, https://arxiv.org/abs/1509.00519, section 5.2).
 
     Args:
-        latent_dim: the number of code dimensions.
+        latent_dim: the number of units, the values of a code; of a map, those at all positions.
         threshold: on the variance.
 
     Raises:
@@ -50,7 +50,7 @@ class ActiveUnits(SampleMetric):
         self.add_sum("squares", latent_dim)
 
     def update(self, codes: Tensor) -> None:
-        """Adds a batch of codes without randomness, (B, latent_dim).
+        """Adds a batch of codes without randomness, (B, latent_dim), as `Autoencoder.units` gives them.
 
         Raises:
             InputError: when the codes have another shape, or are not finite.
@@ -67,12 +67,12 @@ class ActiveUnits(SampleMetric):
 
 
 class Sparsity(SampleMetric):
-    """How few code dimensions are in use at a time.
+    """How few units of a code are in use at a time.
 
     A unit is active in a sample when the size of its activation exceeds the threshold.
 
     Args:
-        latent_dim: the number of code dimensions.
+        latent_dim: the number of units, the values of a code; of a map, those at all positions.
         threshold: on the size of an activation.
 
     Raises:
@@ -99,7 +99,7 @@ class Sparsity(SampleMetric):
         self.add_sum("total")
 
     def update(self, codes: Tensor) -> None:
-        """Adds a batch of codes, (B, latent_dim).
+        """Adds a batch of codes, (B, latent_dim), as `Autoencoder.units` gives them.
 
         Raises:
             InputError: when the codes have another shape, or are not finite.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightning_ae.autoencoder import Autoencoder
-from lightning_ae.errors import InputError
+from lightning_ae.autoencoder import Autoencoder, Code
 from lightning_ae.files import whole_file
-from lightning_ae.models.sparse import KSparseAutoencoder, SparseAutoencoder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,7 +25,7 @@ class Point:
     split: str
     """Which data, "train" or "test"."""
     setting: float
-    """What was varied: bits for each code value, or the scale of the posterior's noise."""
+    """What was varied: bits for each code value; 1 where nothing was."""
     rate: float
     """Bits for each sample."""
     distortion: float
@@ -38,62 +36,67 @@ BITS = (1, 2, 3, 4, 6, 8)
 
 
 @torch.no_grad()
-def rate_distortion(model: Autoencoder, x: Tensor, split: str, reference: Tensor) -> list[Point]:
+def rate_distortion(
+    model: Autoencoder,
+    x: Tensor,
+    split: str,
+    reference: Tensor,
+    given: Mapping[str, Tensor] | None = None,
+    reference_given: Mapping[str, Tensor] | None = None,
+) -> list[Point]:
     r"""The curve of a model on samples.
 
-    How the rate is measured depends on what the model has:
+    How the rate is measured depends on what the model says of itself:
 
-    - a posterior (variational): the rate is the divergence :math:`KL(q(z|x) \| p(z))` in bits, the distortion that of
-      a draw from q. One point: the trade-off is set in training, by beta.
-    - a sparse code of d units, a of them active: how many are active costs :math:`\log_2 (d + 1)` bits, which ones
+    - a `rate` of its own, such as the divergence :math:`KL(q(z|x) \| p(z))` from its prior: the rate is that, the
+      distortion that of a draw of the code, or of the code itself where the model draws none. One point: the trade-off
+      is set in training, by beta. Draws are those of the seed 0, whatever the process has drawn before.
+    - a sparse code of d units, a of them `active`: how many are active costs :math:`\log_2 (d + 1)` bits, which ones
       :math:`\log_2 \binom{d}{a}`, and each of their values the bits of the quantiser b, together
       :math:`\log_2 (d + 1) + \log_2 \binom{d}{a} + a b`. That is the length, but for rounding up to whole bits, of a
       message that can be decoded with no knowledge of the sample: all numbers of active units are taken as equally
       likely, so a model whose codes always have the same number pays a little too much.
     - any other code: each value is quantised to a fixed number of bits, so the rate is the size of the code.
 
-    Values are quantised uniformly between the 0.1 % and the 99.9 % quantile of each code dimension on the training
-    data.
+    All values of a map, of tokens and of a hierarchy's codes are units. They are quantised uniformly between the 0.1 %
+    and the 99.9 % quantile of each unit on the training data.
 
     Args:
         model: any variant, in evaluation mode.
         x: samples (N, *input_shape).
         split: how to name them.
         reference: training samples (M, *input_shape), which set the quantiser.
+        given: what the model takes besides for `x`.
+        reference_given: what it takes for the training samples.
 
     Returns:
-        A point for each number of bits, from 1 to 8, or one for a variational model.
-
-    Raises:
-        InputError: when the code is no vector.
+        A point for each number of bits, from 1 to 8, or one where the model has a rate of its own.
     """
-    posterior = getattr(model, "posterior", None)
-    if posterior is not None:
-        mean, log_variance = (part.double() for part in posterior(x))
-        kl = 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).sum(dim=1).mean()
-        generator = torch.Generator(mean.device).manual_seed(0)
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-        drawn = mean + (0.5 * log_variance).exp() * noise
-        return [Point(split, 1.0, float(kl) / math.log(2), _distortion(model, drawn, x))]
+    given = given or {}
+    with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(0)
+        cost = model.rate(x, **given)
+        torch.manual_seed(0)
+        if cost is not None:
+            code = model.draw(x, **given) if "sample" in model.latents else model.encode(x, **given)
+            return [Point(split, 1.0, float(cost.double().mean()), _distortion(model, code, x, given))]
+    code = model.encode(x, **given)
+    active = model.active(code)
     # in float64, since a quantile takes no half precision
-    code, seen = model.encode(x).double(), model.encode(reference).double()
-    if code.ndim != 2:
-        raise InputError(f"rate_distortion takes codes (B, latent_dim), got {tuple(code.shape)}")
+    units, seen = model.units(code).double(), model.units(model.encode(reference, **(reference_given or {}))).double()
     low, high = seen.quantile(0.001, dim=0), seen.quantile(0.999, dim=0)
-    sparse = isinstance(model, SparseAutoencoder | KSparseAutoencoder)
-    active = code.abs() > (0.1 if isinstance(model, SparseAutoencoder) and model.penalty == "kl" else 0.0)
     points = []
     for bits in BITS:
         steps = (2**bits - 1) / (high - low).clamp(min=1e-12)
-        quantised = low + ((code.clamp(low, high) - low) * steps).round() / steps
-        if sparse:
-            quantised = torch.where(active, quantised, torch.zeros_like(code))
-            count = active.sum(dim=1).double()
-            choices = _log2_binomial(code.shape[1], count)
-            rate = float((count * bits + choices).mean()) + math.log2(code.shape[1] + 1)
-        else:
-            rate = float(bits * code.shape[1])
-        points.append(Point(split, bits, rate, _distortion(model, quantised, x)))
+        quantised = low + ((units.clamp(low, high) - low) * steps).round() / steps
+        rate = float(bits * units.shape[1])
+        if active is not None:
+            chosen = model.units(active)
+            quantised = torch.where(chosen, quantised, torch.zeros_like(units))
+            count = chosen.sum(dim=1).double()
+            choices = _log2_binomial(units.shape[1], count)
+            rate = float((count * bits + choices).mean()) + math.log2(units.shape[1] + 1)
+        points.append(Point(split, bits, rate, _distortion(model, _codes(model, quantised), x, given)))
     return points
 
 
@@ -129,10 +132,21 @@ def rate_distortion_figure(points: list[Point]) -> Figure:
     return figure
 
 
-def _distortion(model: Autoencoder, code: Tensor, x: Tensor) -> float:
+def _codes(model: Autoencoder, units: Tensor) -> Code:
+    """Codes in their shape, of all their values beside each other, (B, units)."""
+    shapes = model.code_shape
+    if not isinstance(shapes[0], tuple):
+        return units.unflatten(1, shapes)
+    parts = units.split([math.prod(shape) for shape in shapes], dim=1)
+    return tuple(part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True))
+
+
+def _distortion(model: Autoencoder, code: Code, x: Tensor, given: Mapping[str, Tensor]) -> float:
     errors: list[Any] = []
-    for part, target in zip(code.split(1024), x.split(1024), strict=True):
-        difference = model.decode(part.to(x.dtype)).double() - target.double()
+    for start in range(0, len(x), 1024):
+        part = slice(start, start + 1024)
+        z = tuple(each[part].to(x.dtype) for each in code) if isinstance(code, tuple) else code[part].to(x.dtype)
+        difference = model.decode(z, **{k: v[part] for k, v in given.items()}).double() - x[part].double()
         errors.append(difference.square().flatten(1).sum(dim=1))
     return float(torch.cat(errors).mean())
 

@@ -107,7 +107,7 @@ class ContractiveAutoencoder(Autoencoder):
         self.hessian_weight, self.hessian_scale = hessian_weight, hessian_scale
 
     def encode(self, x: Tensor, **given: Tensor) -> Tensor:
-        """The activations of the code: (B, *input_shape) to (B, latent_dim)."""
+        """The activations of the code: (B, *input_shape) to (B, *code_shape)."""
         self.check_given(given)
         return ACTIVATIONS[self.code_activation](at_least_float32(self.encoder(x))).to(self.dtype)
 
@@ -115,10 +115,10 @@ class ContractiveAutoencoder(Autoencoder):
         """The terms "reconstruction", "contraction" and "hessian" (without their weights), and the total "loss"."""
         code = self.encode(x, **given)
         terms = {"reconstruction": self.reconstruction_loss(code, target, **given)}
-        terms["contraction"] = self._norm(code, x).mean()
+        terms["contraction"] = self._norm(code, x, given).mean()
         loss = terms["reconstruction"] + self.contraction * terms["contraction"]
         if self.hessian_weight > 0:
-            terms["hessian"] = self._change(code, x).mean()
+            terms["hessian"] = self._change(code, x, given).mean()
             loss = loss + self.hessian_weight * terms["hessian"]
         return {"loss": loss, **terms}
 
@@ -126,32 +126,34 @@ class ContractiveAutoencoder(Autoencoder):
         """Says which way to the Jacobian's norm was chosen."""
         rank_zero_info(f"{type(self).__name__}: the Jacobian's norm by {self.jacobian_method}")
 
-    def jacobian_norm(self, x: Tensor) -> Tensor:
+    def jacobian_norm(self, x: Tensor, **given: Tensor) -> Tensor:
         """The squared Frobenius norm of each sample's Jacobian, (B, *input_shape) to (B,), by `jacobian_method`."""
-        return self._norm(self.encode(x), x)
+        return self._norm(self.encode(x, **given), x, given)
 
-    def _norm(self, code: Tensor, x: Tensor) -> Tensor:
+    def _norm(self, code: Tensor, x: Tensor, given: dict[str, Tensor]) -> Tensor:
         if self.jacobian_method == "closed_form":
             return layer_jacobian(code, self._layer.weight, self.code_activation)
+        encode = self.encoding(given)
         with differentiable(x) as x:
-            check_differentiable(self.encode, x)
+            check_differentiable(encode, x)
             if self.jacobian_method == "exact":
-                return exact_jacobian(self.encode, x).square().sum(dim=(1, 2))
-            return hutchinson_jacobian(self.encode, x, self.noise("jacobian"), self.draws)
+                return exact_jacobian(encode, x).square().sum(dim=(1, 2))
+            return hutchinson_jacobian(encode, x, self.noise("jacobian"), self.draws)
 
-    def _change(self, code: Tensor, x: Tensor) -> Tensor:
+    def _change(self, code: Tensor, x: Tensor, given: dict[str, Tensor]) -> Tensor:
         """The squared norm of the change of the Jacobian over a small random step, (B,)."""
         moved = x + self.hessian_scale * self.noise("hessian").randn_like(x)
+        encode = self.encoding(given)
         if self.jacobian_method == "closed_form":
             slope = DERIVATIVES[self.code_activation]
-            return slopes_norm(slope(code) - slope(self.encode(moved)), self._layer.weight)
+            return slopes_norm(slope(code) - slope(encode(moved)), self._layer.weight)
         with differentiable(x) as x, differentiable(moved) as moved:
             if self.jacobian_method == "exact":
-                return (exact_jacobian(self.encode, x) - exact_jacobian(self.encode, moved)).square().sum(dim=(1, 2))
+                return (exact_jacobian(encode, x) - exact_jacobian(encode, moved)).square().sum(dim=(1, 2))
             step = moved - x
             # the Jacobian of the difference of the two codes with respect to a common shift
             return hutchinson_jacobian(
-                lambda y: self.encode(y) - self.encode(y + step), x, self.noise("jacobian of the change"), self.draws
+                lambda y: encode(y) - encode(y + step), x, self.noise("jacobian of the change"), self.draws
             )
 
     @property
@@ -159,16 +161,22 @@ class ContractiveAutoencoder(Autoencoder):
         return next(module for module in self.encoder.modules() if isinstance(module, nn.Linear))
 
 
-def jacobian_spectrum(model: Autoencoder, x: Tensor) -> Tensor:
+def jacobian_spectrum(model: Autoencoder, x: Tensor, **given: Tensor) -> Tensor:
     """The singular values of each sample's Jacobian of `encode`, by falling size.
 
     Args:
         model: any variant with a differentiable encoder.
         x: (B, *input_shape).
+        given: what else the model takes, by the names in `given`.
 
     Returns:
-        (B, min(latent_dim, dimensions)).
+        (B, min(units, dimensions)), where all values of a code are its units.
     """
+    encode = model.encoding(given)
+
+    def units(x: Tensor) -> Tensor:
+        return model.units(encode(x))
+
     with differentiable(x) as x:
-        check_differentiable(model.encode, x)
-        return torch.linalg.svdvals(exact_jacobian(model.encode, x).detach())
+        check_differentiable(units, x)
+        return torch.linalg.svdvals(exact_jacobian(units, x).detach())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -27,8 +27,10 @@ class FineTuneClassifier(ExactModule):
 
     .. math:: \mathbb E\left[-\log \mathrm{softmax}(A\, \phi(x) + a)_y\right]
 
-    over A and a and, unless it is frozen, over :math:`\phi`. Batches hold labels as the data module's label column, or
-    as the second entry of a tuple.
+    over A and a and, unless it is frozen, over all weights that :math:`\phi` depends on; it gives the code as a vector
+    (`model.pool`: a map or tokens by the mean over positions, a hierarchy's codes beside each other). Batches hold
+    labels as the data module's label column, or as the entry of a tuple that follows the input and what the
+    autoencoder is given besides.
 
     Args:
         pretrained: the path of an autoencoder's checkpoint, a name in the zoo, or an autoencoder; any variant.
@@ -37,6 +39,7 @@ class FineTuneClassifier(ExactModule):
         lr: the learning rate of AdamW.
         layer_decay: each layer of the encoder learns this much slower than the one above it, in (0, 1].
         weight_decay: AdamW's decoupled weight decay.
+        input_shape: of the data, as recipes of data state it: that of the autoencoder, where it is given.
 
     Raises:
         InputError: when an argument cannot work, naming it.
@@ -52,9 +55,21 @@ class FineTuneClassifier(ExactModule):
         lr: float = 1e-3,
         layer_decay: float = 1.0,
         weight_decay: float = 0.0,
+        input_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         model = _autoencoder(pretrained)
+        if input_shape is not None and tuple(input_shape) != model.input_shape:
+            raise InputError(
+                f"input_shape is {tuple(input_shape)}, but the pretrained {type(model).__name__} takes "
+                f"{model.input_shape}",
+                "give an autoencoder that was trained on such data, or data of its shape",
+            )
+        if "label" in model.given:
+            raise InputError(
+                f"{type(model).__name__} is given the label, which a classifier on its codes could read off again",
+                "fine-tune a model that is not",
+            )
         # a checkpoint must be able to rebuild the encoder without the file that it came from
         self.save_hyperparameters({"pretrained": to_plain(model, "pretrained")})
         if not isinstance(num_classes, int) or num_classes < 2:
@@ -68,13 +83,11 @@ class FineTuneClassifier(ExactModule):
         self.lr, self.layer_decay, self.weight_decay = lr, layer_decay, weight_decay
         self.preprocess = model.preprocess
         self.data_config = model.data_config
+        learned = [] if freeze else _encoding_weights(model.eval())
         self.model.requires_grad_(False)
-        if not freeze:
-            self.model.encoder.requires_grad_(True)
-        with torch.no_grad():
-            sample = torch.zeros(2, *model.input_shape, dtype=model.dtype, device=model.device)
-            features = self.model.eval().encode(sample).flatten(1).shape[1]
-        self.classifier = nn.Linear(features, num_classes, device=model.device, dtype=model.dtype)
+        for parameter in learned:
+            parameter.requires_grad_(True)
+        self.classifier = nn.Linear(model.feature_dim, num_classes, device=model.device, dtype=model.dtype)
         stages = ("train", "val", "test")  # "train" alone would shadow nn.Module.train
         self.accuracy = nn.ModuleDict(
             {f"{s}_accuracy": MulticlassAccuracy(num_classes, average="micro") for s in stages}
@@ -99,9 +112,9 @@ class FineTuneClassifier(ExactModule):
         found: Any = import_class(plain["class_path"], Autoencoder, "pretrained")
         return super().from_init_args({**init_args, "pretrained": found.from_init_args(plain["init_args"])})
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The classes' logits: (B, *input_shape) to (B, num_classes)."""
-        logits: Tensor = self.classifier(self.model.encode(x).flatten(1))
+    def forward(self, x: Tensor, **given: Tensor) -> Tensor:
+        """The classes' logits: (B, *input_shape) to (B, num_classes); `given` is what else the autoencoder takes."""
+        logits: Tensor = self.classifier(self.model.pool(self.model.encode(x, **given)))
         return logits
 
     def compile(self, **options: Any) -> None:
@@ -117,17 +130,15 @@ class FineTuneClassifier(ExactModule):
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """The classes' probabilities "probability" (B, num_classes) and the likeliest class "label" (B,)."""
-        x = self.model.read(batch)[0]
-        probability = self(x).softmax(dim=1)
+        x, _, given = self.model.read(batch)
+        probability = self(x, **given).softmax(dim=1)
         return {"probability": probability, "label": probability.argmax(dim=1)}
 
     def configure_optimizers(self) -> Any:
         """AdamW with a group for each layer, the encoder's lower ones slower by `layer_decay` each."""
         groups: list[dict[str, Any]] = [{"params": list(self.classifier.parameters()), "lr": self.lr}]
-        for depth, layer in enumerate(reversed(_layers(self.model.encoder)), start=1):
-            parameters = [p for p in layer if p.requires_grad]
-            if parameters:
-                groups.append({"params": parameters, "lr": self.lr * self.layer_decay**depth})
+        for depth, layer in enumerate(reversed(_layers(self.model)), start=1):
+            groups.append({"params": layer, "lr": self.lr * self.layer_decay**depth})
         return adamw(self, groups, self.lr, self.weight_decay)
 
     def setup(self, stage: str) -> None:
@@ -142,9 +153,9 @@ class FineTuneClassifier(ExactModule):
             raise InputError("fine-tuning needs labels, but the data set has no label column", "give the data's label")
 
     def _terms(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        x = self.model.read(batch)[0]
+        x, _, given = self.model.read(batch)
         labels = self._labels(batch)
-        logits = self(x)
+        logits = self(x, **given)
         stage = "train" if self.training else "test" if self.trainer.testing else "val"
         accuracy: Any = self.accuracy[f"{stage}_accuracy"]
         accuracy(logits, labels)
@@ -157,8 +168,8 @@ class FineTuneClassifier(ExactModule):
         if isinstance(batch, Mapping):
             column = getattr(getattr(self.trainer, "datamodule", None), "label", None) or "label"
             labels = batch.get(column)
-        elif isinstance(batch, tuple | list) and len(batch) > 1:
-            labels = batch[1]
+        elif isinstance(batch, tuple | list) and len(batch) > 1 + len(self.model.given):
+            labels = batch[1 + len(self.model.given)]
         if not isinstance(labels, Tensor) or labels.is_floating_point():
             found = list(batch) if isinstance(batch, Mapping) else type(batch).__name__
             raise InputError(
@@ -180,7 +191,30 @@ def _autoencoder(pretrained: str | Autoencoder) -> Autoencoder:
     )
 
 
+def _encoding_weights(model: Autoencoder) -> list[nn.Parameter]:
+    """The parameters that the code depends on; others would be left without a gradient.
+
+    Raises:
+        InputError: when it depends on none.
+    """
+    parameters = list(model.requires_grad_(True).parameters())
+    with torch.enable_grad():
+        total = model.pool(model.encode(model.new_inputs(2))).sum()
+        found = [None] * len(parameters)
+        if total.requires_grad:
+            found = torch.autograd.grad(total, parameters, allow_unused=True)  # type: ignore[assignment]
+    learned = [p for p, gradient in zip(parameters, found, strict=True) if gradient is not None]
+    if not learned:
+        raise InputError(f"the code of {type(model).__name__} has no gradient to learn from", "set freeze")
+    return learned
+
+
 def _layers(network: nn.Module) -> list[list[nn.Parameter]]:
-    """A network's parameters, those of one layer with weights after another, from input to output."""
-    layers = [list(m.parameters(recurse=False)) for m in network.modules()]
+    """A network's trained parameters, those of one layer with weights after another, from input to output."""
+    seen: set[int] = set()  # tied weights are those of the layer that has them first
+    layers = []
+    for module in network.modules():
+        own = [p for p in module.parameters(recurse=False) if p.requires_grad and id(p) not in seen]
+        seen.update(id(p) for p in own)
+        layers.append(own)
     return [layer for layer in layers if layer]

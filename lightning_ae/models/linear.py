@@ -92,11 +92,15 @@ class LinearAutoencoder(Autoencoder):
             return
         data: Any = getattr(self.trainer, "datamodule", None)
         if hasattr(data, "batches"):
-            x = torch.cat([self.unpack(batch)[0] for batch in data.batches("train", 4096)])
-            if self.initialization == "pca":
+            batches = [self.read(batch) for batch in data.batches("train", 4096)]
+            x = torch.cat([batch[0] for batch in batches])
+            masks = [given["mask"] for _, _, given in batches if "mask" in given]
+            if self.initialization == "pca" and not masks:
                 self.initialize_from(x)
-            else:
-                self.mean.copy_(x.mean(dim=0))
+            elif self.initialization == "pca":
+                raise InputError("initialization='pca' needs all values, but the model takes a mask", "use 'default'")
+            else:  # of what is known, where the unknown is zero
+                self.mean.copy_(x.sum(dim=0) / torch.cat(masks).sum(dim=0).clamp(min=1) if masks else x.mean(dim=0))
         elif self.initialization == "pca":
             raise InputError(
                 f"initialization='pca' needs a data module with batches(split), got {type(data).__name__}",

@@ -14,7 +14,7 @@ from lightning_ae.architectures import MLP, Architecture
 from lightning_ae.autoencoder import Autoencoder, TrainingOptions
 from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise, sum_over_ranks
-from lightning_ae.parts.likelihoods import Gaussian, at_least_float32
+from lightning_ae.parts.likelihoods import Gaussian, at_least_float32, known
 from lightning_ae.parts.penalties import ACTIVATIONS, INTEGRALS, CodeActivation, differentiable
 
 
@@ -103,40 +103,42 @@ class ScoreMatchingAutoencoder(Autoencoder):
         return isinstance(self.architecture, MLP) and not self.architecture.hidden and self.architecture.tied
 
     def encode(self, x: Tensor, **given: Tensor) -> Tensor:
-        """The code's units: (B, *input_shape) to (B, latent_dim)."""
+        """The code's units: (B, *input_shape) to (B, *code_shape)."""
         self.check_given(given)
         return ACTIVATIONS[self.code_activation](self.encoder(x))
 
-    def reconstruct(self, x: Tensor, sigma: Tensor | float | None = None) -> Tensor:
+    def reconstruct(self, x: Tensor, sigma: Tensor | float | None = None, **given: Tensor) -> Tensor:
         """r(x) at a noise level.
 
         Args:
             x: (B, *input_shape).
             sigma: a number or (B,); by default the lowest.
+            given: what else the model takes, by the names in `given`, here as below.
 
         Returns:
             (B, *input_shape).
         """
-        code = self.encode(x)
+        code = self.encode(x, **given)
         scale, shift = self._scale_and_shift(code, sigma)
-        return self.decode(code * scale + shift)
+        return self.decode(code * scale + shift, **given)
 
     def forward(self, x: Tensor, **given: Tensor) -> Tensor:
         """The reconstruction at the lowest noise level: (B, *input_shape) to the same shape."""
-        return self.reconstruct(x)
+        return self.reconstruct(x, **given)
 
-    def grad_log_density(self, x: Tensor, sigma: Tensor | float | None = None) -> Tensor:
+    def grad_log_density(self, x: Tensor, sigma: Tensor | float | None = None, **given: Tensor) -> Tensor:
         """The score: the gradient of the log-density with respect to x.
 
         Args:
             x: (B, *input_shape).
             sigma: the noise level, a number or (B,), one of those trained; by default the lowest.
+            given: what else the model takes.
 
         Returns:
             (B, *input_shape), in inverse data units.
         """
         level = self._level(x, sigma)
-        return (self.reconstruct(x, level) - x) / level.view(-1, *[1] * (x.ndim - 1)).square()
+        return (self.reconstruct(x, level, **given) - x) / level.view(-1, *[1] * (x.ndim - 1)).square()
 
     def energy(self, x: Tensor, sigma: Tensor | float | None = None) -> Tensor:
         """The energy, whose negative gradient with respect to x is `grad_log_density`, up to a constant.
@@ -170,8 +172,8 @@ class ScoreMatchingAutoencoder(Autoencoder):
     def loss(self, x: Tensor, target: Tensor, **given: Tensor) -> dict[str, Tensor]:
         """The objective as "loss", and for "denoising" the squared "error" of the reconstruction."""
         if self.training:
-            self._track(x)
-        return self._denoising(x, target) if self.objective == "denoising" else self._sliced(x)
+            self._track(x, given.get("mask"))
+        return self._denoising(x, target, given) if self.objective == "denoising" else self._sliced(x, given)
 
     def sample(self, n: int, steps: int = 100, step_size: float = 0.1, **given: Tensor) -> Tensor:  # type: ignore[override]
         r"""`n` samples by annealed Langevin dynamics (Song & Ermon 2019, algorithm 1), (n, *input_shape).
@@ -192,7 +194,7 @@ class ScoreMatchingAutoencoder(Autoencoder):
             for sigma in self.sigmas:
                 alpha = step_size * sigma**2
                 for _ in range(steps):
-                    x = x + alpha / 2 * self.grad_log_density(x, sigma) + alpha.sqrt() * noise.randn_like(x)
+                    x = x + alpha / 2 * self.grad_log_density(x, sigma, **given) + alpha.sqrt() * noise.randn_like(x)
         return x
 
     def _level(self, x: Tensor, sigma: Tensor | float | None) -> Tensor:
@@ -201,37 +203,41 @@ class ScoreMatchingAutoencoder(Autoencoder):
         return torch.as_tensor(level, dtype=x.dtype, device=x.device).expand(len(x))
 
     def _scale_and_shift(self, code: Tensor, sigma: Tensor | float | None) -> tuple[Tensor | float, Tensor | float]:
-        """What a noise level does to the code, (B, latent_dim) each; nothing where there is one level only."""
+        """What a noise level does to the code, (B, latent_dim, 1, ...) each; nothing where there is one level only."""
         if self.level is None:
             return 1.0, 0.0
-        scale, shift = self.level(self._level(code, sigma).unsqueeze(1).log()).chunk(2, dim=1)
+        both = self.level(self._level(code, sigma).unsqueeze(1).log())
+        scale, shift = both.view(len(both), -1, *[1] * (code.ndim - 2)).chunk(2, dim=1)
         return 1 + scale, shift
 
-    def _denoising(self, x: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def _denoising(self, x: Tensor, target: Tensor, given: dict[str, Tensor]) -> dict[str, Tensor]:
         noise = self.noise("denoising")
         which = (noise.rand_like(x.flatten(1)[:, 0].float()) * len(self.sigmas)).long()
         sigma = self.sigmas[which].to(x.dtype)
         per_sample = sigma.view(-1, *[1] * (x.ndim - 1))
         noisy = x + per_sample * noise.randn_like(x)
-        residual = (at_least_float32(self.reconstruct(noisy, sigma) - target) / per_sample).flatten(1)
+        residual = at_least_float32(self.reconstruct(noisy, sigma, **given) - target) / per_sample
+        residual = known(residual, given.get("mask")).flatten(1)
         loss = 0.5 * residual.square().sum(dim=1).mean()
         error = (residual * sigma.unsqueeze(1)).square().sum(dim=1).mean()
         return {"loss": loss, "error": error.detach()}
 
-    def _sliced(self, x: Tensor) -> dict[str, Tensor]:
-        with differentiable(x) as x, differentiable(self.noise("sliced").randn_like(x)) as v:
-            score, change = jvp(self.grad_log_density, (x,), (v,))[:2]
-        score, change = at_least_float32(score), at_least_float32(change)
+    def _sliced(self, x: Tensor, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        mask = given.get("mask")  # of the score, the derivatives by what is known
+        with differentiable(x) as x, differentiable(known(self.noise("sliced").randn_like(x), mask)) as v:
+            score, change = jvp(lambda x: self.grad_log_density(x, **given), (x,), (v,))[:2]
+        score, change = known(at_least_float32(score), mask), at_least_float32(change)
         divergence = (v * change).flatten(1).sum(dim=1).mean()
         energy = 0.5 * score.flatten(1).square().sum(dim=1).mean()
         return {"loss": divergence + energy, "divergence": divergence, "squared_score": energy}
 
     @torch.no_grad()
-    def _track(self, x: Tensor, rate: float = 0.01) -> None:
+    def _track(self, x: Tensor, mask: Tensor | None = None, rate: float = 0.01) -> None:
         """Running mean and variance of the data, of the batches of all ranks together: where sampling starts."""
         x = x.to(self.data_mean.dtype)
-        count, total, squares = sum_over_ranks(x.new_tensor(float(len(x))), x.sum(dim=0), x.square().sum(dim=0))
-        mean = total / count
+        seen = x.new_tensor(float(len(x))) if mask is None else mask.sum(dim=0).to(x.dtype)
+        count, total, squares = sum_over_ranks(seen, x.sum(dim=0), x.square().sum(dim=0))
+        mean = total / count.clamp(min=1)
         rate = rate if self.data_variance.any() else 1.0
         self.data_mean.lerp_(mean, rate)
-        self.data_variance.lerp_((squares / count - mean.square()).clamp(min=0), rate)
+        self.data_variance.lerp_((squares / count.clamp(min=1) - mean.square()).clamp(min=0), rate)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
@@ -13,7 +12,7 @@ from lightning_ae.architectures import MLP
 from lightning_ae.autoencoder import Autoencoder, LikelihoodOptions, Options
 from lightning_ae.errors import InputError
 from lightning_ae.parts.likelihoods import at_least_float32
-from lightning_ae.parts.penalties import kl_sparsity
+from lightning_ae.parts.sparsity import KLSparsity, L1Sparsity, Sparsity, TopK
 
 
 class SparseAutoencoder(Autoencoder):
@@ -56,24 +55,19 @@ class SparseAutoencoder(Autoencoder):
         super().__init__(input_shape, latent_dim, **options)
         if penalty not in ("kl", "l1"):
             raise InputError(f"penalty must be 'kl' or 'l1', got {penalty!r}")
-        if not 0 < rho < 1:
-            raise InputError(f"rho, the target of the mean activation, must lie in (0, 1), got {rho}")
         if not sparsity_weight >= 0:
             raise InputError(f"sparsity_weight must not be negative, got {sparsity_weight}")
-        ours, cls = SparseAutoencoder, type(self)
-        if cls.encode is not ours.encode and cls.pre_activation is ours.pre_activation and cls.loss is ours.loss:
-            raise InputError(
-                f"{cls.__name__} overrides encode, of which the loss would see nothing",
-                "override pre_activation, of which the code and the penalty are made; or loss, too",
-            )
+        of_kl = KLSparsity(sparsity_weight, rho)  # rho is checked for "l1", too
+        self.sparsity: Sparsity = of_kl if penalty == "kl" else L1Sparsity(sparsity_weight)
         self.penalty, self.sparsity_weight, self.rho = penalty, sparsity_weight, rho
+        check_reaches_loss(self, SparseAutoencoder, {"encode": "pre_activation"})
 
     def encode(self, x: Tensor, **given: Tensor) -> Tensor:
-        """The activations: (B, *input_shape) to (B, latent_dim), in (0, 1) for "kl", in [0, inf) for "l1"."""
-        return self._activate(self.pre_activation(x, **given)).to(self.dtype)
+        """The activations: (B, *input_shape) to (B, *code_shape), in (0, 1) for "kl", in [0, inf) for "l1"."""
+        return self.sparsity(self.pre_activation(x, **given)).to(self.dtype)
 
     def pre_activation(self, x: Tensor, **given: Tensor) -> Tensor:
-        """What the units' activations are made of, (B, *input_shape) to (B, latent_dim), in float32 at least.
+        """What the units' activations are made of, (B, *input_shape) to (B, *code_shape), in float32 at least.
 
         The loss takes its code from here: a subclass with another way to it overrides this, not `encode`.
         """
@@ -83,19 +77,35 @@ class SparseAutoencoder(Autoencoder):
     def loss(self, x: Tensor, target: Tensor, **given: Tensor) -> dict[str, Tensor]:
         """The terms "reconstruction" and "sparsity" (without its weight), and their sum "loss"."""
         pre_activation = self.pre_activation(x, **given)
-        code = self._activate(pre_activation)
+        code = self.sparsity(pre_activation)
         reconstruction = self.reconstruction_loss(code, target, **given)
-        sparsity = (
-            kl_sparsity(pre_activation, self.rho) if self.penalty == "kl" else self.units(code).abs().sum(1).mean()
-        )
-        return {
-            "loss": reconstruction + self.sparsity_weight * sparsity,
-            "reconstruction": reconstruction,
-            "sparsity": sparsity,
-        }
+        terms = self.sparsity.terms(self, target, pre_activation, code)
+        return {"loss": reconstruction + terms.pop("loss"), "reconstruction": reconstruction, **terms}
 
-    def _activate(self, pre_activation: Tensor) -> Tensor:
-        return pre_activation.sigmoid() if self.penalty == "kl" else pre_activation.relu()
+    def active(self, code: Tensor) -> Tensor:
+        """The units whose activation exceeds 0.1 for "kl", since no sigmoid is zero, and 0 for "l1"."""
+        return self.sparsity.active(code)
+
+
+def check_reaches_loss(model: Autoencoder, ours: type[Autoencoder], instead: Mapping[str, str]) -> None:
+    """Refuses a subclass that overrides what the loss of `ours` does not call, and neither what it calls instead.
+
+    Args:
+        model: the model at hand.
+        ours: the class whose loss it is.
+        instead: for the name of each such method that of the one which the loss calls.
+    """
+    cls = type(model)
+
+    def overrides(name: str) -> bool:
+        return getattr(cls, name) is not getattr(ours, name)
+
+    for name, other in instead.items():
+        if overrides(name) and not overrides(other) and not overrides("loss"):
+            raise InputError(
+                f"{cls.__name__} overrides {name}, of which the loss would see nothing",
+                f"override {other}, which the loss calls; or loss, too",
+            )
 
 
 class KSparseAutoencoder(Autoencoder):
@@ -154,6 +164,8 @@ class KSparseAutoencoder(Autoencoder):
     def encode(self, x: Tensor, **given: Tensor) -> Tensor:
         """The code with all but its largest units zero: (B, *input_shape) to (B, latent_dim)."""
         self.check_given(given)
-        code: Tensor = self.encoder(x)
-        values, units = code.topk(self.kept, dim=1)
-        return torch.zeros_like(code).scatter(1, units, values)
+        return TopK(self.kept)(self.encoder(x))
+
+    def active(self, code: Tensor) -> Tensor:
+        """The units that are kept."""
+        return code != 0

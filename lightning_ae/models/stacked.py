@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,17 +13,21 @@ from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from lightning_ae.architectures.layers import Activation, activation, check_option
-from lightning_ae.autoencoder import Autoencoder, LikelihoodOptions
+from lightning_ae.autoencoder import Autoencoder, LikelihoodOptions, mask_of
 from lightning_ae.config import Configurable, from_plain
 from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise
 from lightning_ae.parts.corruptions import Corruption, Masking
 from lightning_ae.parts.likelihoods import Bernoulli, Gaussian, output_shape
-from lightning_ae.parts.penalties import DERIVATIVES, kl_sparsity, layer_jacobian
+from lightning_ae.parts.penalties import DERIVATIVES, layer_jacobian
+from lightning_ae.parts.sparsity import KLSparsity
 
 
 class Layerwise(Configurable):
-    """How one layer of a stack is trained, beyond reconstructing its input."""
+    """How one layer of a stack is trained, beyond reconstructing its input: by a part, or a penalty of `parts`."""
+
+    activations: ClassVar[tuple[str, ...]] = get_args(Activation)
+    """Of the units that it can serve."""
 
     def corrupt(self, x: Tensor, noise: Noise) -> Tensor:
         """What the layer sees of its input (B, width)."""
@@ -63,23 +67,24 @@ class Denoising(Layerwise):
 
 @dataclass(frozen=True)
 class Sparse(Layerwise):
-    """A sparse autoencoder in each layer: mean activations over the whole batch are drawn to rho.
+    """A sparse autoencoder in each layer: mean activations over the whole batch are drawn to rho, by `KLSparsity`.
 
     Args:
         weight: of the penalty.
         rho: the target, in (0, 1).
     """
 
+    activations: ClassVar[tuple[str, ...]] = ("sigmoid",)
+
     weight: float = 0.1
     rho: float = 0.05
 
     def __post_init__(self) -> None:
-        if not 0 < self.rho < 1:
-            raise InputError(f"rho must lie in (0, 1), got {self.rho}")
+        KLSparsity(self.weight, self.rho)  # refuses what it cannot take
 
     def penalty(self, pre_activation: Tensor, code: Tensor, weight: Tensor, activation: Activation) -> Tensor:
-        """The weighted divergence, for sigmoid units."""
-        return self.weight * kl_sparsity(pre_activation, self.rho)
+        """The weighted divergence."""
+        return self.weight * KLSparsity(self.weight, self.rho).penalty(pre_activation, code)
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,13 @@ class Contractive(Layerwise):
         weight: of the penalty.
     """
 
+    activations: ClassVar[tuple[str, ...]] = tuple(DERIVATIVES)
+
     weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not self.weight >= 0:
+            raise InputError(f"weight of Contractive must not be negative, got {self.weight}")
 
     def penalty(self, pre_activation: Tensor, code: Tensor, weight: Tensor, activation: Activation) -> Tensor:
         """The weighted mean of the squared Frobenius norm of the layer's Jacobian."""
@@ -155,10 +166,11 @@ class StackedAutoencoder(Autoencoder):
         if any(not isinstance(n, int) or n < 0 for n in epochs):
             raise InputError(f"epochs_per_layer must hold non-negative integers, got {epochs_per_layer!r}")
         self.epochs_per_layer = epochs
-        if isinstance(self.objective, Sparse) and activation != "sigmoid":
-            raise InputError(f"objective Sparse needs activation='sigmoid', got {activation!r}")
-        if isinstance(self.objective, Contractive) and activation not in DERIVATIVES:
-            raise InputError(f"objective Contractive needs an activation of {list(DERIVATIVES)}, got {activation!r}")
+        if activation not in self.objective.activations:
+            raise InputError(
+                f"objective {type(self.objective).__name__} needs an activation of {list(self.objective.activations)}, "
+                f"got {activation!r}"
+            )
 
     def build_encoder(self) -> nn.Module:
         """The layers upwards."""
@@ -197,7 +209,7 @@ class StackedAutoencoder(Autoencoder):
         output = self.decoder.layer(code, phase)  # type: ignore[operator]
         if phase == 0:
             params = self.head(output.unflatten(1, output_shape(self.likelihood, self.input_shape)))
-            reconstruction = -self.likelihood.log_prob(params, target).mean()
+            reconstruction = -self.likelihood.log_prob(params, target, **mask_of(given)).mean()
         else:
             likelihood = Bernoulli() if self.activation == "sigmoid" else Gaussian()
             reconstruction = -likelihood.log_prob(output.unsqueeze(1), below).mean()

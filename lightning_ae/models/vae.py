@@ -80,13 +80,14 @@ class VAE(Autoencoder):
         self.beta = beta
         self.beta_schedule = None if beta_schedule is None else from_plain(Schedule, beta_schedule, "beta_schedule")
         self.prior = from_plain(Prior, prior, "prior")
+        self.prior.check(self)
         self.prior_weights: nn.Module | None = self.prior.build(self)
         self.objective.check(self)
 
     @property
     def drawn_objective(self) -> str:
-        """The bound, from a draw."""
-        return "negative_elbo"
+        """The objective, from draws."""
+        return self.objective.name(self)
 
     @property
     def encoder_features(self) -> int:
@@ -107,6 +108,10 @@ class VAE(Autoencoder):
         """The posterior's mean: (B, *input_shape) to (B, *code_shape), in the weights' type."""
         return self.infer(x, **given).mean.to(self.dtype)
 
+    def draw(self, x: Tensor, **given: Tensor) -> Tensor:
+        """A draw from q(z | x): (B, *input_shape) to (B, *code_shape), in the weights' type."""
+        return self.infer(x, **given).draw(self.noise("draw")).to(self.dtype)
+
     def loss(self, x: Tensor, target: Tensor, **given: Tensor) -> dict[str, Tensor]:
         """The objective's terms, in nats per sample: by default "reconstruction" and "kl", and "loss", the bound.
 
@@ -114,7 +119,7 @@ class VAE(Autoencoder):
         "bits_per_dimension", the bound with beta = 1.
         """
         terms = self.objective(self, self.infer(x, **given), target, **given)
-        if not self.training and self.likelihood.is_mass_at(target):
+        if not self.training and "mask" not in given and self.likelihood.is_mass_at(target):
             bound = self.objective.bound(terms)
             terms["bits_per_dimension"] = bound / (math.prod(self.input_shape) * math.log(2))
         return terms

@@ -9,30 +9,43 @@ from lightning_ae.parts.likelihoods import (
     Laplace,
     Likelihood,
 )
-from lightning_ae.parts.objectives import ELBO, Objective
+from lightning_ae.parts.objectives import ELBO, IWAEObjective, Objective, TotalCorrelation
 from lightning_ae.parts.posteriors import DiagonalGaussian, Posterior
-from lightning_ae.parts.priors import Prior, StandardNormal
+from lightning_ae.parts.priors import MixturePrior, Prior, StandardNormal, VampPrior
+from lightning_ae.parts.quantizers import GradientVectorQuantizer, Quantizer, VectorQuantizer
 from lightning_ae.parts.schedules import CosineDecay, LinearDecay, Schedule, Warmup
+from lightning_ae.parts.sparsity import KLSparsity, L1Sparsity, Sparsity, TopK
 
 __all__ = [
-    "ELBO",
     "Bernoulli",
     "ContinuousBernoulli",
     "Corruption",
     "CosineDecay",
     "DiagonalGaussian",
     "DiscretizedLogistic",
+    "ELBO",
     "Gaussian",
     "GaussianNoise",
+    "GradientVectorQuantizer",
+    "IWAEObjective",
+    "KLSparsity",
+    "L1Sparsity",
     "Laplace",
     "Likelihood",
     "LinearDecay",
     "Masking",
+    "MixturePrior",
     "Objective",
     "Posterior",
     "Prior",
+    "Quantizer",
     "SaltAndPepper",
     "Schedule",
+    "Sparsity",
     "StandardNormal",
+    "TopK",
+    "TotalCorrelation",
+    "VampPrior",
+    "VectorQuantizer",
     "Warmup",
 ]

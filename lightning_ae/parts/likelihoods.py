@@ -44,8 +44,14 @@ class Likelihood(Configurable):
         return self.decoder_parameters + len(self.shared_parameters())
 
     @abstractmethod
-    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        """log p(x) in nats, summed over the dimensions of a sample: (B, P, *shape) and (B, *shape) to (B,)."""
+    def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """log p(x) in nats, summed over the dimensions of a sample: (B, P, *shape) and (B, *shape) to (B,).
+
+        Args:
+            params: (B, P, *shape).
+            x: (B, *shape).
+            mask: of x's shape, true where a value is known; only those count, whatever stands elsewhere, NaN too.
+        """
 
     @abstractmethod
     def mean(self, params: Tensor) -> Tensor:
@@ -94,12 +100,15 @@ class _LocationScale(Likelihood):
         return [0.0] if self.scale == "learned" else []
 
     def _location_and_log_scale(self, params: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, *shape) each; a log-scale that is one for all values of a sample is (B, 1, ...), where it is fixed ()."""
         params = at_least_float32(params)
-        if isinstance(self.scale, str):
-            # bounded so that no variance collapses; the gradient passes, so that a scale can come back from beyond
-            log_scale = params[:, 1]
-            return params[:, 0], log_scale + (log_scale.clamp(*LOG_SCALE_RANGE) - log_scale).detach()
-        return params.squeeze(1), params.new_tensor(math.log(self.scale))
+        if not isinstance(self.scale, str):
+            return params.squeeze(1), params.new_full((), math.log(self.scale))
+        location, log_scale = params.unbind(1)  # whose backward pass is one, where each of params[:, i] fills zeros
+        if self.scale == "learned":
+            log_scale = log_scale.flatten(1)[:, :1].unflatten(1, [1] * (log_scale.ndim - 1))
+        # bounded so that no variance collapses; the gradient passes, so that a scale can come back from beyond
+        return location, log_scale + (log_scale.clamp(*LOG_SCALE_RANGE) - log_scale).detach()
 
     def mean(self, params: Tensor) -> Tensor:
         """The location."""
@@ -117,11 +126,13 @@ class Gaussian(_LocationScale):
             the decoder). Learned log-scales are kept in [-7, 7].
     """
 
-    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+    def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """log p(x) in nats: (B, P, *shape) and (B, *shape) to (B,)."""
         location, log_scale = self._location_and_log_scale(params)
-        squared = ((x - location) * (-log_scale).exp()).square()
-        return _per_sample(-0.5 * squared - log_scale - 0.5 * math.log(2 * math.pi))
+        x = known(x, mask).to(location.dtype)
+        squared = F.mse_loss(location, x, reduction="none")
+        offset = log_scale + 0.5 * math.log(2 * math.pi)
+        return -_affine_per_sample(squared, 0.5 * (-2 * log_scale).exp(), offset, mask)
 
     def sample(self, params: Tensor, noise: Noise | None = None) -> Tensor:
         """A draw, (B, *shape)."""
@@ -140,10 +151,11 @@ class Laplace(_LocationScale):
             Learned log-scales are kept in [-7, 7].
     """
 
-    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+    def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """log p(x) in nats: (B, P, *shape) and (B, *shape) to (B,)."""
         location, log_scale = self._location_and_log_scale(params)
-        return _per_sample(-(x - location).abs() * (-log_scale).exp() - log_scale - math.log(2))
+        absolute = F.l1_loss(location, known(x, mask).to(location.dtype), reduction="none")
+        return -_affine_per_sample(absolute, (-log_scale).exp(), log_scale + math.log(2), mask)
 
     def sample(self, params: Tensor, noise: Noise | None = None) -> Tensor:
         """A draw, (B, *shape), by the inverse of the distribution function."""
@@ -181,17 +193,18 @@ class DiscretizedLogistic(_LocationScale):
         steps = x.float() * (self.levels - 1)
         return bool(((steps - steps.round()).abs() < 1e-3).all())
 
-    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+    def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """The log-mass in nats: (B, P, *shape) and (B, *shape) to (B,)."""
+        x = known(x, mask)
         location, log_scale = self._location_and_log_scale(params)
         half = 0.5 / (self.levels - 1)
         inverse = (-log_scale).exp()
         upper, lower = (x - location + half) * inverse, (x - location - half) * inverse
         # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)): no difference of near-equal numbers
-        width = (2 * half * inverse).expand_as(upper)
+        width = 2 * half * inverse
         inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-width))
         log_mass = torch.where(x < half, F.logsigmoid(upper), torch.where(x > 1 - half, F.logsigmoid(-lower), inside))
-        return _per_sample(log_mass)
+        return _per_sample(log_mass, mask)
 
     def mean(self, params: Tensor) -> Tensor:
         """The location, clipped to [0, 1]."""
@@ -218,9 +231,9 @@ class Bernoulli(Likelihood):
         """True for zeros and ones; the cross-entropy of grey values is no probability."""
         return bool(((x == 0) | (x == 1)).all())
 
-    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+    def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """log p(x) in nats: (B, 1, *shape) and (B, *shape) to (B,)."""
-        return -_per_sample(_cross_entropy(params, x))
+        return -_per_sample(_cross_entropy(params, known(x, mask)), mask)
 
     def mean(self, params: Tensor) -> Tensor:
         """The probabilities, (B, *shape)."""
@@ -244,14 +257,14 @@ class ContinuousBernoulli(Likelihood):
 
     support: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
-    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+    def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """log p(x) in nats: (B, 1, *shape) and (B, *shape) to (B,)."""
         logits = at_least_float32(params[:, 0])
         # with t the logit, C = t / tanh(t / 2)
         small, near, far = _split(logits)
         series = math.log(2) + near.square() / 12 - 7 * near.pow(4) / 1440
         exact = far.abs().log() - torch.tanh(far.abs() / 2).log()
-        return _per_sample(torch.where(small, series, exact) - _cross_entropy(params, x))
+        return _per_sample(torch.where(small, series, exact) - _cross_entropy(params, known(x, mask)), mask)
 
     def mean(self, params: Tensor) -> Tensor:
         """The distribution's mean, (B, *shape)."""
@@ -307,8 +320,33 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _per_sample(x: Tensor) -> Tensor:
-    return x.flatten(1).sum(dim=1)
+def _per_sample(x: Tensor, mask: Tensor | None = None) -> Tensor:
+    return known(x, mask).flatten(1).sum(dim=1)
+
+
+def known(x: Tensor, mask: Tensor | None) -> Tensor:
+    """`x` where the mask is true, 0 elsewhere.
+
+    Data are made so before anything is computed of them, since a NaN comes back in the gradient of what is left out.
+    """
+    if mask is None:
+        return x
+    if mask.shape != x.shape or mask.is_floating_point():
+        raise InputError(
+            f"a mask is true (or 1) where a value is known, of the data's shape {tuple(x.shape)}; got {mask.dtype} "
+            f"{tuple(mask.shape)}",
+            "mask = ~x.isnan(), or (mask > 0.5).expand_as(x)",
+        )
+    return torch.where(mask.bool(), x, 0.0)
+
+
+def _affine_per_sample(x: Tensor, factor: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Each sample's sum of `factor * x + offset`: x (B, *shape), the others too, or one for all values of a sample."""
+    if factor.shape[1:] == x.shape[1:]:
+        return _per_sample(factor * x + offset, mask)
+    # what is one for all values waits for their sum: the passes over (B, *shape) are what takes the time
+    count = math.prod(x.shape[1:]) if mask is None else mask.bool().flatten(1).sum(dim=1)
+    return factor.flatten() * _per_sample(x, mask) + offset.flatten() * count
 
 
 def _cross_entropy(params: Tensor, x: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ def kl_sparsity(pre_activation: Tensor, rho: float) -> Tensor:
     A unit that is dead or saturated, whose activation rounds to 0 or 1, still has its gradient.
 
     Args:
-        pre_activation: a, of this rank's samples, of shape (B, units).
+        pre_activation: a, of this rank's samples, of shape (B, units), or (B, ...), of which each value is a unit.
         rho: the target, in (0, 1).
     """
     a = at_least_float32(pre_activation)
@@ -110,28 +110,29 @@ def check_differentiable(encode: Callable[[Tensor], Tensor], x: Tensor) -> None:
 
 
 def exact_jacobian(encode: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """The Jacobian of each sample's code with respect to the sample, by automatic differentiation.
+    """The Jacobian of each sample's code, all values of it, with respect to the sample, by automatic differentiation.
 
     The mode is the one that takes fewer passes: reverse where the code is no wider than the input, else forward. Every
     pass is of the whole batch, whose samples do not depend on each other, so dropout has one mask for all passes.
 
     Args:
-        encode: from (B, ...) to (B, latent_dim), without statistics over the batch.
+        encode: from (B, ...) to (B, *code_shape), without statistics over the batch.
         x: (B, *input_shape).
 
     Returns:
-        (B, latent_dim, dimensions), in float32 at least.
+        (B, units, dimensions), in float32 at least.
     """
     with rows("shared"):
-        latent_dim = encode(x[:1]).shape[1]
+        units = encode(x[:1])[0].numel()
     dimensions = x[0].numel()
-    if latent_dim <= dimensions:
+    if units <= dimensions:
         code, pull = vjp(encode, x)[:2]
-        units = torch.eye(latent_dim, dtype=code.dtype, device=x.device).unsqueeze(1).expand(-1, len(x), -1)
-        return at_least_float32(vmap(pull)(units)[0].flatten(2).movedim(0, 1))
+        each = torch.eye(units, dtype=code.dtype, device=x.device).unsqueeze(1).expand(-1, len(x), -1)
+        gradients = vmap(lambda v: pull(v.view_as(code))[0])(each)
+        return at_least_float32(gradients.flatten(2).movedim(0, 1))
     inputs = torch.eye(dimensions, dtype=x.dtype, device=x.device).unsqueeze(1).expand(-1, len(x), -1)
     columns = vmap(lambda v: jvp(encode, (x,), (v.view_as(x),))[1], randomness="same")(inputs)
-    return at_least_float32(columns.movedim(0, 2))
+    return at_least_float32(columns.flatten(2).movedim(0, 2))
 
 
 def hutchinson_jacobian(
@@ -144,7 +145,7 @@ def hutchinson_jacobian(
     Of the two forms it takes the one of smaller variance, the one whose vectors are on the narrower side.
 
     Args:
-        encode: from (B, ...) to (B, latent_dim), without statistics over the batch.
+        encode: from (B, ...) to (B, *code_shape), without statistics over the batch.
         x: (B, *input_shape).
         noise: where the draws come from.
         draws: how many vectors to average over.

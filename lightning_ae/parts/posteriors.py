@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from lightning_ae.config import Configurable
-from lightning_ae.exact import Noise
+from lightning_ae.exact import Noise, gather_batch
 from lightning_ae.parts.likelihoods import at_least_float32
 
 
@@ -37,8 +39,27 @@ class Distribution(ABC):
         """The same, without gradients to its parameters."""
 
 
+class Independent(Distribution):
+    """A distribution under which the units of a code are independent of each other."""
+
+    @abstractmethod
+    def log_prob_by_unit(self, z: Tensor) -> Tensor:
+        """log q of each unit in nats: (B, *code_shape) or (B, n, *code_shape) to the same shape."""
+
+    @abstractmethod
+    def gather(self) -> Independent:
+        """The distributions of all ranks' samples, in the order of the whole batch; gradients flow back to each."""
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log q(z | x) in nats, summed over the units: (B, *code_shape) to (B,), (B, n, *code_shape) to (B, n)."""
+        return self.log_prob_by_unit(z).flatten(1 + z.ndim - self.mean.ndim).sum(dim=-1)
+
+
 class Posterior(Configurable):
     """A family of distributions over codes."""
+
+    independent: ClassVar[bool] = False
+    """Whether its distributions are `Independent`."""
 
     @property
     @abstractmethod
@@ -50,7 +71,7 @@ class Posterior(Configurable):
         """The distributions that the encoder's output (B, values_per_unit * units, ...) describes."""
 
 
-class DiagonalNormal(Distribution):
+class DiagonalNormal(Independent):
     """Independent normal distributions.
 
     Args:
@@ -68,14 +89,17 @@ class DiagonalNormal(Distribution):
             scale, mean = scale.unsqueeze(1), mean.unsqueeze(1).expand(-1, n, *mean.shape[1:])
         return mean + scale * noise.randn_like(mean)
 
-    def log_prob(self, z: Tensor) -> Tensor:
-        """log q(z | x) in nats, summed over the dimensions of the code."""
+    def log_prob_by_unit(self, z: Tensor) -> Tensor:
+        """log q of each unit in nats: (B, *code_shape) or (B, n, *code_shape) to the same shape."""
         mean, log_variance = self.mean, self.log_variance
         if z.ndim > mean.ndim:
             mean, log_variance = mean.unsqueeze(1), log_variance.unsqueeze(1)
         squared = (z - mean).square() * (-log_variance).exp()
-        dims = tuple(range(z.ndim - self.mean.ndim + 1, z.ndim))
-        return -0.5 * (squared + log_variance + math.log(2 * math.pi)).sum(dim=dims)
+        return -0.5 * (squared + log_variance + math.log(2 * math.pi))
+
+    def gather(self) -> DiagonalNormal:
+        """The distributions of all ranks' samples, in the order of the whole batch; gradients flow back to each."""
+        return DiagonalNormal(*gather_batch(torch.stack([self.mean, self.log_variance], dim=1)).unbind(dim=1))
 
     def detach(self) -> DiagonalNormal:
         """The same, without gradients to mean and variance."""
@@ -88,6 +112,8 @@ class DiagonalGaussian(Posterior):
 
     The log-variance is kept in [-30, 20], so that `exp` stays finite; the gradient passes.
     """
+
+    independent: ClassVar[bool] = True
 
     @property
     def values_per_unit(self) -> int:

@@ -8,35 +8,54 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lightning_ae.config import Configurable
-from lightning_ae.exact import Noise
-from lightning_ae.parts.posteriors import DiagonalNormal, Distribution
+from lightning_ae.errors import InputError
+from lightning_ae.exact import Noise, rows
+from lightning_ae.parts.likelihoods import at_least_float32
+from lightning_ae.parts.posteriors import DiagonalGaussian, DiagonalNormal, Distribution, Posterior
 
 if TYPE_CHECKING:
-    from lightning_ae.models.vae import VAE
+    from lightning_ae.autoencoder import Autoencoder
+
+M = TypeVar("M", bound=nn.Module)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class Prior(Configurable):
     """A distribution over codes."""
 
-    def build(self, model: VAE) -> nn.Module | None:
+    @property
+    def independent(self) -> bool:
+        """Whether the units of a code are independent of each other under it."""
+        return False
+
+    def check(self, model: Autoencoder) -> None:
+        """Raises InputError where it cannot work with the model's other parts."""
+
+    def closed_form(self, posterior: Posterior) -> bool:
+        """Whether `kl` is exact for such posteriors, and not an estimate from a draw."""
+        return False
+
+    def build(self, model: Autoencoder) -> nn.Module | None:
         """The module that holds its weights, where it has some."""
         return None
 
     @abstractmethod
-    def log_prob(self, model: VAE, z: Tensor) -> Tensor:
+    def log_prob(self, model: Autoencoder, z: Tensor) -> Tensor:
         """log p(z) in nats: (..., *code_shape) to (...)."""
 
-    def kl(self, model: VAE, q: Distribution, z: Tensor) -> Tensor:
+    def kl(self, model: Autoencoder, q: Distribution, z: Tensor) -> Tensor:
         """KL(q(z | x) || p(z)) in nats for each sample, (B,); by default from one draw z ~ q, (B, *code_shape)."""
         return q.log_prob(z) - self.log_prob(model, z)
 
     @abstractmethod
-    def sample(self, model: VAE, n: int, noise: Noise) -> Tensor:
+    def sample(self, model: Autoencoder, n: int, noise: Noise) -> Tensor:
         """`n` draws, (n, *code_shape)."""
 
 
@@ -44,18 +63,198 @@ class Prior(Configurable):
 class StandardNormal(Prior):
     """N(0, I)."""
 
-    def log_prob(self, model: VAE, z: Tensor) -> Tensor:
+    @property
+    def independent(self) -> bool:
+        """True."""
+        return True
+
+    def closed_form(self, posterior: Posterior) -> bool:
+        """Of a diagonal Gaussian."""
+        return isinstance(posterior, DiagonalGaussian)
+
+    def log_prob(self, model: Autoencoder, z: Tensor) -> Tensor:
         """log p(z) in nats: (..., *code_shape) to (...)."""
         dims = tuple(range(z.ndim - len(model.code_shape), z.ndim))
         return -0.5 * (z.square() + math.log(2 * math.pi)).sum(dim=dims)
 
-    def kl(self, model: VAE, q: Distribution, z: Tensor) -> Tensor:
+    def kl(self, model: Autoencoder, q: Distribution, z: Tensor) -> Tensor:
         r"""Of a diagonal Gaussian in closed form, :math:`\tfrac12 \sum \mu^2 + \sigma^2 - \log \sigma^2 - 1`."""
         if not isinstance(q, DiagonalNormal):
             return super().kl(model, q, z)
         terms = q.mean.square() + q.log_variance.exp() - q.log_variance - 1
         return 0.5 * terms.flatten(1).sum(dim=1)
 
-    def sample(self, model: VAE, n: int, noise: Noise) -> Tensor:
+    def sample(self, model: Autoencoder, n: int, noise: Noise) -> Tensor:
         """`n` draws, (n, *code_shape)."""
         return noise.randn_like(model.zeros(n))
+
+
+class Mixture(Prior):
+    """A mixture of distributions over codes. A divergence from it has no closed form."""
+
+    @abstractmethod
+    def distributions(self, model: Autoencoder, chosen: Tensor | None = None) -> Distribution:
+        """All K of them as one distribution over (K, *code_shape), or those whose numbers `chosen` (n,) holds."""
+
+    @abstractmethod
+    def log_weights(self, model: Autoencoder) -> Tensor:
+        """The logarithms of the weights, (K,)."""
+
+    def log_prob(self, model: Autoencoder, z: Tensor) -> Tensor:
+        """log p(z) in nats: (..., *code_shape) to (...)."""
+        each, weights = self.distributions(model), self.log_weights(model)
+        batch = z.shape[: z.ndim - each.mean.ndim + 1]
+        flat = z.reshape(1, -1, *each.mean.shape[1:]).expand(len(weights), *[-1] * each.mean.ndim)
+        return (weights.unsqueeze(1) + each.log_prob(flat)).logsumexp(dim=0).view(batch)
+
+    def sample(self, model: Autoencoder, n: int, noise: Noise) -> Tensor:
+        """`n` draws, (n, *code_shape), each of a component that is drawn first."""
+        weights = self.log_weights(model)
+        # by the inverse of the distribution function, which takes no draw that ranks would have to share
+        edges = weights.exp().cumsum(dim=0)[:-1]
+        chosen = torch.searchsorted(edges, noise.rand_like(edges.new_zeros(n)), right=True)
+        return self.distributions(model, chosen).draw(noise)
+
+
+@dataclass(frozen=True)
+class MixturePrior(Mixture):
+    r"""A learned mixture of diagonal Gaussians, over codes of any shape.
+
+    .. math:: p(z) = \sum_k w_k\, N(z; \mu_k, \mathrm{diag}\, \sigma_k^2)
+
+    A fresh model's means are draws from N(0, I), its variances one, its weights equal. The log-variances are kept in
+    [-30, 20]; the gradient passes.
+
+    Args:
+        components: how many.
+    """
+
+    components: int = 10
+
+    def __post_init__(self) -> None:
+        _check_count(self, "components")
+
+    @property
+    def independent(self) -> bool:
+        """Of a single component."""
+        return self.components == 1
+
+    def build(self, model: Autoencoder) -> nn.Module:
+        """Their means, log-variances and weights."""
+        return GaussianComponents(self.components, model.code_shape)
+
+    def distributions(self, model: Autoencoder, chosen: Tensor | None = None) -> Distribution:
+        """The K Gaussians, or those chosen."""
+        values = _weights(model, GaussianComponents).values
+        return DiagonalGaussian()(values if chosen is None else values[chosen])
+
+    def log_weights(self, model: Autoencoder) -> Tensor:
+        """(K,)."""
+        return at_least_float32(_weights(model, GaussianComponents).logits).log_softmax(dim=0)
+
+
+@dataclass(frozen=True)
+class VampPrior(Mixture):
+    r"""The mixture of the posteriors at learned pseudo-inputs u (Tomczak & Welling 2018, equation 9).
+
+    .. math:: \log p(z) = \log \frac1K \sum_k q(z \mid u_k)
+
+    A pseudo-input has a free number v for each value. Where the likelihood's support is bounded on both sides,
+    u = low + (high - low) sigmoid(v); on one side, u = low + softplus(v); else u = v. So u never leaves the support,
+    and has a gradient everywhere in it. A fresh model's v are draws from N(0, I).
+
+    Every evaluation of the density encodes all pseudo-inputs. They come without labels and masks, and an
+    encoder with batch normalisation would mix their statistics with the data's: both are refused.
+
+    Args:
+        pseudo_inputs: K, how many.
+    """
+
+    pseudo_inputs: int = 500
+
+    def __post_init__(self) -> None:
+        _check_count(self, "pseudo_inputs")
+
+    def check(self, model: Autoencoder) -> None:
+        """Raises InputError where the encoder cannot take a pseudo-input as it takes a sample."""
+        if model.given:
+            raise InputError(
+                f"VampPrior encodes pseudo-inputs, which come without {', '.join(model.given)}, but "
+                f"{type(model).__name__} takes that besides the input",
+                "use the prior MixturePrior() or StandardNormal()",
+            )
+        if any(isinstance(layer, BATCH_NORMS) for layer in model.encoder.modules()):
+            raise InputError(
+                "VampPrior encodes pseudo-inputs in a batch of their own, whose statistics a batch normalisation would "
+                "mix with the data's",
+                "give the architecture norm='layer', 'group' or 'none', or use the prior MixturePrior()",
+            )
+
+    def build(self, model: Autoencoder) -> nn.Module:
+        """The pseudo-inputs."""
+        return PseudoInputs(self.pseudo_inputs, model.input_shape, model.likelihood.support)
+
+    def distributions(self, model: Autoencoder, chosen: Tensor | None = None) -> Distribution:
+        """The posteriors at the K pseudo-inputs, or at those chosen."""
+        inputs: Tensor = _weights(model, PseudoInputs)()
+        with rows("shared"):
+            q: Distribution = model.infer(inputs if chosen is None else inputs[chosen])  # type: ignore[operator]
+            return q
+
+    def log_weights(self, model: Autoencoder) -> Tensor:
+        """Equal weights, (K,)."""
+        zeros = _weights(model, PseudoInputs).values.new_zeros(self.pseudo_inputs)
+        return at_least_float32(zeros) - math.log(self.pseudo_inputs)
+
+
+class GaussianComponents(nn.Module):
+    """The weights of a `MixturePrior`.
+
+    Args:
+        count: how many components.
+        code_shape: of a code, channels first.
+    """
+
+    def __init__(self, count: int, code_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        means = torch.randn(count, *code_shape)
+        # as an encoder's output: mean and log-variance beside each other in dimension 1
+        self.values = nn.Parameter(torch.cat([means, torch.zeros_like(means)], dim=1))
+        self.logits = nn.Parameter(torch.zeros(count))
+
+
+class PseudoInputs(nn.Module):
+    """The weights of a `VampPrior`.
+
+    Args:
+        count: how many pseudo-inputs.
+        input_shape: of each.
+        support: the interval that their values stay in.
+    """
+
+    def __init__(self, count: int, input_shape: tuple[int, ...], support: tuple[float, float]) -> None:
+        super().__init__()
+        self.values = nn.Parameter(torch.randn(count, *input_shape))
+        self.support = support
+
+    def forward(self) -> Tensor:
+        """(count, *input_shape)."""
+        low, high = self.support
+        if math.isinf(low) and math.isinf(high):
+            return self.values
+        if math.isinf(low):
+            return high - F.softplus(self.values)
+        if math.isinf(high):
+            return low + F.softplus(self.values)
+        return low + (high - low) * self.values.sigmoid()
+
+
+def _weights(model: Autoencoder, kind: type[M]) -> M:
+    assert isinstance(model.prior_weights, kind)
+    return model.prior_weights
+
+
+def _check_count(prior: Prior, argument: str) -> None:
+    count = getattr(prior, argument)
+    if not isinstance(count, int) or count < 1:
+        raise InputError(f"{argument} of {type(prior).__name__} must be a positive integer, got {count!r}")

@@ -24,7 +24,7 @@ from lightning_ae.config import import_class
 from lightning_ae.data.loader import BatchLoader, Columns, Order
 from lightning_ae.errors import InputError
 from lightning_ae.registry import get_model, list_models
-from lightning_ae.training.module import ExactModule, tensors_of
+from lightning_ae.training.module import ExactModule
 
 TOLERANCE = 1e-5
 SAMPLES, BATCH_SIZE, EPOCHS = 47, 12, 3
@@ -176,7 +176,7 @@ def _train(case: Case, world: int, strategy: str) -> dict[str, Any]:
         callbacks=[seen],
         **case.trainer,
     )
-    data = _Data(getattr(model, "input_shape", None) or model.model.input_shape)
+    data = _Data(model if hasattr(model, "input_shape") else model.model)
     try:
         trainer.fit(model, datamodule=data)
     except RuntimeError as error:
@@ -201,7 +201,8 @@ def _outputs(trainer: pl.Trainer, model: Any, batch: Any) -> list[Tensor]:
     model.eval()
     with torch.no_grad(), trainer.precision_plugin.forward_context():
         found = model.predict_step(trainer.precision_plugin.convert_input(batch), 0)
-    return [value for value in tensors_of(found) if value.is_floating_point()]
+    values = [part for value in found.values() for part in (value if isinstance(value, tuple) else (value,))]
+    return [value for value in values if value.is_floating_point()]
 
 
 def _strategy(name: str, world: int) -> Any:
@@ -259,11 +260,17 @@ class _Recorder(pl.Callback):
 
 
 class _Data(pl.LightningDataModule):
-    def __init__(self, shape: Sequence[int]) -> None:
+    """Inputs that are random, and labels; a mask where the model takes one."""
+
+    def __init__(self, model: Any) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
-        x = torch.rand(SAMPLES, *shape, generator=generator, dtype=torch.float32).to(torch.get_default_dtype())
-        self.columns = Columns({"x": x, "label": torch.randint(10, (SAMPLES,), generator=generator)})
+        shape = (SAMPLES, *model.input_shape)
+        x = torch.rand(shape, generator=generator, dtype=torch.float32).to(torch.get_default_dtype())
+        columns = {"x": x, "label": torch.randint(len(model.classes) or 10, (SAMPLES,), generator=generator)}
+        if "mask" in model.given:
+            columns["mask"] = torch.rand(shape, generator=generator) < 0.7
+        self.columns = Columns(columns)
 
     def batches(self, split: str, batch_size: int) -> Iterator[Any]:
         yield self.columns(torch.arange(SAMPLES))

@@ -31,13 +31,17 @@ from lightning_ae.training.epoch_terms import EpochTerms, means_of
 from lightning_ae.training.lean import use_lean_loop, use_lightnings_loop
 from lightning_ae.training.preemption import Preemption
 from lightning_ae.training.private import find_unused_parameters, logs_now, trainer_of
+from lightning_ae.training.progress import draw_always, draw_seldom
 from lightning_ae.training.resume import Resumption, of_all_ranks
 from lightning_ae.training.sharding import shard
 from lightning_ae.training.weights import first_tensor, weights_type
 
 # what runs networks, and under FSDP needs their weights as a whole
 _STEPS = ("training_step", "validation_step", "test_step", "predict_step")
-_CALLS = ("encode", "decode", "decoder_parameters", "features", "sample")
+_CALLS = (
+    *("encode", "decode", "decoder_parameters", "draw", "features", "rate", "sample"),
+    *("encode_indices", "decode_indices"),
+)
 
 
 class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Lightning's loader is no classmethod
@@ -214,6 +218,7 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
         use_own_checkpoints(self.trainer)
         # inside Lightning 2.6, with every batch that it moves; nothing that a user could change
         warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+        draw_seldom(self.trainer)
         if stage == "fit":
             if self.trainer.checkpoint_callbacks:  # before anything is trained that could not be saved
                 self.check_loads()
@@ -226,6 +231,7 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
     def teardown(self, stage: str) -> None:
         """Forgets the ranks and the seed of the run, and leaves the trainer as Lightning has it."""
         use_lightnings_loop(self.trainer)
+        draw_always(self.trainer)
         if self._finds_unused:
             self._finds_unused = False
             find_unused_parameters(self.trainer, False)

@@ -59,6 +59,8 @@ def compile_in_place(network: nn.Module, **options: Any) -> None:
     def run(*args: Any) -> Any:  # a function of our own: torch skips frames of its own containers
         return network._call_impl(*args)
 
+    # torch keeps graphs by code: with one for all networks, each looks through the others', and eight are the most
+    run.__code__ = run.__code__.replace()
     compiled: Callable[..., Any] = torch.compile(run, **options)
     failed = False
 

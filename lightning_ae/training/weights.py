@@ -7,17 +7,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]  # its stub lacks it
 
 
 def weights_type(*modules: nn.Module) -> torch.dtype:
     """The type of the first parameter that holds floats, or else buffer, of the first module that has one."""
     for module in modules:
-        if (
-            first := first_tensor(module, lambda tensor: not is_lazy(tensor) and tensor.is_floating_point())
-        ) is not None:
+        if (first := first_tensor(module, _holds_floats)) is not None:
             return first.dtype
     return torch.get_default_dtype()
+
+
+def _holds_floats(tensor: Tensor) -> bool:
+    # asked of classes, which torch.compile follows where is_lazy() and is_floating_point() would break its graph
+    return not isinstance(tensor, UninitializedTensorMixin) and tensor.dtype.is_floating_point
 
 
 def first_tensor(

@@ -21,6 +21,9 @@ Pool = Literal["avg", "max"]
 class Encoder(nn.Module):
     """From images in natural units to features, (B, ...) to (B, feature_dim).
 
+    Features are the code as a vector: of a map or of tokens the mean over positions, of a hierarchy the codes beside
+    each other.
+
     Its input is what the preprocessing takes: images as uint8 or as floats in [0, 1], (B, H, W) or (B, C, H, W), grey
     or in colour, of any size; vectors as numbers, (B, dimensions). It is differentiable, can be a part of any module,
     which it follows to another type or device, and can be exported. It computes in the type of its weights, after the
@@ -68,6 +71,11 @@ class Encoder(nn.Module):
                 "normalize needs the mean and the standard deviation of the features",
                 "they are known of the codes of the zoo's entries only; leave layer out",
             )
+        if latent == "indices" and (normalize or not freeze):
+            raise InputError(
+                "latent='indices' gives numbers of a codebook, which have neither a scale nor a gradient",
+                "leave normalize and freeze out, or take latent='mean', the vectors that they stand for",
+            )
         if layer is not None and latent != "mean":
             raise InputError(f"layer={layer!r} comes before the code, so latent={latent!r} means nothing")
         self.model = model
@@ -78,7 +86,8 @@ class Encoder(nn.Module):
         self.frozen = False
         self.eval()
         with torch.no_grad():
-            self._feature_dim = int(self(golden_input(config)).shape[1])
+            x = golden_input(config)
+            self._feature_dim = int(self(x, **self.model.stand_ins(len(x))).shape[1])
         if freeze:
             self.freeze()
         else:
@@ -107,13 +116,20 @@ class Encoder(nn.Module):
         return self.eval()
 
     def unfreeze(self) -> Encoder:
-        """Lets those weights be trained that the features depend on; others would be left without a gradient."""
+        """Lets those weights be trained that the features depend on; others would be left without a gradient.
+
+        Raises:
+            InputError: for indices, which have no gradient.
+        """
+        if self.latent == "indices":
+            raise InputError("latent='indices' has no gradient to train by", "take latent='mean'")
         self.frozen = False
         self.requires_grad_(True)
         parameters = list(self.parameters())
         x = golden_input(self.config).to(parameters[0].device)
         with torch.enable_grad():
-            gradients = torch.autograd.grad(self(x).sum(), parameters, allow_unused=True)
+            features = self(x, **self.model.stand_ins(len(x)))
+            gradients = torch.autograd.grad(features.sum(), parameters, allow_unused=True)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.requires_grad_(gradient is not None)
         return self
@@ -122,27 +138,28 @@ class Encoder(nn.Module):
         """Sets the mode, unless frozen."""
         return super().train(mode and not self.frozen)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, ...) in natural units to (B, feature_dim)."""
+    def forward(self, x: Tensor, **given: Tensor) -> Tensor:
+        """(B, ...) in natural units to (B, feature_dim); what else the model takes by the names in its `given`."""
         dtype = self.model.dtype
         x = self.preprocess(x).to(dtype)
         if self.layer is not None:
-            features = self._at(self.layer, x)
+            features = self._at(self.layer, x, given)
+        elif self.latent == "indices":
+            features = self.model.encode_indices(x, **given).reshape(len(x), -1)  # type: ignore[operator]
         elif self.latent == "sample":
-            mean, log_variance = self.model.posterior(x)  # type: ignore[operator]
-            features = (mean + (0.5 * log_variance).exp() * torch.randn_like(mean)).flatten(1)
+            features = self.model.pool(self.model.draw(x, **given))
         else:
-            features = self.model.encode(x).flatten(1)
+            features = self.model.pool(self.model.encode(x, **given))
         if self.normalize:
             features = (features - self.mean) / self.std
         return features.to(dtype) if features.is_floating_point() else features
 
-    def _at(self, layer: str, x: Tensor) -> Tensor:
+    def _at(self, layer: str, x: Tensor, given: dict[str, Tensor]) -> Tensor:
         found: list[Tensor] = []
         module = self.model.encoder.get_submodule(layer)
         handle = module.register_forward_hook(lambda module, args, output: found.append(output))
         try:
-            self.model.encode(x)
+            self.model.encode(x, **given)
         finally:
             handle.remove()
         value = found[0]
@@ -164,7 +181,7 @@ def load_encoder(
     Args:
         name: of an entry; or an artefact's folder; or hf://organisation/name@commit.
         latent: "mean", the code without randomness; "sample", a draw from the posterior, where there is one; "indices",
-            where codes are discrete.
+            those of a codebook, (B, positions), where codes are discrete.
         layer: an intermediate layer of the encoder instead of the code; `feature_info` lists them.
         pool: "avg" or "max" over height and width of the layer's map; by default it is flattened.
         normalize: standardise the code by its mean and standard deviation over the training data.

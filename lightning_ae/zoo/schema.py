@@ -230,13 +230,22 @@ class Metric(_Part):
 class Recipe(_Part):
     """How the model was trained."""
 
-    path: str | None
+    paths: list[str] = Field(description="recipes as -c takes them, in order: names or files; none where unknown")
     overrides: dict[str, Any] = {}
     seed: int | None
     checkpoint: Literal["best", "last"] | None
     hardware: str
     minutes: float | None
     versions: dict[str, str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one(cls, given: Any) -> Any:
+        """An entry of before recipes composed names its only one as `path`."""
+        if not isinstance(given, Mapping) or "path" not in given or "paths" in given:
+            return given
+        rest = {key: value for key, value in given.items() if key != "path"}
+        return {"paths": [] if given["path"] is None else [given["path"]], **rest}
 
 
 Spdx = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+-]+( (AND|OR|WITH) [A-Za-z0-9.+-]+)*$")]

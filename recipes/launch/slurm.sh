@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One recipe on a SLURM cluster, that goes on by itself after pre-emption or at the end of its time.
-#   sbatch recipes/launch/slurm.sh -c recipes/mnist/vae.yaml
+#   sbatch recipes/launch/slurm.sh -c vae -c mnist
 # What follows the script's name goes to `lightning-ae fit`. As many tasks as GPUs on each node: Lightning takes one
 # rank for each task.
 #SBATCH --job-name=lightning-ae

@@ -26,7 +26,6 @@ from lightning_ae.callbacks import (
     SparsityMetrics,
 )
 from lightning_ae.callbacks.pictures import projection_figure
-from lightning_ae.parts.posteriors import Distribution
 
 PICTURES = [ReconstructionGrid, SampleGrid, LatentProjection, LatentTraversal, JacobianSpectrum]
 
@@ -254,7 +253,7 @@ def test_wandb_gets_the_pictures_offline(tmp_path: Path, monkeypatch: pytest.Mon
 def test_callbacks_leave_the_run_as_it_is(tmp_path: Path) -> None:
     class Dropping(VAE):
         # draws from the global generator, which this package's own noise does not
-        def infer(self, x: torch.Tensor) -> Distribution:
+        def infer(self, x: torch.Tensor, **given: torch.Tensor) -> Any:
             return super().infer(torch.nn.functional.dropout(x, 0.2, self.training))
 
     def weights(*callbacks: pl.Callback) -> torch.Tensor:

@@ -12,9 +12,11 @@ import yaml
 
 from lightning_ae import InputError, list_models, zoo
 from lightning_ae.cli import main
+from lightning_ae.recipes import find
 from lightning_ae.zoo import index
 from lightning_ae.zoo.publishing import cards
 from lightning_ae.zoo.publishing.cards import beats_both
+from lightning_ae.zoo.schema import Entry, parse
 
 DIGITS = [name for name in index.names() if name.endswith("digits_v1")]
 OTHERS = [name for name in index.names() if name not in DIGITS]
@@ -130,13 +132,25 @@ def test_cards_are_model_cards(name: str) -> None:
 
 
 def test_recipes_exist() -> None:
-    root = Path(__file__).parents[2]
     for name in index.names():
         recipe = zoo.info(name).recipe
-        assert recipe.path is not None
-        assert (root / recipe.path).is_file()
+        model, data = recipe.paths
+        assert Path(find(model)).parent.name == "models"
+        assert (data, Path(find(data)).parent.name) == (zoo.info(name).dataset, "data")
         assert recipe.seed is not None
         assert recipe.checkpoint == "best"
+
+
+def test_an_entry_of_before_recipes_composed() -> None:
+    entry = zoo.info("vae_mlp.digits_v1").model_dump(by_alias=True, mode="json")
+    del entry["recipe"]["paths"]
+    for path, paths in (("mine/vae.yaml", ["mine/vae.yaml"]), (None, [])):
+        older = entry | {"recipe": entry["recipe"] | {"path": path}}
+        assert parse(Entry, older, "older").recipe.paths == paths
+    with pytest.raises(InputError, match=r"recipe\.path"):
+        parse(Entry, entry | {"recipe": entry["recipe"] | {"path": "a.yaml", "paths": ["b.yaml"]}}, "both")
+    with pytest.raises(InputError, match=r"recipe\.paths"):
+        parse(Entry, entry, "neither")
 
 
 def test_list() -> None:
@@ -183,7 +197,6 @@ def test_tools_take_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_the_supervised_stage_takes_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    recipe = Path(__file__).parents[2] / "recipes" / "digits" / "finetune.yaml"
     words = ["--model.pretrained", "stacked_mlp.digits_v1", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]
-    main(["fit", "-c", str(recipe), *words, "--run_dir", "r"])
+    main(["fit", "-c", "finetune", "-c", "digits", *words, "--run_dir", "r"])
     assert list((tmp_path / "r" / "checkpoints").glob("*.ckpt"))

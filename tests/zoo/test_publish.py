@@ -45,7 +45,8 @@ def test_published_loads_and_keeps_its_numbers(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     to = tmp_path / "zoo"
-    main(["zoo", "publish", str(checkpoint), "--name", "vae_mlp.digits_v9", "--to", str(to), "--write"])
+    recipe = ["--recipe", "vae", "digits", "--overrides", '{"trainer.max_epochs": 1}']
+    main(["zoo", "publish", str(checkpoint), "--name", "vae_mlp.digits_v9", "--to", str(to), "--write", *recipe])
     assert "Published" in capsys.readouterr().out
     assert sorted(file.name for file in (to / "weights" / "vae_mlp.digits_v9").iterdir()) == [
         "README.md", "config.json", "model.safetensors", "preview.png",
@@ -54,7 +55,10 @@ def test_published_loads_and_keeps_its_numbers(
     assert zoo.load(to / "weights" / "vae_mlp.digits_v9").latent_dim == 4
     with pytest.raises(InputError, match="is taken"):
         zoo.publish(checkpoint, "vae_mlp.digits_v9", to=str(to))
+    card = (to / "weights" / "vae_mlp.digits_v9" / "README.md").read_text()
+    assert "`lightning-ae fit -c vae -c digits --trainer.max_epochs 1`" in card
     monkeypatch.setattr(index, "zoo_folder", lambda: to)
+    assert zoo.info("vae_mlp.digits_v9").recipe.paths == ["vae", "digits"]
     assert zoo.verify() == ["vae_mlp.digits_v9"]
     assert all(check.passed for check in zoo.reproduce("vae_mlp.digits_v9"))
 
@@ -66,6 +70,8 @@ def test_published_loads_and_keeps_its_numbers(
         ("VAE", {}, "no name for an entry"),
         ("../vae_mlp.digits_v9", {}, "no name for an entry"),
         ("vae_mlp.other_v1", {}, "id, licence and provenance"),
+        ("vae_mlp.digits_v9", {"recipe": ["vea", "digits"]}, "unknown recipe 'vea'"),
+        ("vae_mlp.digits_v9", {"recipe": "mine.yaml"}, "there is no file 'mine.yaml'"),
         ("vae_mlp.digits_v9", {"to": f"hf://org/name@{'a' * 40}"}, "pinned"),
     ],
 )

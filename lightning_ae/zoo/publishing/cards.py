@@ -17,6 +17,9 @@ ABOUT = {
     "squared_error": "squared error of reconstruction, summed over a sample's dimensions",
     "explained_variance": "share of the variance that reconstructions explain",
     "negative_elbo": "negative evidence lower bound, nats",
+    "beta_vae_loss": "bound whose divergence is weighted by beta, nats",
+    "negative_iwae_bound": "negative importance-weighted bound, nats",
+    "beta_tc_loss": "bound whose divergence is weighted in three parts, nats",
     "denoising_loss": "training objective on corrupted samples, nats",
     "probe_error": "error of logistic regression on the codes",
     "knn_error": "error of 5 nearest neighbours on the codes",
@@ -27,13 +30,16 @@ ABOUT = {
 }
 
 
+_INPUTS = {"image": "images, uint8 or in [0, 1]", "tabular": "vectors in natural units"}
+
+
 def card(entry: Entry) -> str:
     """The model card of an entry, in Hugging Face's form."""
     from huggingface_hub import EvalResult, ModelCardData
 
     results = [
         EvalResult(
-            task_type="image-feature-extraction",
+            task_type="image-feature-extraction" if entry.preprocess.kind == "image" else "feature-extraction",
             dataset_type=entry.data.id,
             dataset_name=entry.dataset,
             dataset_split=metric.split,
@@ -71,7 +77,7 @@ def _text(entry: Entry) -> str:
         "```python",
         "from lightning_ae import zoo",
         "",
-        f'encoder = zoo.load_encoder("{entry.name}")  # images, uint8 or in [0, 1], to (B, {entry.features.dim})',
+        f'encoder = zoo.load_encoder("{entry.name}")  # {_INPUTS[entry.preprocess.kind]}, to (B, {entry.features.dim})',
         f'model = zoo.load("{entry.name}")  # the whole autoencoder',
         "```",
         "",
@@ -187,9 +193,9 @@ def _value(metric: Metric) -> str:
 
 
 def _command(entry: Entry) -> str:
-    if entry.recipe.path is None:
+    if not entry.recipe.paths:
         return "unknown"
-    words = [f"lightning-ae fit -c {entry.recipe.path}"]
+    words = ["lightning-ae fit", *(f"-c {path}" for path in entry.recipe.paths)]
     words += [f'--{key} "{value}"' if " " in str(value) else f"--{key} {value}" for key, value in _items(entry)]
     return " ".join(words)
 

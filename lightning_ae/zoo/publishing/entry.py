@@ -12,7 +12,7 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.autoencoder import Autoencoder, rows_of
 from lightning_ae.data import HFDataModule
 from lightning_ae.errors import InputError
 from lightning_ae.files import whole_file
-from lightning_ae.models.vae import VAE
 from lightning_ae.preprocess import ImagePreprocess, TabularPreprocess
+from lightning_ae.recipes import find
 from lightning_ae.registry import model_name
 from lightning_ae.strict_yaml import load_yaml
 from lightning_ae.zoo import index
@@ -62,7 +62,7 @@ def publish(
     name: str,
     to: str = "zoo",
     path: str | None = None,
-    recipe: str | None = None,
+    recipe: str | Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
     licence: str = "Apache-2.0",
@@ -79,7 +79,7 @@ def publish(
         to: a folder, which gets entries/<name>.yaml and weights/<name>/; or hf://organisation/name, which gets the
             artefact, and whose entry is written beside the checkpoint.
         path: a local copy of the data set, instead of the hub's.
-        recipe: the recipe that it was trained by.
+        recipe: the recipes that it was trained by, as `-c` takes them: names, such as ["vae", "digits"], or files.
         overrides: options that were changed, such as {"trainer.max_epochs": 30}.
         data: of a data set other than digits, mnist and fashion_mnist: its "id" for HFDataModule, its "licence" (SPDX)
             and "provenance".
@@ -91,15 +91,19 @@ def publish(
         The entry.
 
     Raises:
-        InputError: when the name is taken or no name, the model is not in the registry, or the data cannot be read.
+        InputError: when the name is taken or no name, a recipe is not there, the model is not in the registry, or the
+            data cannot be read.
     """
     _check_new(name, to)
+    paths = [recipe] if isinstance(recipe, str) else list(recipe)
+    for path_of_recipe in paths:
+        find(path_of_recipe)
     model = load_trained(checkpoint)
     config = _config(name, model)
     about = _about_data(config.dataset, data, model)
     model.preprocess = config.preprocess.build()
     samples = read_data(about[0], model, path)
-    codes = codes_of(model, samples.inputs["train"])
+    codes = codes_of(model, samples.inputs["train"], samples.given["train"])
     std, mean = torch.std_mean(codes.double(), dim=0)
     plain = config.model_dump(by_alias=True)
     plain["features"] |= {"mean": _digits(mean), "std": _digits(std.clamp(min=1e-6))}
@@ -107,7 +111,7 @@ def publish(
     weights = plain_weights(model)
     files = {WEIGHTS: _safetensors(weights), CONFIG: _json(config)}
     if len(config.input_shape) == 3:
-        files["preview.png"] = _preview(model, samples.inputs["test"])
+        files["preview.png"] = _preview(model, samples.inputs["test"], samples.given["test"])
     title, _, url = model.reference.partition(", http")
     entry: Entry = parse(
         Entry,
@@ -119,7 +123,7 @@ def publish(
             ],
             "golden": golden(model, config).model_dump(),
             "metrics": [metric.model_dump() for metric in measure(model, samples, config.dataset)],
-            "recipe": _recipe(checkpoint, recipe, dict(overrides or {}), minutes),
+            "recipe": _recipe(checkpoint, paths, dict(overrides or {}), minutes),
             "licence": {"weights": licence, "data": about[1]},
             "data": about[0].model_dump(),
             "paper": {"title": title, "url": f"http{url}"},
@@ -196,8 +200,8 @@ def _config(name: str, model: Autoencoder) -> Config:
             "config": model.init_args,
             "preprocess": plain,
             "features": {
-                "latents": ["mean", "sample"] if isinstance(model, VAE) else ["mean"],
-                "dim": model.latent_dim,
+                "latents": list(model.latents),
+                "dim": model.feature_dim,
                 "layers": [],
             },
         },
@@ -224,7 +228,7 @@ def _layers(model: Autoencoder, x: Tensor, shape: tuple[int, ...]) -> list[Layer
 
     handles = [m.register_forward_hook(note(name)) for name, m in model.encoder.named_modules() if name.count(".") == 1]
     try:
-        model.encode(x)
+        model.encode(x, **model.stand_ins(len(x)))
     finally:
         for handle in handles:
             handle.remove()
@@ -238,7 +242,7 @@ def _stride(size: int, steps: int) -> int:
 
 
 def _recipe(
-    checkpoint: str | os.PathLike[str], recipe: str | None, overrides: dict[str, Any], minutes: float | None
+    checkpoint: str | os.PathLike[str], paths: list[str], overrides: dict[str, Any], minutes: float | None
 ) -> dict[str, Any]:
     from lightning_ae import __version__
 
@@ -253,7 +257,7 @@ def _recipe(
         hardware = f"{torch.get_num_threads()} CPU thread{'s' if torch.get_num_threads() > 1 else ''}"
     versions = {name: importlib.metadata.version(name) for name in ("torch", "pytorch-lightning")}
     return {
-        "path": recipe,
+        "paths": paths,
         "overrides": overrides,
         "seed": seed if isinstance(seed, int) else None,
         "checkpoint": stem if stem in ("best", "last") else None,
@@ -336,17 +340,18 @@ def _json(config: Config) -> bytes:
 
 
 @torch.no_grad()
-def _preview(model: Autoencoder, x: Tensor, n: int = 12) -> bytes:
+def _preview(model: Autoencoder, x: Tensor, given: Mapping[str, Tensor], n: int = 12) -> bytes:
     """A PNG of inputs above their reconstructions, and samples of generative models below."""
     from PIL import Image
 
     from lightning_ae.callbacks.measures import to_unit_interval
 
-    rows = [x[:n], model(x[:n])]
-    if type(model).sample is not Autoencoder.sample:
+    first = rows_of(given, slice(n))
+    rows = [x[:n], model(x[:n], **first)]
+    if model.generates:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            rows.append(model.sample(n))
+            rows.append(model.sample(len(x[:n]), **first))
     pictures = [(255 * to_unit_interval(model, row)).round().to(torch.uint8).cpu() for row in rows]
     padded = [nn.functional.pad(row, (1, 1, 1, 1), value=255) for row in pictures]
     grid = torch.cat([row.permute(1, 2, 0, 3).flatten(2) for row in padded], dim=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.autoencoder import Autoencoder, rows_of
 from lightning_ae.config import to_plain
 from lightning_ae.data import HFDataModule
 from lightning_ae.errors import InputError
@@ -35,10 +35,17 @@ class Samples:
     Args:
         inputs: (N, *input_shape) for "train" and "test".
         labels: (N,) for both, or none.
+        given: what else the model takes, by role, for both.
     """
 
-    def __init__(self, inputs: dict[str, Tensor], labels: dict[str, Tensor] | None) -> None:
+    def __init__(
+        self,
+        inputs: dict[str, Tensor],
+        labels: dict[str, Tensor] | None,
+        given: dict[str, dict[str, Tensor]] | None = None,
+    ) -> None:
         self.inputs, self.labels = inputs, labels
+        self.given = given or {split: {} for split in inputs}
         self._baselines: dict[int, Errors] = {}
 
     def errors(self, features: dict[str, Tensor]) -> Errors:
@@ -97,15 +104,11 @@ def _retrained(entry: Entry, path: str | None) -> Autoencoder:
     from lightning_ae.training.checkpoint import load_model
 
     recipe = entry.recipe
-    if recipe.path is None:
+    if not recipe.paths:
         raise InputError(f"{entry.name} names no recipe, so it cannot be trained again")
-    place = Path(recipe.path)
-    if not place.is_file():
-        place = index.zoo_folder().parent / recipe.path
-    if not place.is_file():
-        raise InputError(f"there is no recipe {recipe.path!r} here", "run this in a checkout of the project")
     with tempfile.TemporaryDirectory() as folder:
-        words = ["-c", str(place), "--run_dir", f"{folder}/run", "--seed_everything", str(recipe.seed)]
+        words = [word for path in recipe.paths for word in ("-c", path)]
+        words += ["--run_dir", f"{folder}/run", "--seed_everything", str(recipe.seed)]
         for key, value in recipe.overrides.items():
             words += [f"--{key}", str(value)]
         TrainingCLI("fit", words + (["--data.path", os.path.abspath(path)] if path else []), "train again").run()
@@ -121,19 +124,23 @@ def read_data(data: Data, model: Autoencoder, path: str | None = None) -> Sample
     """The whole training and the test split of a data set, as the model takes them; the last one read is kept."""
     assert model.preprocess is not None
     place = os.path.abspath(path) if path else data.id
-    key = repr((place, sorted(data.options.items()), to_plain(model.preprocess, "preprocess")))
+    key = repr((place, sorted(data.options.items()), to_plain(model.preprocess, "preprocess"), model.given))
     if key not in _KEPT:
         module = HFDataModule(place, val_fraction=0, **data.options)
         module.preprocess = model.preprocess
         inputs: dict[str, Tensor] = {}
         labels: dict[str, Tensor] = {}
+        given: dict[str, dict[str, Tensor]] = {}
+        model.use_columns_of(module)
         for split in ("train", "test"):
             batches = list(module.batches(split, BATCH))
-            inputs[split] = torch.cat([model.unpack(batch)[0] for batch in batches])
+            found = [model.read(batch) for batch in batches]
+            inputs[split] = torch.cat([x for x, _, _ in found])
+            given[split] = {role: torch.cat([each[role] for _, _, each in found]) for role in found[0][2]}
             if module.label is not None:
                 labels[split] = torch.cat([batch[module.label] for batch in batches])
         _KEPT.clear()
-        _KEPT[key] = Samples(inputs, labels or None)
+        _KEPT[key] = Samples(inputs, labels or None, given)
     return _KEPT[key]
 
 
@@ -150,10 +157,11 @@ def measure(model: Autoencoder, data: Samples, dataset: str) -> list[Metric]:
     """
     model.eval()
     test = data.inputs["test"]
-    codes = {split: codes_of(model, x) for split, x in data.inputs.items()}
+    codes = {split: codes_of(model, x, data.given[split]) for split, x in data.inputs.items()}
     error, variance = SquaredErrorPerSample(), RSquared(test[0].numel())
-    for target in test.split(BATCH):
-        reconstruction = model(target)
+    for part in _parts(test):
+        target = test[part]
+        reconstruction = model(target, **rows_of(data.given["test"], part))
         error.update(reconstruction, target)
         variance.update(reconstruction, target)
 
@@ -166,7 +174,7 @@ def measure(model: Autoencoder, data: Samples, dataset: str) -> list[Metric]:
         # R squared; entries never change, so it keeps the name that they have for it
         metric("explained_variance", float(variance.compute()), 1e-3),
     ]
-    objective = _objective(model, test)
+    objective = _objective(model, test, data.given["test"])
     if objective is not None:
         name, values = objective
         mean, std = float(torch.tensor(values).mean()), float(torch.tensor(values).std())
@@ -180,10 +188,14 @@ def measure(model: Autoencoder, data: Samples, dataset: str) -> list[Metric]:
 
 
 @torch.no_grad()
-def codes_of(model: Autoencoder, x: Tensor) -> Tensor:
-    """The codes (N, D) of inputs (N, *input_shape)."""
-    parts = tqdm(x.split(BATCH), "encoding", delay=2, leave=False)
-    return torch.cat([model.encode(part).flatten(1).float() for part in parts])
+def codes_of(model: Autoencoder, x: Tensor, given: Mapping[str, Tensor]) -> Tensor:
+    """The codes of inputs (N, *input_shape) as vectors, (N, feature_dim)."""
+    parts = tqdm(_parts(x), "encoding", delay=2, leave=False)
+    return torch.cat([model.pool(model.encode(x[part], **rows_of(given, part))).float() for part in parts])
+
+
+def _parts(x: Tensor) -> list[slice]:
+    return [slice(start, start + BATCH) for start in range(0, len(x), BATCH)]
 
 
 def components(inputs: int, features: int) -> int:
@@ -191,25 +203,21 @@ def components(inputs: int, features: int) -> int:
     return max(1, min(features, 50, inputs // 2))
 
 
-def _objective(model: Autoencoder, x: Tensor) -> tuple[str, list[float]] | None:
+def _objective(model: Autoencoder, x: Tensor, given: Mapping[str, Tensor]) -> tuple[str, list[float]] | None:
     """The objective on `x` for each seed, where chance is a part of it, and its name."""
-    from lightning_ae.models.denoising import DenoisingAutoencoder
-    from lightning_ae.models.vae import VAE
-
-    steps: dict[type[Autoencoder], tuple[str, Callable[[Tensor], Tensor]]] = {
-        VAE: ("negative_elbo", lambda part: model.loss(part, part)["loss"]),
-        DenoisingAutoencoder: ("denoising_loss", lambda part: model.loss(model.corrupt(part), part)["loss"]),
-    }
-    found = next((step for cls, step in steps.items() if isinstance(model, cls)), None)
-    if found is None:
+    if model.drawn_objective is None:
         return None
-    name, step = found
+
+    def total(part: slice) -> float:
+        target = x[part]
+        return float(model.loss(model.corrupt(target), target, **rows_of(given, part))["loss"]) * len(target)
+
     values = []
     with torch.random.fork_rng(devices=[]):
         for seed in SEEDS:
             torch.manual_seed(seed)
-            values.append(sum(float(step(part)) * len(part) for part in x.split(BATCH)) / len(x))
-    return name, values
+            values.append(sum(total(part) for part in _parts(x)) / len(x))
+    return model.drawn_objective, values
 
 
 def _relative(value: float) -> float:

@@ -1,0 +1,227 @@
+"""Hierarchical variational autoencoders: a code on each of several levels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import Unpack
+
+from lightning_ae.architectures import MLP
+from lightning_ae.autoencoder import Autoencoder, Code, NetworkOptions, asked
+from lightning_ae.config import from_plain, to_plain
+from lightning_ae.errors import InputError
+from lightning_ae.exact import Noise
+from lightning_ae.parts.likelihoods import Gaussian, Likelihood
+from lightning_ae.parts.posteriors import DiagonalGaussian, DiagonalNormal
+from lightning_ae.parts.schedules import Schedule
+
+
+class LadderVAE(Autoencoder):
+    r"""Codes on several levels; what the data say of each is weighed against what the level above expects.
+
+    The ladder variational autoencoder (Sønderby et al. 2016). The levels generate the data from the top down,
+
+    .. math:: p(x, z) = p(x \mid z_1) \, p(z_1 \mid z_2) \cdots p(z_{L-1} \mid z_L) \, p(z_L), \quad p(z_L) = N(0, I).
+
+    A deterministic pass upwards gives :math:`N(\hat\mu_i(x), \hat\sigma_i^2(x))` for each level. A pass downwards
+    multiplies that by the prior of the level, whose parameters :math:`\mu_{p,i}, \sigma_{p,i}` follow from the code of
+    the level above (equations 16 to 18 of the paper, of which 17 is of variances):
+
+    .. math:: q(z_i \mid z_{i+1}, x) = N(\mu_i, \sigma_i^2), \quad
+        \sigma_i^2 = \frac{1}{\hat\sigma_i^{-2} + \sigma_{p,i}^{-2}}, \quad
+        \mu_i = \frac{\hat\mu_i \hat\sigma_i^{-2} + \mu_{p,i} \sigma_{p,i}^{-2}}{\hat\sigma_i^{-2} + \sigma_{p,i}^{-2}},
+
+    and at the top :math:`q(z_L \mid x) = N(\hat\mu_L, \hat\sigma_L^2)`. It minimises, by one draw of all levels,
+
+    .. math:: -\mathbb E_q [\log p(x \mid z_1)]
+        + \beta \sum_i \mathbb E_q\, KL(q(z_i \mid z_{i+1}, x) \,\|\, p(z_i \mid z_{i+1})).
+
+    Upper levels tend to go unused; the paper lets beta rise from 0 ("deterministic warm-up"):
+    `beta_schedule=Warmup(...)`.
+
+    The architecture builds the lowest stage, from x to the first level's mean and log-variance and `width` values for
+    the stage above, and the decoder, from z_1; its code must be a vector. All else is fully connected with one hidden
+    layer of `width` leaky rectified units: a stage upwards for each further level, and a prior for each level but the
+    top. Unlike in the paper, variances are given by their logarithm, as everywhere in this package, and there is no
+    batch normalisation unless the architecture has it.
+
+    `encode` gives a tuple (z_1, ..., z_L) of means, each given the means above it; `decode` takes such a tuple, of
+    which p(x | z_1) needs the first alone.
+
+    Args:
+        latent_dim: the dimensions of z_1, the level next to the data.
+        upper_dims: those of z_2, z_3 and so on; one number for each further level.
+        width: of the fully connected networks between levels.
+        likelihood: p(x | z_1), the distribution whose parameters the decoder gives.
+        beta: the weight of the divergences.
+        beta_schedule: what beta is multiplied with at each step of a fit, a schedule of `lightning_ae.parts`.
+    """
+
+    reference: ClassVar[str] = "Sønderby et al. 2016, https://arxiv.org/abs/1602.02282"
+    latents: ClassVar[tuple[str, ...]] = ("mean", "sample")
+    generates: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        latent_dim: int = 16,
+        *,
+        upper_dims: Sequence[int] = (8,),
+        width: int = 128,
+        likelihood: Likelihood = Gaussian(scale="learned"),
+        beta: float = 1.0,
+        beta_schedule: Schedule | None = None,
+        **options: Unpack[NetworkOptions],
+    ) -> None:
+        self.width, self.upper_dims = to_plain(width, "width"), tuple(to_plain(upper_dims, "upper_dims"))
+        if not self.upper_dims or any(not isinstance(n, int) or n < 1 for n in (*self.upper_dims, self.width)):
+            raise InputError(
+                f"a ladder takes positive integers, upper_dims for one level or more above the first, and width; got "
+                f"{self.upper_dims} and {self.width}",
+                "upper_dims=[8] makes two levels; for one, use VAE",
+            )
+        if not beta >= 0:
+            raise InputError(f"beta must not be negative, got {beta}")
+        super().__init__(input_shape, latent_dim, likelihood=likelihood, **options)
+        self.beta = beta
+        self.beta_schedule = None if beta_schedule is None else from_plain(Schedule, beta_schedule, "beta_schedule")
+        self.posterior = DiagonalGaussian()
+        self.dims = (self.latent_dim, *self.upper_dims)
+        mlp = MLP(hidden=(self.width,), activation="leaky_relu")
+        self.stages = nn.ModuleList(mlp.encoder((self.width,), 2 * dim + self.width) for dim in self.upper_dims[:-1])
+        self.stages.append(mlp.encoder((self.width,), 2 * self.upper_dims[-1]))
+        self.priors = nn.ModuleList(
+            mlp.encoder((above,), 2 * below) for below, above in zip(self.dims, self.upper_dims, strict=False)
+        )
+        with asked(self):
+            shape = tuple(self.encoder(self.new_inputs(1)).shape[1:])
+        if len(shape) != 1:
+            raise InputError(
+                f"the levels of LadderVAE are vectors, but {self.architecture} gives codes of shape {shape}",
+                "use an architecture whose code is a vector, such as MLP or ConvNet(code='vector')",
+            )
+
+    @property
+    def drawn_objective(self) -> str:
+        """The bound, from a draw."""
+        return "negative_elbo"
+
+    @property
+    def encoder_features(self) -> int:
+        """Mean and log-variance of the first level, and what the stage above sees."""
+        return 2 * self.latent_dim + self.width
+
+    def evidence(self, x: Tensor, **given: Tensor) -> list[DiagonalNormal]:
+        """What the data say of each level, N(mu_hat, sigma_hat^2): (B, *input_shape) to one over (B, dims[i]) each."""
+        self.check_given(given)
+        output, found = self.encoder(x), []
+        for dim, stage in zip(self.dims, (*self.stages, None), strict=True):
+            found.append(self.posterior(output[:, : 2 * dim]))
+            if stage is not None:
+                output = stage(F.leaky_relu(output[:, 2 * dim :]))
+        return found
+
+    def descend(self, evidence: Sequence[DiagonalNormal], pick: Callable[[DiagonalNormal], Tensor]) -> list[Level]:
+        """The levels, the lowest first, where `pick` takes a code (B, dims[i]) from each level's q, the top's first."""
+        top = torch.zeros_like(evidence[-1].mean)
+        p, q = DiagonalNormal(top, top), evidence[-1]
+        levels = [Level(q, p, pick(q))]
+        for i in reversed(range(len(self.priors))):
+            p = self._prior(i, levels[0].code)
+            q = combine(evidence[i], p)
+            levels.insert(0, Level(q, p, pick(q)))
+        return levels
+
+    def encode(self, x: Tensor, **given: Tensor) -> tuple[Tensor, ...]:
+        """The means of all levels, each given those above: (B, *input_shape) to a tuple of (B, dims[i])."""
+        levels = self.descend(self.evidence(x, **given), lambda q: q.mean)
+        return tuple(level.code.to(self.dtype) for level in levels)
+
+    def draw(self, x: Tensor, **given: Tensor) -> tuple[Tensor, ...]:
+        """A draw of all levels from q(z | x): (B, *input_shape) to a tuple of (B, dims[i])."""
+        levels = self.descend(self.evidence(x, **given), lambda q: q.draw(self.noise("draw")))
+        return tuple(level.code.to(self.dtype) for level in levels)
+
+    def decoder_parameters(self, z: Any, **given: Tensor) -> Tensor:
+        """The parameters of p(x | z_1): of a tuple of (B, dims[i]), (B, likelihood.num_parameters, *input_shape)."""
+        if not isinstance(z, tuple) or len(z) != len(self.dims):
+            raise InputError(
+                f"LadderVAE decodes a tuple of {len(self.dims)} codes, one for each level, got {type(z).__name__}"
+                f"{f' of {len(z)}' if isinstance(z, tuple) else ''}",
+                "encode(x) and draw(x) give one",
+            )
+        return super().decoder_parameters(z[0], **given)
+
+    def loss(self, x: Tensor, target: Tensor, **given: Tensor) -> dict[str, Tensor]:
+        """The bound "loss", in nats per sample, and "reconstruction", "kl" and its parts, "kl_1" of the first level.
+
+        In evaluation, on data of which the likelihood gives a probability (zeros and ones for Bernoulli), also
+        "bits_per_dimension", the bound with beta = 1.
+        """
+        levels = self.descend(self.evidence(x, **given), lambda q: q.draw(self.noise("posterior")))
+        reconstruction = self.reconstruction_loss(tuple(level.code for level in levels), target, **given)
+        parts = {f"kl_{i}": level.kl.mean() for i, level in enumerate(levels, start=1)}
+        kl = torch.stack(list(parts.values())).sum()
+        loss = reconstruction + self.beta * self.scheduled(self.beta_schedule) * kl
+        terms = {"loss": loss, "reconstruction": reconstruction, "kl": kl, **parts}
+        if not self.training and self.likelihood.is_mass_at(target):
+            terms["bits_per_dimension"] = (reconstruction + kl) / (math.prod(self.input_shape) * math.log(2))
+        return terms
+
+    def sample(self, n: int, **given: Tensor) -> Tensor:
+        """The means of p(x | z_1) for `n` draws from the prior, the top level's first: (n, *input_shape)."""
+        noise = Noise()
+        codes = [noise.randn_like(self.zeros(n)[-1])]
+        for i in reversed(range(len(self.priors))):
+            codes.insert(0, self._prior(i, codes[0]).draw(noise).to(self.dtype))
+        return self.decode(tuple(codes), **given)
+
+    def rate(self, x: Tensor, **given: Tensor) -> Tensor:
+        """The sum of all levels' divergences for each sample in bits, (B,), by a draw of the levels above each."""
+        levels = self.descend(self.evidence(x, **given), lambda q: q.draw(self.noise("rate")))
+        return torch.stack([level.kl for level in levels]).sum(dim=0) / math.log(2)
+
+    def move(self, code: Code, feature: int, by: Tensor) -> Code:
+        """Codes of which one feature is larger by `by` (B,); the levels below move as far as their priors' means do."""
+        moved = list(super().move(code, feature, by))
+        for i in reversed(range(len(self.priors))):
+            step = self._prior(i, moved[i + 1]).mean - self._prior(i, code[i + 1]).mean
+            moved[i] = moved[i] + step.to(moved[i].dtype)
+        return tuple(moved)
+
+    def _prior(self, i: int, above: Tensor) -> DiagonalNormal:
+        """p(z_i | z_{i+1}), of levels counted from 0."""
+        return self.posterior(self.priors[i](above.to(self.dtype)))
+
+
+@dataclass(frozen=True)
+class Level:
+    """A level on the way down: q, p given the code above, and a code (B, dim) from q."""
+
+    q: DiagonalNormal
+    p: DiagonalNormal
+    code: Tensor
+
+    @property
+    def kl(self) -> Tensor:
+        r"""KL(q || p) in nats for each sample, (B,), in closed form.
+
+        .. math:: \tfrac12 \sum_j \log\frac{\sigma_{p,j}^2}{\sigma_j^2}
+            + \frac{\sigma_j^2 + (\mu_j - \mu_{p,j})^2}{\sigma_{p,j}^2} - 1
+        """
+        ratio = self.q.log_variance - self.p.log_variance
+        squared = (self.q.mean - self.p.mean).square() * (-self.p.log_variance).exp()
+        return 0.5 * (ratio.exp() - ratio + squared - 1).sum(dim=1)
+
+
+def combine(a: DiagonalNormal, b: DiagonalNormal) -> DiagonalNormal:
+    """The normal distribution that is the product of two, normalised: precisions add up, and weigh the means."""
+    log_variance = -torch.logaddexp(-a.log_variance, -b.log_variance)
+    weight = (b.log_variance - a.log_variance).sigmoid()
+    return DiagonalNormal(b.mean + weight * (a.mean - b.mean), log_variance)

@@ -1,0 +1,199 @@
+"""Masks: what is known counts, and nothing else, in every likelihood and every variant."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_ae import VAE, Autoencoder, InputError, LinearAutoencoder, get_model, list_models
+from lightning_ae.architectures import MLP
+from lightning_ae.callbacks import ReconstructionMetrics, SparsityMetrics
+from lightning_ae.parts import Bernoulli, ContinuousBernoulli, DiscretizedLogistic, Gaussian, Laplace, Likelihood
+
+LIKELIHOODS: list[Likelihood] = [
+    Gaussian(0.7), Gaussian("per_pixel"), Laplace(0.7), Laplace("per_pixel"), DiscretizedLogistic(), Bernoulli(),
+    ContinuousBernoulli(),
+]  # fmt: skip
+SHAPE = (1, 4, 4)
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore:.*number of training batches.*"),
+]
+
+
+def data(dtype: torch.dtype = torch.float32, n: int = 6) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    x = torch.rand(n, *SHAPE, generator=g).to(dtype)
+    mask = torch.rand(n, *SHAPE, generator=g) < 0.6
+    mask[0] = False  # a row of which nothing is known
+    mask[1] = True
+    return x, mask
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=str)
+def test_log_prob_is_the_sum_over_what_is_known(likelihood: Likelihood) -> None:
+    x, mask = data(torch.float64)
+    params = torch.randn(6, likelihood.num_parameters, *SHAPE, dtype=torch.float64).requires_grad_()
+    found = likelihood.log_prob(params, torch.where(mask, x, math.nan), mask)
+    for row in range(6):
+        known = mask[row].flatten()
+        one_by_one = [
+            likelihood.log_prob(params[row : row + 1].flatten(2)[..., i : i + 1], x[row].flatten()[i].view(1, 1))
+            for i in range(16)
+            if known[i]
+        ]
+        torch.testing.assert_close(found[row], sum(one_by_one, params.new_zeros(1))[0])
+    assert found[0] == 0
+    (gradient,) = torch.autograd.grad(found.sum(), params)
+    unknown = ~mask.unsqueeze(1).expand_as(gradient)
+    assert torch.isfinite(gradient).all()
+    assert (gradient[unknown] == 0).all()
+    assert (gradient[:, 0][mask] != 0).any()
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=str)
+def test_a_mask_of_ones_changes_no_bit(likelihood: Likelihood) -> None:
+    x, _ = data()
+    params = torch.randn(6, likelihood.num_parameters, *SHAPE)
+    for ones in (torch.ones_like(x, dtype=torch.bool), torch.ones_like(x, dtype=torch.uint8)):
+        assert torch.equal(likelihood.log_prob(params, x, ones), likelihood.log_prob(params, x))
+
+
+@pytest.mark.parametrize("mask", [torch.ones(6, *SHAPE), torch.ones(6, 4, 4, dtype=torch.bool)], ids=["float", "shape"])
+def test_what_is_no_mask_is_refused(mask: Tensor) -> None:
+    x, _ = data()
+    with pytest.raises(InputError, match="a mask is true"):
+        Gaussian().log_prob(torch.randn(6, 1, *SHAPE), x, mask)
+    model: Any = masked("ae")(SHAPE)
+    with pytest.raises(InputError, match="a mask is true"):
+        model.read((x, mask))
+
+
+# ---- every variant ----------------------------------------------------------------------------------------------
+
+
+def masked(name: str) -> type[Autoencoder]:
+    cls = get_model(name)
+    return type(f"Masked{cls.__name__}", (cls,), {"given": (*cls.given, "mask"), "__module__": __name__})
+
+
+def batch_of(model: Autoencoder, x: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+    return (x, *({"label": torch.arange(len(x)) % 3, "mask": mask}[role] for role in model.given))
+
+
+CASES = [(name, {}) for name in list_models()] + [
+    ("contractive", {"method": "exact", "hessian_weight": 0.1}),
+    ("contractive", {"method": "hutchinson", "hessian_weight": 0.1}),
+    ("contractive", {"hessian_weight": 0.1}),
+    ("score_matching", {"objective": "sliced"}),
+    ("score_matching", {"sigma": [0.5, 0.1]}),
+    ("sparse", {"penalty": "l1"}),
+]
+by_case = pytest.mark.parametrize(("name", "options"), CASES, ids=lambda case: str(case))
+
+
+def loss_of(model: Autoencoder, x: Tensor, target: Tensor, given: dict[str, Tensor]) -> dict[str, Tensor]:
+    torch.manual_seed(1)
+    return model.loss(model.corrupt(x), target, **given)
+
+
+@by_case
+def test_a_subclass_that_names_a_mask_needs_nothing_more(name: str, options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = masked(name)(SHAPE, latent_dim=4, **options)
+    x, mask = data()
+    losses = []
+    for unknown in (math.nan, 0.9):
+        seen, target, given = model.read(batch_of(model, torch.where(mask, x, unknown), mask))
+        terms = loss_of(model, seen, target, given)
+        terms["loss"].backward()
+        losses.append(terms["loss"])
+    assert losses[0] == losses[1]
+    assert torch.isfinite(losses[0])
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    # and what the target says where nothing is known does not count, whatever the encoder sees
+    elsewhere = torch.where(mask, target, 0.7)
+    assert loss_of(model, seen, elsewhere, given)["loss"] == losses[0]
+    known = torch.where(mask, target + 0.1, target)
+    if options.get("objective") != "sliced":
+        assert loss_of(model, seen, known, given)["loss"] != losses[0]
+    assert model.eval()(seen, **given).shape == x.shape
+
+
+@by_case
+def test_all_known_is_as_without_a_mask(name: str, options: dict[str, Any]) -> None:
+    x, _ = data()
+    found = []
+    for cls in (get_model(name), masked(name)):
+        torch.manual_seed(0)
+        model: Any = cls(SHAPE, latent_dim=4, **options)
+        found.append(loss_of(model, *model.read(batch_of(model, x, torch.ones_like(x, dtype=torch.bool)))))
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(found[0][term], found[1][term]) for term in found[0])
+
+
+def test_where_a_mask_is_left_out_all_is_known() -> None:
+    model = masked("vae")(SHAPE, latent_dim=4).eval()
+    x, _ = data()
+    everything = torch.ones_like(x, dtype=torch.bool)
+    assert torch.equal(model(x), model(x, mask=everything))
+    assert torch.equal(model.features(x), model.features(x, mask=everything))
+    assert model.sample(3).shape == (3, *SHAPE)
+
+
+def test_a_masked_fit_and_its_measures(tmp_path: Any) -> None:
+    torch.manual_seed(0)
+    model: Any = masked("ae")(SHAPE, latent_dim=2, architecture=MLP(hidden=()))
+    x, mask = data(n=64)
+    loader = DataLoader(TensorDataset(torch.where(mask, x, math.nan), mask), batch_size=16)
+    trainer = pl.Trainer(
+        max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[ReconstructionMetrics(), SparsityMetrics()],
+    )  # fmt: skip
+    trainer.fit(model, loader, loader)
+    (logged,) = trainer.validate(model, loader, verbose=False)
+    with torch.no_grad():
+        filled = torch.where(mask, x, 0.0)
+        error = torch.where(mask, model(filled) - x, 0.0).square().flatten(1).sum(1).mean()
+    assert logged["val/mse"] == pytest.approx(float(error), rel=1e-5)
+    assert not logged.keys() & {"val/psnr", "val/ssim", "val/r_squared"}
+
+
+def test_a_mean_and_running_moments_are_those_of_what_is_known() -> None:
+    x, mask = data(n=400)
+
+    class Data(pl.LightningDataModule):
+        def batches(self, split: str, size: int) -> Any:
+            yield torch.where(mask, x, math.nan), mask
+
+        def train_dataloader(self) -> Any:
+            return DataLoader(TensorDataset(*next(self.batches("train", 0))), batch_size=400)
+
+    expected = torch.stack([x[:, 0].flatten(1)[:, i][mask.flatten(1)[:, i]].mean() for i in range(16)]).view(SHAPE)
+    linear: Any = masked("linear")(SHAPE, latent_dim=2)
+    score: Any = masked("score_matching")(SHAPE, latent_dim=4)
+    for model in (linear, score):
+        pl.Trainer(
+            max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False,
+        ).fit(model, datamodule=Data())  # fmt: skip
+    torch.testing.assert_close(linear.mean, expected)
+    torch.testing.assert_close(score.data_mean, expected)
+    pca = masked("linear")(SHAPE, latent_dim=2, initialization="pca")
+    with pytest.raises(InputError, match="takes a mask"):
+        pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False).fit(pca, datamodule=Data())
+
+
+def test_bits_per_dimension_are_of_all_dimensions_only() -> None:
+    x, mask = data()
+    whole, part = VAE(SHAPE, likelihood=Bernoulli()).eval(), masked("vae")(SHAPE, likelihood=Bernoulli()).eval()
+    assert "bits_per_dimension" in whole.loss(x.round(), x.round())
+    assert "bits_per_dimension" not in part.loss(x.round(), x.round(), mask=mask)
+    assert isinstance(masked("linear")(SHAPE, 2), LinearAutoencoder)
