@@ -31,7 +31,13 @@ def complete(cls: type) -> None:
         raise TypeError(f"{cls.__name__} has {', '.join(sorted(twice))} of its own, and passes it on")
     passed = [p.replace(kind=p.KEYWORD_ONLY) for p in above.values()]
     init.__signature__ = inspect.Signature([*own, *passed])
+    init.__passed_on__ = frozenset(options)
     _complete_docstring(cls, [p.name for p in own], [p.name for p in passed])
+
+
+def passed_on(cls: type) -> frozenset[str]:
+    """The names of the arguments that a class's constructor leaves to the class above by `**options: Unpack[...]`."""
+    return getattr(inspect.getattr_static(cls, "__init__"), "__passed_on__", frozenset())
 
 
 def _options(init: Any) -> set[str]:

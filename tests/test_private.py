@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from packaging.requirements import Requirement
 from packaging.version import Version
+from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
@@ -32,6 +33,7 @@ def test_lightning_has_them() -> None:
     assert private.absent(trainer, private.ELSEWHERE) == []
     importlib.import_module("pytorch_lightning.cli")
     assert private.absent(pl, private.CLI) == []
+    assert private.absent(EMAWeightAveraging(), private.AVERAGING) == []
     assert private.absent(ExperimentWriter, private.CSV_WRITER) == []
     assert isinstance(DDPStrategy()._ddp_kwargs, dict)
 

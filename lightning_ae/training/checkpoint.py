@@ -22,6 +22,7 @@ from torch import Tensor
 from lightning_ae.config import arguments, bind_arguments, class_path, from_plain, import_class, to_plain
 from lightning_ae.errors import InputError, unknown
 from lightning_ae.preprocess import Preprocess
+from lightning_ae.signatures import passed_on
 from lightning_ae.training.rebuild import (
     DAMAGED,
     check_finite,
@@ -38,6 +39,8 @@ C = TypeVar("C", bound="Checkpointed")
 _TYPES: dict[str, type] = {
     METADATA_KEY: dict,
     "state_dict": dict,
+    "current_model_state": dict,
+    "averaging_state": dict,
     "hyper_parameters": dict,
     "exact": dict,
     "loops": dict,
@@ -81,12 +84,19 @@ class Checkpointed:
 
         Raises:
             InputError: when one has no plain form.
+            TypeError: when the class settles one that its options name, and that could be given twice.
         """
         args, kwargs = vars(self).pop("_called_with")
         self.columns = {}
         given = bind_arguments(type(self), args, kwargs)
         self._argument_names = tuple(given)
         kept = self._of_constructors(currentframe())
+        options = passed_on(type(self)) - kwargs.keys()
+        if settled := sorted(name for name in options if name in kept and kept[name] is not given[name]):
+            raise TypeError(
+                f"{type(self).__name__} settles {', '.join(settled)}, which its options name: leave it out of the "
+                "TypedDict, or no checkpoint and no command line could build the class"
+            )
         known = arguments(type(self))
         kept = {name: value for name, value in kept.items() if name in known} | given
         self.save_hyperparameters({name: to_plain(value, name) for name, value in kept.items()})
@@ -179,7 +189,8 @@ class Checkpointed:
         """
         check_class(checkpoint, type(self))
         # under ModelParallelStrategy the weights are loaded by then, and no longer there
-        check_finite(checkpoint.get("state_dict", {}), {name for name, _ in self.named_parameters()})
+        for key in ("state_dict", "current_model_state"):  # the average of a run that took one, and its weights
+            check_finite(checkpoint.get(key, {}), {name for name, _ in self.named_parameters()})
         saved = checkpoint[METADATA_KEY]
         if saved.get("preprocess") is not None:
             self.preprocess = from_plain(Preprocess, saved["preprocess"], "preprocess")
@@ -389,6 +400,9 @@ def check_content(checkpoint: Any) -> None:
     weights = checkpoint.get("state_dict")
     if weights is None or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()):
         raise InputError("its state_dict is missing, or holds more than tensors by their names", DAMAGED)
+    beside = [*checkpoint.get("current_model_state", {}).items(), *checkpoint.get("averaging_state", {}).items()]
+    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in beside):
+        raise InputError("what it holds beside an average of the weights is more than tensors by their names", DAMAGED)
     check_sizes(weights)
     constructing = [key for key in _CONSTRUCTING if checkpoint.get(key) is not None]
     constructing += [key for key in checkpoint.get("hyper_parameters", {}) if str(key).startswith("_")]

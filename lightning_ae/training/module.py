@@ -25,6 +25,7 @@ from lightning_ae.exact import (
     use_group,
     world_size,
 )
+from lightning_ae.training.averaging import check_average, use_exact_averaging, write_average
 from lightning_ae.training.checkpoint import Checkpointed, use_own_checkpoints
 from lightning_ae.training.epoch_terms import EpochTerms, means_of
 from lightning_ae.training.lean import use_lean_loop, use_lightnings_loop
@@ -253,6 +254,7 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
     def configure_callbacks(self) -> list[pl.Callback]:
         """Those that answer SIGTERM and Ctrl-C with a checkpoint, and go on from one, unless the trainer has them."""
         trainer = trainer_of(self)
+        use_exact_averaging(trainer, plain=type(self).configure_model is ExactModule.configure_model)
         there = [] if trainer is None else [type(callback) for callback in trainer.callbacks]
         return [callback() for callback in (Preemption, Resumption) if callback not in there]
 
@@ -263,10 +265,12 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
             InputError: when a weight is not finite; checkpoints written earlier stay.
         """
         super().on_save_checkpoint(checkpoint)
+        write_average(trainer_of(self), checkpoint)
         names = {name for name, _ in self.named_parameters()}
         broken = [
             name
-            for name, value in checkpoint.get("state_dict", {}).items()
+            for key in ("state_dict", "current_model_state")
+            for name, value in checkpoint.get(key, {}).items()
             if name in names and not torch.isfinite(value).all()
         ]
         if broken:
@@ -281,10 +285,16 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes up the run's seed again where a fit goes on."""
+        """Takes up the run's seed again where a fit goes on.
+
+        Raises:
+            InputError: when the run took an average of its weights, and the trainer does not.
+        """
         super().on_load_checkpoint(checkpoint)
         trainer = self._trainer
         saved = checkpoint.get("exact")
+        if trainer is not None and trainer.state.fn == "fit":
+            check_average(trainer, checkpoint)
         if trainer is not None and trainer.state.fn == "fit" and saved is not None:
             self._run_seed = saved["seed"]
             self._epoch.restore(saved["epoch_terms"])

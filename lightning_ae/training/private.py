@@ -49,6 +49,7 @@ LOOP = (
 RESUME = (
     "_logger_connector._callback_metrics",
     "fit_loop._data_fetcher",
+    "fit_loop._load_combined_loader_states",
     "fit_loop._restart_stage",
     "fit_loop._restarting",
     "fit_loop.epoch_loop._batches_that_stepped",
@@ -67,6 +68,9 @@ ELSEWHERE = (
     "fit_loop.epoch_progress.current.processed",
 )
 """What other parts need of one."""
+
+AVERAGING = ("_average_model", "_swap_models")
+"""What an average of the weights needs of the callback that takes it."""
 
 CLI = ("cli.LightningCLI._get",)
 """What the command line needs of Lightning."""

@@ -73,6 +73,8 @@ class Resumption(pl.Callback):
         )
         if self._saved["gradients"] is not None:
             _take_up(pl_module, self._saved["gradients"])
+        # a loader that was made before the loops were restored, to count a schedule's steps, has not heard of it
+        trainer.fit_loop._load_combined_loader_states()
         self._closes_epoch = self._position.take_up(trainer)
         self._position, self._saved = None, {}
 
