@@ -151,7 +151,7 @@ def test_overlays_parse(overlay: str, parser: TrainingParser) -> None:
     [
         (["-c", "vea", "-c", "digits"], "unknown recipe 'vea'", "did you mean 'vae'"),
         (["-c", "digits"], "the recipe 'digits' goes with a model", "score_matching"),
-        (["-c", "recipes/digits/vae.yaml"], "there is no file 'recipes/digits/vae.yaml'", "models: ae, "),
+        (["-c", "recipes/digits/vae.yaml"], "there is no file 'recipes/digits/vae.yaml'", "models: adversarial, ae, "),
         (["-c", "ae", "-c", "mine"], "the recipe 'mine' may be any of", "./NAME"),
     ],
 )
