@@ -204,7 +204,7 @@ def test_a_codebook_starts_from_the_first_batch() -> None:
     assert torch.cdist(book.vectors, rows(h)).argmin(dim=1).unique().numel() == 12
     assert float(torch.cdist(book.vectors, rows(h)).min(dim=1).values.max()) == 0
     before = book.vectors.clone()
-    step(book, h)
+    step(book, h, key=1)
     torch.testing.assert_close(book.vectors, before, rtol=1e-4, atol=0)  # each is its own mean; once only
 
 
