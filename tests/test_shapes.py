@@ -51,6 +51,7 @@ from lightning_ae.models.contractive import jacobian_spectrum
 from lightning_ae.parts import Bernoulli, Prior
 from lightning_ae.parts.penalties import exact_jacobian, hutchinson_jacobian
 from lightning_ae.zoo import index
+from lightning_ae.zoo.artefact import load_trained
 
 SHAPE = (1, 8, 8)
 POSITIONS = 4
@@ -289,7 +290,7 @@ def test_tools(checkpoint: Path, kind: str, tmp_path: Path) -> None:
 
     from lightning_ae.cli import tools
 
-    model = zoo.artefact.load_trained(checkpoint)
+    model = load_trained(checkpoint)
     files = tools.features(str(checkpoint), output=str(tmp_path / "out"), device="cpu")
     written = torch.tensor(pq.read_table(files["test"])["code"].to_pylist())
     batch = next(HFDataModule("digits").batches("test", 1000))
