@@ -8,18 +8,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-import torch
 from rich.console import Console
-from tqdm.auto import tqdm
 
 from lightning_ae.errors import InputError
-from lightning_ae.files import whole_file
-
-if TYPE_CHECKING:
-    from lightning_ae.autoencoder import Autoencoder
-    from lightning_ae.data import HFDataModule
 
 
 def features(
@@ -52,18 +45,20 @@ def features(
     Raises:
         InputError: when a file exists, or the data cannot be read.
     """
-    model = _load(checkpoint, device)
-    data = _data(model, checkpoint, path)
-    folder = Path(output) if output else _beside(checkpoint) / "features"
+    from lightning_ae.cli import trained, written
+
+    model = trained.load(checkpoint, device)
+    data = trained.data_of(model, checkpoint, path)
+    folder = Path(output) if output else written.beside(checkpoint) / "features"
     files = {split: folder / f"{split}.parquet" for split in splits}
-    _check_free(files.values(), overwrite)
+    written.check_free(files.values(), overwrite)
     data.prepare_data()
-    codes: dict[str, torch.Tensor] = {}
+    codes: dict[str, Any] = {}
     for split, file in files.items():
-        codes[split] = _encode(model, data, split, batch_size)
+        codes[split] = trained.encode(model, data, split, batch_size)
         rows = data.dataset(split)
         rows = rows.remove_columns([name for name in data.input_columns if name in rows.column_names])
-        _write_parquet(rows, codes[split], file, overwrite)
+        written.write_parquet(rows, codes[split], file, overwrite)
     console = Console(highlight=False, soft_wrap=True)
     console.print("[bold]Written[/]")
     for split, file in files.items():
@@ -112,20 +107,23 @@ def reconstruct(
     Raises:
         InputError: when the file exists, the model takes no images, or the data cannot be read.
     """
+    import torch
+
     from lightning_ae.callbacks.measures import read_input
     from lightning_ae.callbacks.pictures import reconstruction_figure
+    from lightning_ae.cli import trained, written
 
-    model = _load(checkpoint, device)
-    file = Path(output) if output else _beside(checkpoint) / "reconstructions.png"
-    _check_images(model)
-    _check_free([file], overwrite)
-    data = _data(model, checkpoint, path)
+    model = trained.load(checkpoint, device)
+    file = Path(output) if output else written.beside(checkpoint) / "reconstructions.png"
+    trained.check_images(model)
+    written.check_free([file], overwrite)
+    data = trained.data_of(model, checkpoint, path)
     data.prepare_data()
     x, given = read_input(model, next(data.batches(split, n)))
     if show:
         with torch.no_grad():
-            _print_images(model, {"input": x, "reconstruction": model(x, **given)})
-    return _save_figure(reconstruction_figure(model, x, "", **given), file, overwrite)
+            written.print_images(model, {"input": x, "reconstruction": model(x, **given)})
+    return written.save_figure(reconstruction_figure(model, x, "", **given), file, overwrite)
 
 
 def sample(
@@ -156,16 +154,19 @@ def sample(
     Raises:
         InputError: when the file exists, or the model cannot sample images, or none of that label.
     """
-    from lightning_ae.callbacks.pictures import drawn, sample_figure
+    import torch
 
-    model = _load(checkpoint, device)
-    file = Path(output) if output else _beside(checkpoint) / "samples.png"
-    _check_images(model)
-    _check_free([file], overwrite)
+    from lightning_ae.callbacks.pictures import drawn, sample_figure
+    from lightning_ae.cli import trained, written
+
+    model = trained.load(checkpoint, device)
+    file = Path(output) if output else written.beside(checkpoint) / "samples.png"
+    trained.check_images(model)
+    written.check_free([file], overwrite)
     if show:
         with torch.no_grad():
-            _print_images(model, {"samples": torch.cat(drawn(model, min(n, 10), seed, label)[0])})
-    return _save_figure(sample_figure(model, n, seed, label=label), file, overwrite)
+            written.print_images(model, {"samples": torch.cat(drawn(model, min(n, 10), seed, label)[0])})
+    return written.save_figure(sample_figure(model, n, seed, label=label), file, overwrite)
 
 
 def rate_distortion(
@@ -193,12 +194,13 @@ def rate_distortion(
         InputError: when a file exists, or the data cannot be read.
     """
     from lightning_ae.callbacks.measures import read_input
+    from lightning_ae.cli import trained, written
     from lightning_ae.metrics import rate_distortion as curve
 
-    model = _load(checkpoint, device)
-    folder = Path(output) if output else _beside(checkpoint)
-    _check_free([folder / "rate_distortion.csv", folder / "rate_distortion.png"], overwrite)
-    data = _data(model, checkpoint, path)
+    model = trained.load(checkpoint, device)
+    folder = Path(output) if output else written.beside(checkpoint)
+    written.check_free([folder / "rate_distortion.csv", folder / "rate_distortion.png"], overwrite)
+    data = trained.data_of(model, checkpoint, path)
     data.prepare_data()
     read = {split: read_input(model, next(data.batches(split, samples))) for split in ("train", "test")}
     reference, of_reference = read["train"]
@@ -244,115 +246,6 @@ def cache(clear: bool = False) -> None:
         table.add_row(about["name"], shape, about["dtype"].lstrip("|<"), size, about["made"], entry.folder.name[:8])
     console.print(table)
     console.print(f"{sum(entry.size for entry in entries) / 2**20:.1f} MiB in {folder}")
-
-
-def _load(checkpoint: str, device: str) -> Autoencoder:
-    from lightning_ae.zoo.artefact import load_trained
-
-    return load_trained(checkpoint).to(_device(device))
-
-
-def _device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def _data(model: Autoencoder, checkpoint: str, path: str | None) -> HFDataModule:
-    """The data module that the model was trained with, over another data set where a path is given."""
-    from lightning_ae.data import HFDataModule
-
-    config = model.data_config
-    if config is None and path is None:
-        raise InputError(f"{checkpoint!r} does not say what it was trained on", "give path, the data set to use")
-    config = config or {"class_path": "lightning_ae.data.HFDataModule", "init_args": {}}
-    data = HFDataModule.from_config(config, **({"path": path} if path else {}))
-    if model.preprocess is not None:
-        data.preprocess = model.preprocess  # the statistics of another data set are not what the model learned
-    model.use_columns_of(data)
-    return data
-
-
-def _read(model: Autoencoder, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """A batch's input and what else the model takes, where the model is."""
-    x, _, given = model.read(model.transfer_batch_to_device(batch, model.device, 0))
-    return x, given
-
-
-def _encode(model: Autoencoder, data: HFDataModule, split: str, batch_size: int) -> torch.Tensor:
-    """The codes of a split as vectors, (N, feature_dim)."""
-    from lightning_ae.callbacks.measures import read_input
-
-    codes = []
-    total = -(-len(data.dataset(split)) // batch_size)
-    with torch.no_grad():
-        # a bar appears where this takes more than two seconds
-        for batch in tqdm(data.batches(split, batch_size), f"encoding {split}", total, delay=2, leave=False):
-            x, given = read_input(model, batch)
-            codes.append(model.pool(model.encode(x, **given)).float().cpu())
-    return torch.cat(codes)
-
-
-def _write_parquet(rows: Any, codes: torch.Tensor, file: Path, overwrite: bool) -> None:
-    """Writes the rows of a Dataset with a column "code"."""
-    import pyarrow as pa
-    from datasets import Dataset, concatenate_datasets
-
-    flat = pa.array(codes.flatten().numpy())
-    code = pa.FixedSizeListArray.from_arrays(flat, codes[0].numel())
-    table = Dataset(pa.table({"code": code}))
-    if rows.column_names:
-        table = concatenate_datasets([table, rows], axis=1)
-    with whole_file(file, overwrite) as part:
-        table.to_parquet(part)
-
-
-def _beside(checkpoint: str) -> Path:
-    """The run folder of runs/<recipe>/fit-1/checkpoints/best.ckpt; of any other checkpoint, its folder."""
-    folder = Path(checkpoint).parent
-    return folder.parent if folder.name == "checkpoints" else folder
-
-
-def _check_free(files: Any, overwrite: bool) -> None:
-    for file in files:
-        if file.exists() and not overwrite:
-            raise InputError(f"{file} exists already", "give another output, or set overwrite")
-
-
-def _check_images(model: Autoencoder) -> None:
-    if len(model.input_shape) != 3:
-        raise InputError(f"the model takes inputs of shape {model.input_shape}, which make no picture")
-
-
-def _print_images(model: Autoencoder, rows: dict[str, torch.Tensor]) -> None:
-    """Prints rows of small images in grey, two pixels to a character, where the terminal has colours."""
-    from rich.style import Style
-    from rich.text import Text
-
-    from lightning_ae.callbacks.measures import to_unit_interval
-
-    console = Console(highlight=False)
-    if console.color_system is None:  # nothing but the picture's colours would tell its parts apart
-        return
-    for name, images in rows.items():
-        grey = (255 * to_unit_interval(model, images).mean(dim=1)).round().to(torch.int).cpu()
-        grey = torch.nn.functional.pad(grey, (0, 1, 0, grey.shape[1] % 2))  # a gap between images, an even height
-        grey = grey[: max(1, console.width // grey.shape[2])]
-        console.print(f"\n[bold]{name}[/]")
-        for upper, lower in grey.permute(1, 0, 2).flatten(1).unflatten(0, (-1, 2)).tolist():
-            line = Text()
-            for top, bottom in zip(upper, lower, strict=True):
-                line.append("▀", Style(color=f"rgb({top},{top},{top})", bgcolor=f"rgb({bottom},{bottom},{bottom})"))
-            console.print(line, end="\n")
-
-
-def _save_figure(figure: Any, file: Path, overwrite: bool) -> Path:
-    with whole_file(file, overwrite) as part:
-        figure.savefig(part)
-    Console(highlight=False, soft_wrap=True).print(f"[bold]Written[/]\n  {file}")
-    return file
 
 
 def certify(

@@ -17,7 +17,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
 import lightning_ae.callbacks
-import lightning_ae.data  # noqa: F401  imported, all these are known by their bare names
+import lightning_ae.data.module  # noqa: F401  imported, all these are known by their bare names
 from lightning_ae import recipes
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.cli import run_folder

@@ -1,6 +1,21 @@
 """Data modules over Hugging Face data sets."""
 
-from lightning_ae.data.kinds import Image, Kind, Tabular
-from lightning_ae.data.module import HFDataModule
+from typing import TYPE_CHECKING
+
+from lightning_ae.lazy import lazily
+
+if TYPE_CHECKING:
+    from lightning_ae.data.kinds import Image, Kind, Tabular
+    from lightning_ae.data.module import HFDataModule
 
 __all__ = ["HFDataModule", "Image", "Kind", "Tabular"]
+
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "HFDataModule": "lightning_ae.data.module",
+        "Image": "lightning_ae.data.kinds",
+        "Kind": "lightning_ae.data.kinds",
+        "Tabular": "lightning_ae.data.kinds",
+    },
+)

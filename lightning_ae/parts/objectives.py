@@ -150,7 +150,8 @@ class TotalCorrelation(Objective):
 
     - "weighted" (minibatch weighted sampling, equation 5): :math:`\log \sum_j q(z_i \mid x_j) - \log N M`;
     - "stratified" (minibatch stratified sampling, appendix C.2): :math:`\log \sum_j W_{ij}\, q(z_i \mid x_j)`, with
-      1 / N for the sample itself, (N - M + 1) / (N (M - 1)) for one other, and 1 / (M - 1) for the rest.
+      1 / N for the sample itself, (N - M + 1) / (N (M - 1)) for one other, and 1 / (M - 1) for the rest. A single
+      sample counts 1; among more than N + 1 that one other counts 0.
 
     Whatever the batch, the parts sum up to log q(z | x) - log p(z) of the draw, so with all weights one this is the
     bound. Each alone is biased, the more the smaller the batch: they can be compared between runs of the same batch and

@@ -1,0 +1,57 @@
+"""A trained model on its data, as the command line's tools take it."""
+
+from __future__ import annotations
+
+import torch
+from tqdm.auto import tqdm
+
+from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.callbacks.measures import read_input
+from lightning_ae.data.module import HFDataModule
+from lightning_ae.errors import InputError
+from lightning_ae.zoo.artefact import load_trained
+
+
+def load(checkpoint: str, device: str) -> Autoencoder:
+    """The model of a checkpoint, or of an entry of the zoo, on a device."""
+    return load_trained(checkpoint).to(device_of(device))
+
+
+def device_of(name: str) -> torch.device:
+    """The device of that name; of "auto", the fastest there is."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def data_of(model: Autoencoder, checkpoint: str, path: str | None) -> HFDataModule:
+    """The data module that the model was trained with, over another data set where a path is given."""
+    config = model.data_config
+    if config is None and path is None:
+        raise InputError(f"{checkpoint!r} does not say what it was trained on", "give path, the data set to use")
+    config = config or {"class_path": "lightning_ae.data.HFDataModule", "init_args": {}}
+    data = HFDataModule.from_config(config, **({"path": path} if path else {}))
+    if model.preprocess is not None:
+        data.preprocess = model.preprocess  # the statistics of another data set are not what the model learned
+    model.use_columns_of(data)
+    return data
+
+
+def encode(model: Autoencoder, data: HFDataModule, split: str, batch_size: int) -> torch.Tensor:
+    """The codes of a split as vectors, (N, feature_dim)."""
+    codes = []
+    total = -(-len(data.dataset(split)) // batch_size)
+    with torch.no_grad():
+        # a bar appears where this takes more than two seconds
+        for batch in tqdm(data.batches(split, batch_size), f"encoding {split}", total, delay=2, leave=False):
+            x, given = read_input(model, batch)
+            codes.append(model.pool(model.encode(x, **given)).float().cpu())
+    return torch.cat(codes)
+
+
+def check_images(model: Autoencoder) -> None:
+    """Raises InputError where the model takes no images."""
+    if len(model.input_shape) != 3:
+        raise InputError(f"the model takes inputs of shape {model.input_shape}, which make no picture")

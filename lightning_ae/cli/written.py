@@ -1,0 +1,71 @@
+"""What the command line's tools write, and show in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.errors import InputError
+from lightning_ae.files import whole_file
+
+
+def beside(checkpoint: str) -> Path:
+    """The run folder of runs/<recipe>/fit-1/checkpoints/best.ckpt; of any other checkpoint, its folder."""
+    folder = Path(checkpoint).parent
+    return folder.parent if folder.name == "checkpoints" else folder
+
+
+def check_free(files: Iterable[Path], overwrite: bool) -> None:
+    """Raises InputError where a file is there already, unless it may be replaced."""
+    for file in files:
+        if file.exists() and not overwrite:
+            raise InputError(f"{file} exists already", "give another output, or set overwrite")
+
+
+def write_parquet(rows: Any, codes: torch.Tensor, file: Path, overwrite: bool) -> None:
+    """Writes the rows of a Dataset with a column "code"."""
+    import pyarrow as pa
+    from datasets import Dataset, concatenate_datasets
+
+    flat = pa.array(codes.flatten().numpy())
+    code = pa.FixedSizeListArray.from_arrays(flat, codes[0].numel())
+    table = Dataset(pa.table({"code": code}))
+    if rows.column_names:
+        table = concatenate_datasets([table, rows], axis=1)
+    with whole_file(file, overwrite) as part:
+        table.to_parquet(part)
+
+
+def save_figure(figure: Any, file: Path, overwrite: bool) -> Path:
+    """Writes a figure, says where, and gives the file back."""
+    with whole_file(file, overwrite) as part:
+        figure.savefig(part)
+    Console(highlight=False, soft_wrap=True).print(f"[bold]Written[/]\n  {file}")
+    return file
+
+
+def print_images(model: Autoencoder, rows: dict[str, torch.Tensor]) -> None:
+    """Prints rows of small images in grey, two pixels to a character, where the terminal has colours."""
+    from rich.style import Style
+    from rich.text import Text
+
+    from lightning_ae.callbacks.measures import to_unit_interval
+
+    console = Console(highlight=False)
+    if console.color_system is None:  # nothing but the picture's colours would tell its parts apart
+        return
+    for name, images in rows.items():
+        grey = (255 * to_unit_interval(model, images).mean(dim=1)).round().to(torch.int).cpu()
+        grey = torch.nn.functional.pad(grey, (0, 1, 0, grey.shape[1] % 2))  # a gap between images, an even height
+        grey = grey[: max(1, console.width // grey.shape[2])]
+        console.print(f"\n[bold]{name}[/]")
+        for upper, lower in grey.permute(1, 0, 2).flatten(1).unflatten(0, (-1, 2)).tolist():
+            line = Text()
+            for top, bottom in zip(upper, lower, strict=True):
+                line.append("▀", Style(color=f"rgb({top},{top},{top})", bgcolor=f"rgb({bottom},{bottom},{bottom})"))
+            console.print(line, end="\n")
