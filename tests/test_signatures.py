@@ -196,7 +196,7 @@ def test_a_class_of_ones_own(
     assert torch.equal(loaded(digits[:3]), model.eval()(digits[:3]))
 
     words = ["--model.gamma", "0.25", "--model.beta", "0.5", "--model.lr", "0.01"]
-    assert dict(parsed(f"{__name__}.{cls.__name__}", *words).hparams) == dict(model.hparams)
+    assert parsed(f"{__name__}.{cls.__name__}", *words)._plain_hparams() == model._plain_hparams()
 
     monkeypatch.setattr("lightning_ae.zoo.publishing.entry.model_name", lambda cls: ("vae", None))
     assert _config("vae_mlp.digits_v9", model).config == model.init_args
