@@ -28,6 +28,7 @@ class Plan:
     name: str
     model: str
     overrides: dict[str, Any] = field(default_factory=dict)
+    monitor: str = "val/loss"
 
     @property
     def data(self) -> str:
@@ -48,7 +49,15 @@ for data in ("mnist", "fashion_mnist"):
 PLANS.append(
     Plan("stacked_mlp.fashion_mnist_v1", "stacked", {"model.hidden": [500], "model.latent_dim": 500}),
 )
-CHECKPOINT = "[{class_path: ModelCheckpoint, init_args: {monitor: val/loss, filename: best}}]"
+# one of each family on data that the package brings
+PLANS += [
+    Plan("conditional_vae_mlp.digits_v1", "conditional_vae"),
+    Plan("ladder_vae_mlp.digits_v1", "ladder_vae", {"trainer.max_epochs": 100}),
+    Plan("adversarial_mlp.digits_v1", "adversarial", monitor="val/reconstruction"),
+    Plan("vq_vae_conv.digits_v1", "vq_vae", {"trainer.max_epochs": 100}),
+    Plan("topk_dictionary_mlp.digits_v1", "topk_dictionary"),
+]
+CHECKPOINT = "[{{class_path: ModelCheckpoint, init_args: {{monitor: {}, filename: best}}}}]"
 
 
 def main() -> None:
@@ -64,7 +73,8 @@ def main() -> None:
         run, done = args.runs / plan.name, args.runs / plan.name / "done"
         if not done.is_file():
             start = time.perf_counter()
-            words = ["fit", "-c", plan.model, "-c", plan.data, "--run_dir", str(run), "--trainer.callbacks", CHECKPOINT]
+            words = ["fit", "-c", plan.model, "-c", plan.data, "--run_dir", str(run), "--trainer.callbacks"]
+            words.append(CHECKPOINT.format(plan.monitor))
             words += [word for key, value in plan.overrides.items() for word in (f"--{key}", str(value))]
             command_line(words + (["--data.path", path] if path else []))
             done.write_text(str(round(time.perf_counter() - start)))

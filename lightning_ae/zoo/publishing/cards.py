@@ -20,6 +20,7 @@ ABOUT = {
     "beta_vae_loss": "bound whose divergence is weighted by beta, nats",
     "negative_iwae_bound": "negative importance-weighted bound, nats",
     "beta_tc_loss": "bound whose divergence is weighted in three parts, nats",
+    "adversarial_loss": "reconstruction and both sides of the critic's game, nats",
     "denoising_loss": "training objective on corrupted samples, nats",
     "probe_error": "error of logistic regression on the codes",
     "knn_error": "error of 5 nearest neighbours on the codes",
