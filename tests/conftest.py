@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from asking import given_of
 from torch.utils.data import DataLoader, TensorDataset
 
 ROOT = Path(__file__).parent.parent
@@ -47,22 +48,6 @@ def digits() -> torch.Tensor:
     from sklearn.datasets import load_digits
 
     return torch.from_numpy(load_digits().images).float().unsqueeze(1) / 16
-
-
-def given_of(model: Any, n: int) -> dict[str, torch.Tensor]:
-    """What a model takes besides `n` inputs, by role and in its order: any labels that it knows, any mask."""
-    generator = torch.Generator().manual_seed(2)
-    classes = torch.tensor(getattr(model, "classes", ()) or range(10))
-    makes = {
-        "label": lambda: classes.repeat(n)[:n],
-        "mask": lambda: torch.rand(n, *model.input_shape, generator=generator) < 0.8,
-    }
-    return {role: makes[role]() if role in makes else model.stand_ins(n)[role] for role in model.given}
-
-
-def batch_of(model: Any, x: torch.Tensor) -> Any:
-    """Inputs as the batch that the model takes: alone, or a tuple with what it is given besides."""
-    return (x, *given_of(model, len(x)).values()) if model.given else x
 
 
 @pytest.fixture

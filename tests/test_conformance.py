@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import batch_of, given_of
+from asking import batch_of, given_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset

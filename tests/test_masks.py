@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from asking import told
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -40,7 +43,10 @@ def data(dtype: torch.dtype = torch.float32, n: int = 6) -> tuple[Tensor, Tensor
 @pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=str)
 def test_log_prob_is_the_sum_over_what_is_known(likelihood: Likelihood) -> None:
     x, mask = data(torch.float64)
-    params = torch.randn(6, likelihood.num_parameters, *SHAPE, dtype=torch.float64).requires_grad_()
+    params = torch.randn(6, likelihood.num_parameters, *SHAPE, dtype=torch.float64)
+    if likelihood.shared_parameters():  # one for all values of a sample
+        params[:, -1] = params[:, -1, :1, :1, :1]
+    params.requires_grad_()
     found = likelihood.log_prob(params, torch.where(mask, x, math.nan), mask)
     for row in range(6):
         known = mask[row].flatten()
@@ -88,7 +94,7 @@ def batch_of(model: Autoencoder, x: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
     return (x, *({"label": torch.arange(len(x)) % 3, "mask": mask}[role] for role in model.given))
 
 
-CASES = [(name, {}) for name in list_models()] + [
+CASES = [(name, {}) for name in list_models() if name != "vampprior_vae"] + [
     ("contractive", {"method": "exact", "hessian_weight": 0.1}),
     ("contractive", {"method": "hutchinson", "hessian_weight": 0.1}),
     ("contractive", {"hessian_weight": 0.1}),
@@ -101,13 +107,27 @@ by_case = pytest.mark.parametrize(("name", "options"), CASES, ids=lambda case: s
 
 def loss_of(model: Autoencoder, x: Tensor, target: Tensor, given: dict[str, Tensor]) -> dict[str, Tensor]:
     torch.manual_seed(1)
+    for moved, value in zip(model.buffers(), STATES.setdefault(model, copies(model.buffers())), strict=True):
+        moved.copy_(value)  # what a step counts or averages is as it was
     return model.loss(model.corrupt(x), target, **given)
+
+
+STATES: WeakKeyDictionary[Autoencoder, list[Tensor]] = WeakKeyDictionary()
+
+
+def copies(buffers: Iterable[Tensor]) -> list[Tensor]:
+    return [value.clone() for value in buffers]
+
+
+def test_pseudo_inputs_come_without_a_mask() -> None:
+    with pytest.raises(InputError, match="VampPrior encodes pseudo-inputs, which come without mask"):
+        masked("vampprior_vae")(SHAPE)
 
 
 @by_case
 def test_a_subclass_that_names_a_mask_needs_nothing_more(name: str, options: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    model = masked(name)(SHAPE, latent_dim=4, **options)
+    model = told(masked(name)(SHAPE, latent_dim=4, **options))
     x, mask = data()
     losses = []
     for unknown in (math.nan, 0.9):
@@ -133,7 +153,7 @@ def test_all_known_is_as_without_a_mask(name: str, options: dict[str, Any]) -> N
     found = []
     for cls in (get_model(name), masked(name)):
         torch.manual_seed(0)
-        model: Any = cls(SHAPE, latent_dim=4, **options)
+        model: Any = told(cls(SHAPE, latent_dim=4, **options))
         found.append(loss_of(model, *model.read(batch_of(model, x, torch.ones_like(x, dtype=torch.bool)))))
     assert found[0].keys() == found[1].keys()
     assert all(torch.equal(found[0][term], found[1][term]) for term in found[0])

@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 
 import pytest
 import torch
-from conftest import given_of
+from asking import given_of
 from typing_extensions import Unpack
 
 from lightning_ae import VAE, Autoencoder, InputError, KSparseAutoencoder, get_model, list_models, load_model

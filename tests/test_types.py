@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from asking import batch_of, given_of, told
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -26,12 +27,16 @@ WAYS: dict[str, Callable[[nn.Module, torch.dtype], Any]] = {
 }
 
 
+CHOOSE = ("k_sparse", "topk_dictionary", "vq_vae")
+"""Which units are the largest, or which vector is the nearest, may change with the digits."""
+
+
 def build(name: str) -> Any:
     torch.manual_seed(0)
     options: dict[str, Any] = {"hidden": (32,)} if name == "stacked" else {}
     model = get_model(name)((1, 8, 8), 16, **options)
     model.preprocess = ImagePreprocess()
-    return model.eval()
+    return told(model).eval()
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -42,27 +47,30 @@ def test_every_variant_in_every_type(name: str, dtype: torch.dtype, way: str, di
     WAYS[way](model, dtype)
     assert model.dtype == dtype
     images = (255 * digits[:20]).to(torch.uint8)
-    x, target, _ = model.unpack(images.double() / 255)  # numpy's type
+    x, target, given = model.read(batch_of(model, images.double() / 255))  # numpy's type
     assert (x.dtype, target.dtype) == (dtype, dtype)
-    code = model.encode(x)
-    for value in (code, model.features(images), model.features((images / 255).double().numpy())):
+    code = model.encode(x, **given)
+    parts = code if isinstance(code, tuple) else (code,)
+    assert {part.dtype for part in parts} == {dtype}
+    for value in (model.features(images, **given), model.features((images / 255).double().numpy(), **given)):
         assert value.dtype == dtype
-        assert value.shape == (20, 16)
-    assert model.decode(code).shape == model(x).shape == x.shape
-    assert model.decode(code.double()).isfinite().all()  # codes may come from elsewhere
+        assert value.shape == (20, model.feature_dim)
+    assert model.decode(code, **given).shape == model(x, **given).shape == x.shape
+    wide = tuple(part.double() for part in parts)  # codes may come from elsewhere
+    assert model.decode(wide if isinstance(code, tuple) else wide[0], **given).isfinite().all()
     model.train()
-    terms = model.loss(model.corrupt(x), target)
+    terms = model.loss(model.corrupt(x), target, **given)
     assert all(value.isfinite() for value in terms.values())
     terms["loss"].backward()
     assert all(p.grad is None or (p.grad.dtype == dtype and p.grad.isfinite().all()) for p in model.parameters())
-    if name in ("vae", "score_matching"):
-        options = {"steps": 2} if name == "score_matching" else {}
+    if model.generates and "mask" not in model.given:
+        options = {"steps": 2} if name == "score_matching" else given_of(model, 3)
         assert model.sample(3, **options).shape == (3, 1, 8, 8)
-    if name != "k_sparse":  # which units are the largest may change with the digits
+    if name not in CHOOSE:
         with torch.no_grad():
             digits_lost = {torch.float64: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}[dtype]
-            expected = plain.encode(images.float() / 255)
-            torch.testing.assert_close(code.float(), expected, atol=digits_lost, rtol=digits_lost)
+            expected = plain.units(plain.encode(images.float() / 255, **given))
+            torch.testing.assert_close(model.units(code).float(), expected, atol=digits_lost, rtol=digits_lost)
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)

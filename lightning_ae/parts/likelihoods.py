@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -318,6 +319,11 @@ def output_shape(likelihood: Likelihood, shape: tuple[int, ...]) -> tuple[int, .
 def at_least_float32(x: Tensor) -> Tensor:
     """`x` in float32, or as it is in float64: log-probabilities and divergences need the digits."""
     return x if x.dtype == torch.float64 else x.float()
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Inside, products of matrices have the type that they are given; a model without memory has no autocast."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def _per_sample(x: Tensor, mask: Tensor | None = None) -> Tensor:

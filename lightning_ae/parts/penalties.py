@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise, gather, rows, sum_over_ranks
-from lightning_ae.parts.likelihoods import at_least_float32
+from lightning_ae.parts.likelihoods import at_least_float32, without_autocast
 
 CodeActivation = Literal["identity", "sigmoid", "tanh", "relu"]
 
@@ -84,7 +84,7 @@ def layer_jacobian(code: Tensor, weight: Tensor, activation: CodeActivation) -> 
 
 def slopes_norm(slopes: Tensor, weight: Tensor) -> Tensor:
     """The squared Frobenius norm of diag(d) W for each sample's d (B, units) and W (units, dimensions): (B,)."""
-    with torch.autocast(slopes.device.type, enabled=False):
+    with without_autocast(slopes.device):
         return slopes.square() @ at_least_float32(weight).square().sum(dim=1)
 
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from lightning_ae.config import Configurable
 from lightning_ae.errors import InputError, unknown
 from lightning_ae.exact import Noise, rank, sum_over_ranks, world_size
-from lightning_ae.parts.likelihoods import at_least_float32
+from lightning_ae.parts.likelihoods import at_least_float32, without_autocast
 
 Start = Literal["uniform", "batch"]
 EPSILON = 1e-5
@@ -65,7 +65,7 @@ class Codebook(nn.Module):
         e = at_least_float32(self.vectors)
         centre = e.mean(dim=0)  # far from the origin squares would leave no digits for the differences
         rows, e = _rows(h) - centre, e - centre
-        with torch.autocast(h.device.type, enabled=False):
+        with without_autocast(h.device):
             distances = torch.addmm(e.square().sum(dim=1), rows, e.T, alpha=-2)  # without |h|^2, the same for all
         return distances.argmin(dim=1).view(len(h), *h.shape[2:])
 
@@ -210,7 +210,7 @@ class _RunningMeans(Codebook):
         used = self._used(indices)
         draws = self.revive > 0 or self.start == "batch"
         drawn = self._draw(h, noise) if draws else h.new_empty(0, self.latent_dim)
-        with torch.autocast(h.device.type, enabled=False):
+        with without_autocast(h.device):
             # a product, since adding up by index has no fixed order on some devices
             counts, sums, drawn = sum_over_ranks(used.sum(dim=0), used.T @ _rows(h), drawn)
         first = self.counts.sum() == 0

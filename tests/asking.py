@@ -1,0 +1,30 @@
+"""What tests ask a model, whatever it takes and gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+def given_of(model: Any, n: int) -> dict[str, torch.Tensor]:
+    """What a model takes besides `n` inputs, by role and in its order: any labels that it knows, any mask."""
+    generator = torch.Generator().manual_seed(2)
+    classes = torch.tensor(getattr(model, "classes", ()) or range(10))
+    makes = {
+        "label": lambda: classes.repeat(n)[:n],
+        "mask": lambda: torch.rand(n, *model.input_shape, generator=generator) < 0.8,
+    }
+    return {role: makes[role]() if role in makes else model.stand_ins(n)[role] for role in model.given}
+
+
+def told(model: Any, samples: int = 100) -> Any:
+    """The model, which knows how many training samples there are, as a trainer would tell it."""
+    if model.needs_data_size:
+        model.data_size.fill_(samples)
+    return model
+
+
+def batch_of(model: Any, x: torch.Tensor) -> Any:
+    """Inputs as the batch that the model takes: alone, or a tuple with what it is given besides."""
+    return (x, *given_of(model, len(x)).values()) if model.given else x
