@@ -16,7 +16,7 @@ from lightning_ae.autoencoder import Autoencoder, TrainingOptions
 from lightning_ae.errors import InputError
 from lightning_ae.exact import sum_over_ranks
 from lightning_ae.models.sparse import check_reaches_loss
-from lightning_ae.parts.likelihoods import Gaussian, at_least_float32
+from lightning_ae.parts.likelihoods import Gaussian, at_least_float32, known
 from lightning_ae.parts.sparsity import Sparsity, TopK
 
 
@@ -126,22 +126,24 @@ class TopKDictionary(Autoencoder):
         pre = self.pre_activation(x, **given)
         code = self.sparsity(pre)
         parameters = self.decoder_parameters(code, **given)
-        reconstruction = -self.likelihood.log_prob(parameters, target).mean()
-        target = at_least_float32(target).flatten(1)
-        error = (target - at_least_float32(self.likelihood.mean(parameters)).flatten(1)).detach()
+        mask = given.get("mask")
+        reconstruction = -self.likelihood.log_prob(parameters, target, mask).mean()
+        target = at_least_float32(known(target, mask)).flatten(1)
+        seen = torch.ones_like(target) if mask is None else mask.flatten(1).to(target.dtype)
+        error = (target - at_least_float32(self.likelihood.mean(parameters)).flatten(1) * seen).detach()
         used = self.active(code)
         size = error.new_tensor([float(len(error))])
-        samples, uses, of_target, of_error = sum_over_ranks(
-            size, used.sum(0).to(error.dtype), target.sum(0), error.sum(0)
+        samples, uses, counts, of_target, of_error = sum_over_ranks(
+            size, used.sum(0).to(error.dtype), seen.sum(0), target.sum(0), error.sum(0)
         )
         if self.training:
             self.unfired.copy_(torch.where(uses > 0, 0, self.unfired + samples.long()))
         # the ranks agree on which are dead, so all of them leave the second decoder out, or none
         dead = self.dead
-        missed = (error - self._revived(pre, dead)).square().sum() if dead.any() else error.new_zeros(())
+        missed = (error - self._revived(pre, dead) * seen).square().sum() if dead.any() else error.new_zeros(())
         sums = [missed]
         for value, total in ((error, of_error), (target, of_target)):
-            sums += [value.square().sum(), (value - total / samples).square().sum()]
+            sums += [value.square().sum(), ((value - total / counts.clamp(min=1)) * seen).square().sum()]
         missed, left, spread, whole, variation = sum_over_ranks(*sums)
         auxk = _ratio(missed, spread, left)
         return {
