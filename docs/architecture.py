@@ -22,7 +22,7 @@ LAYERS = (
     ("parts", "preprocess"),
     ("architectures", "data"),
     ("training",),
-    ("autoencoder",),
+    ("batches", "autoencoder"),
     ("models", "metrics"),
     ("callbacks", "zoo"),
     ("cli",),

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from lightning_ae.architectures import MLP, Architecture
+from lightning_ae.batches import Batches, mask_of, rows_of
 from lightning_ae.config import from_plain, to_plain
 from lightning_ae.errors import InputError
 from lightning_ae.parts.corruptions import Corruption
-from lightning_ae.parts.likelihoods import Gaussian, Likelihood, LikelihoodHead, known, output_shape
+from lightning_ae.parts.likelihoods import Gaussian, Likelihood, LikelihoodHead, output_shape
 from lightning_ae.parts.schedules import Schedule
 from lightning_ae.preprocess import stack
 from lightning_ae.signatures import complete
@@ -52,7 +53,7 @@ class Options(NetworkOptions, LikelihoodOptions, total=False):
     """All that a variant may pass on to `Autoencoder`."""
 
 
-class Autoencoder(ExactModule):
+class Autoencoder(Batches, ExactModule):  # type: ignore[misc]  # Lightning's loader is no classmethod
     r"""An encoder and a decoder trained to reconstruct their input through a code.
 
     With encoder :math:`\phi` and decoder :math:`\psi`, it minimises the mean over samples of
@@ -88,13 +89,6 @@ class Autoencoder(ExactModule):
 
     reference: ClassVar[str] = "Hinton & Salakhutdinov 2006, https://doi.org/10.1126/science.1127647"
 
-    given: ClassVar[tuple[str, ...]] = ()
-    """What it takes of a batch besides the input, by role: "label", "condition", "mask" (true where a value is known).
-
-    Each is passed by that name to `loss`, `encode`, `decode` and the like; `read` says where it comes from. A mask
-    needs nothing more: the likelihood counts what it marks, and the encoder sees zeros elsewhere. Where a mask is left
-    out, all is known.
-    """
     latents: ClassVar[tuple[str, ...]] = ("mean",)
     """What it can say of a code: "mean", without randomness; "sample", a draw; "indices", numbers of a codebook."""
     generates: ClassVar[bool] = False
@@ -136,6 +130,7 @@ class Autoencoder(ExactModule):
         self.decoder = self.build_decoder()
         self.architecture.tie(self.encoder, self.decoder)
         self.head = LikelihoodHead(self.likelihood, self.input_shape)
+        _check_decoder(self)
         if self.needs_data_size:
             self.register_buffer("data_size", torch.zeros((), dtype=torch.long))
 
@@ -389,111 +384,6 @@ class Autoencoder(ExactModule):
         for network in (self.encoder, self.decoder):
             compile_in_place(network, **options)
 
-    # ---- what a batch holds -------------------------------------------------------------------------------------
-
-    def unpack(self, batch: Any) -> tuple[Any, ...]:
-        """The input, the reconstruction's target, (B, *input_shape) each, and what else the model takes of a batch.
-
-        One rule for every DataLoader:
-
-        - a tensor is the input, which a model takes that is `given` nothing;
-        - a tuple or list is (input, *given): what follows the input is what the model names in `given`, in that order;
-          what follows that is left alone;
-        - of a dict the entry whose shape is `input_shape` is the input; an entry "target" of that shape, where there
-          is one, is the target; what the model is given has the name of its role ("label"), or of the column that
-          `columns` says plays it. Other entries are left alone.
-
-        What is given has a row for each sample. An override may return the first two alone, (input, target); what is
-        given is then found in the batch by the same rule. Or it returns (input, target, {role: value}).
-
-        Raises:
-            InputError: when no such tensor is there, or more than one.
-        """
-        target = None
-        if isinstance(batch, Mapping):
-            taken = {self.columns.get(role, role) for role in self.given}
-            fits = {
-                k: v
-                for k, v in batch.items()
-                if isinstance(v, Tensor) and v.shape[1:] == self.input_shape and k not in taken
-            }
-            target = fits.pop("target", None)
-            if len(fits) != 1:
-                shapes = {k: tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__ for k, v in batch.items()}
-                raise InputError(
-                    f"{len(fits)} entries of the batch have the shape (B, *input_shape) with input_shape "
-                    f"{self.input_shape}; the batch holds {shapes}",
-                    "set input_shape to the data's shape, or override unpack() to choose",
-                )
-            x = next(iter(fits.values()))
-        else:
-            x = batch[0] if isinstance(batch, tuple | list) and batch else batch
-        if not isinstance(x, Tensor):
-            raise InputError(
-                f"a batch must be a tensor, a tuple that begins with one, or a dict; got {type(batch).__name__}"
-            )
-        if x.shape[1:] != self.input_shape:
-            raise InputError(
-                f"the batch's samples have the shape {tuple(x.shape[1:])}, but input_shape is {self.input_shape}",
-                f"construct the model with input_shape={tuple(x.shape[1:])}, or resize the data",
-            )
-        if not x.is_floating_point():
-            raise InputError(f"the batch holds {x.dtype}, but models take floats", "divide images by 255")
-        x = x.to(
-            weights_type(self.encoder, self)
-        )  # numpy's arrays are float64; autocast converts from float32 by itself
-        return x, x if target is None else target.to(x.dtype), self._given_of(batch, len(x))
-
-    def read(self, batch: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """What `unpack` makes of a batch, with what the model takes besides, whether an override says that or not.
-
-        What a "mask" calls unknown is zero in the input and in the target, whatever the batch has there, NaN too.
-        """
-        x, target, *rest = self.unpack(batch)
-        given: dict[str, Tensor] = rest[0] if rest else self._given_of(batch, len(x))
-        self.check_given(given)
-        if (mask := given.get("mask")) is not None:
-            filled = known(x, mask)
-            x, target = filled, filled if target is x else known(target, mask)
-        return x, target, given
-
-    def check_given(self, given: Mapping[str, Any]) -> None:
-        """Refuses what the model does not take, and asks for what it does; a mask that is left out knows everything.
-
-        Raises:
-            InputError: naming it.
-        """
-        if given.keys() - {"mask"} == set(self.given) - {"mask"} and given.keys() <= set(self.given):
-            return
-        name = type(self).__name__
-        wanted = ", ".join(self.given) or "nothing"
-        raise InputError(
-            f"{name} takes {wanted} besides the input, got {', '.join(given) or 'nothing'}",
-            f"pass {', '.join(f'{role}=...' for role in self.given)}" if self.given else "leave it out",
-        )
-
-    def _given_of(self, batch: Any, size: int) -> dict[str, Tensor]:
-        if not self.given:
-            return {}
-        if isinstance(batch, Mapping):
-            found: dict[str, Any] = {role: batch.get(self.columns.get(role, role)) for role in self.given}
-            there = ", ".join(map(str, batch))
-        else:
-            rest = list(batch[1:]) if isinstance(batch, tuple | list) else []
-            found = dict(zip(self.given, [*rest, *[None] * len(self.given)], strict=False))
-            there = f"{len(rest)} further values"
-        for role, value in found.items():
-            if not isinstance(value, Tensor) or value.shape[:1] != (size,):
-                form = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-                raise InputError(
-                    f"{type(self).__name__} takes {role!r} besides the input, a tensor with a row for each of the "
-                    f"{size} samples; the batch has {'none' if value is None else f'one {form}'}, it holds {there}",
-                    f"give batches (input, {', '.join(self.given)}), or dicts with such an entry",
-                )
-            wide = value.is_floating_point() and role != "mask"
-            found[role] = value.to(weights_type(self.encoder, self)) if wide else value
-        return found
-
     # ---- what Lightning calls -----------------------------------------------------------------------------------
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
@@ -522,20 +412,6 @@ class Autoencoder(ExactModule):
             self.data_config = getattr(data, "config", None)
         self.use_columns_of(data)
 
-    def use_columns_of(self, data: Any) -> None:
-        """From now on takes a "label" from the column that a data module has for it, where it has one.
-
-        Raises:
-            InputError: when it has none, and the model takes labels.
-        """
-        if "label" not in self.given or not hasattr(data, "label"):
-            return
-        if data.label is None:
-            raise InputError(
-                f"{type(self).__name__} takes labels, but the data set has no label column", "give the data's label"
-            )
-        self.columns["label"] = data.label
-
     # ---- the step -----------------------------------------------------------------------------------------------
 
     def _terms(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
@@ -558,18 +434,27 @@ def asked(model: nn.Module) -> Any:
             module.training = mode
 
 
-def mask_of(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The "mask" of what a model is given, where there is one."""
-    return {role: value for role, value in given.items() if role == "mask"}
-
-
-def rows_of(given: Mapping[str, Tensor], rows: Any) -> dict[str, Tensor]:
-    """These rows, a slice or numbers, of all that a model is given."""
-    return {role: value[rows] for role, value in given.items()}
-
-
 def _parts(code: Code) -> tuple[Tensor, ...]:
     return code if isinstance(code, tuple) else (code,)
+
+
+def _check_decoder(model: Autoencoder) -> None:
+    """Whether an architecture of a user's own gives what the likelihood takes; this package's do by construction."""
+    cls, ours = type(model), Autoencoder
+    built = cls.build_encoder is ours.build_encoder and cls.build_decoder is ours.build_decoder
+    if not built or type(model.architecture).__module__.startswith("lightning_ae."):
+        return
+    wanted = output_shape(model.likelihood, model.input_shape)
+    with asked(model):
+        output = model.encoder(model.new_inputs(1))
+        code = torch.zeros(1, model.latent_dim, *output.shape[2:], dtype=output.dtype, device=output.device)
+        found = tuple(model.decoder(code).shape[1:])
+    if found != wanted:
+        raise InputError(
+            f"the decoder of {type(model.architecture).__name__} gives {found} for a code of shape "
+            f"{tuple(code.shape[1:])}, where the likelihood {model.likelihood} takes {wanted}",
+            "build the decoder for the output_shape that it is asked for",
+        )
 
 
 def _check_arguments(model: Autoencoder) -> None:

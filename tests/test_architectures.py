@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import pytest
@@ -175,3 +176,22 @@ def test_plain_form(architecture: Architecture) -> None:
     assert plain["class_path"] == f"lightning_ae.architectures.{type(architecture).__name__}"
     assert from_plain(Architecture, plain, "architecture") == architecture
     assert hash(from_plain(Architecture, plain, "architecture")) == hash(architecture)
+
+
+@dataclass(frozen=True)
+class Careless(Architecture):
+    """Gives a channel, whatever the likelihood takes."""
+
+    def encoder(self, input_shape: tuple[int, ...], features: int) -> nn.Module:
+        return nn.Conv2d(input_shape[0], features, 2, stride=2)
+
+    def decoder(self, features: int, output_shape: tuple[int, ...]) -> nn.Module:
+        return nn.ConvTranspose2d(features, 1, 2, stride=2)
+
+
+def test_a_likelihood_whose_parameters_a_map_decoder_does_not_give_is_refused() -> None:
+    assert Autoencoder((1, 8, 8), 3, architecture=Careless()).code_shape == (3, 4, 4)
+    with pytest.raises(
+        InputError, match=r"gives \(1, 8, 8\) for a code of shape \(3, 4, 4\), where .* takes \(2, 8, 8"
+    ):
+        Autoencoder((1, 8, 8), 3, architecture=Careless(), likelihood=Gaussian("per_pixel"))

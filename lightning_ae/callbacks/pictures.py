@@ -13,7 +13,8 @@ from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_ae.autoencoder import Autoencoder, rows_of
+from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.batches import rows_of
 from lightning_ae.callbacks.measures import as_autoencoder, is_due, takes_part, to_unit_interval, undisturbed
 from lightning_ae.errors import InputError
 from lightning_ae.files import whole_file

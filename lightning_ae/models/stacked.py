@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from lightning_ae.architectures.layers import Activation, activation, check_option
-from lightning_ae.autoencoder import Autoencoder, LikelihoodOptions, mask_of
+from lightning_ae.autoencoder import Autoencoder, LikelihoodOptions
+from lightning_ae.batches import mask_of
 from lightning_ae.config import Configurable, from_plain
 from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise

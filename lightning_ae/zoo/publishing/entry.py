@@ -20,7 +20,8 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from lightning_ae.autoencoder import Autoencoder, rows_of
+from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.batches import rows_of
 from lightning_ae.data import HFDataModule
 from lightning_ae.errors import InputError
 from lightning_ae.files import whole_file

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lightning_ae.autoencoder import Autoencoder, rows_of
+from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.batches import rows_of
 from lightning_ae.config import to_plain
 from lightning_ae.data import HFDataModule
 from lightning_ae.errors import InputError

@@ -1,0 +1,156 @@
+"""What a model takes of a batch: its input, the target, and what it is given besides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from lightning_ae.errors import InputError
+from lightning_ae.parts.likelihoods import known
+from lightning_ae.training.weights import weights_type
+
+
+class Batches:
+    """Base of the models that read batches of any common form, by one rule; see `unpack`."""
+
+    given: ClassVar[tuple[str, ...]] = ()
+    """What it takes of a batch besides the input, by role: "label", "condition", "mask" (true where a value is known).
+
+    Each is passed by that name to `loss`, `encode`, `decode` and the like; `read` says where it comes from. A mask
+    needs nothing more: the likelihood counts what it marks, and the encoder sees zeros elsewhere. Where a mask is left
+    out, all is known.
+    """
+    input_shape: tuple[int, ...]
+    encoder: nn.Module
+    columns: dict[str, str]
+
+    def unpack(self, batch: Any) -> tuple[Any, ...]:
+        """The input, the reconstruction's target, (B, *input_shape) each, and what else the model takes of a batch.
+
+        One rule for every DataLoader:
+
+        - a tensor is the input, which a model takes that is `given` nothing;
+        - a tuple or list is (input, *given): what follows the input is what the model names in `given`, in that order;
+          what follows that is left alone;
+        - of a dict the entry whose shape is `input_shape` is the input; an entry "target" of that shape, where there
+          is one, is the target; what the model is given has the name of its role ("label"), or of the column that
+          `columns` says plays it. Other entries are left alone.
+
+        What is given has a row for each sample. An override may return the first two alone, (input, target); what is
+        given is then found in the batch by the same rule. Or it returns (input, target, {role: value}).
+
+        Raises:
+            InputError: when no such tensor is there, or more than one.
+        """
+        target = None
+        if isinstance(batch, Mapping):
+            taken = {self.columns.get(role, role) for role in self.given}
+            fits = {
+                k: v
+                for k, v in batch.items()
+                if isinstance(v, Tensor) and v.shape[1:] == self.input_shape and k not in taken
+            }
+            target = fits.pop("target", None)
+            if len(fits) != 1:
+                shapes = {k: tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__ for k, v in batch.items()}
+                raise InputError(
+                    f"{len(fits)} entries of the batch have the shape (B, *input_shape) with input_shape "
+                    f"{self.input_shape}; the batch holds {shapes}",
+                    "set input_shape to the data's shape, or override unpack() to choose",
+                )
+            x = next(iter(fits.values()))
+        else:
+            x = batch[0] if isinstance(batch, tuple | list) and batch else batch
+        if not isinstance(x, Tensor):
+            raise InputError(
+                f"a batch must be a tensor, a tuple that begins with one, or a dict; got {type(batch).__name__}"
+            )
+        if x.shape[1:] != self.input_shape:
+            raise InputError(
+                f"the batch's samples have the shape {tuple(x.shape[1:])}, but input_shape is {self.input_shape}",
+                f"construct the model with input_shape={tuple(x.shape[1:])}, or resize the data",
+            )
+        if not x.is_floating_point():
+            raise InputError(f"the batch holds {x.dtype}, but models take floats", "divide images by 255")
+        x = x.to(self._type)  # numpy's arrays are float64; autocast converts from float32 by itself
+        return x, x if target is None else target.to(x.dtype), self._given_of(batch, len(x))
+
+    def read(self, batch: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """What `unpack` makes of a batch, with what the model takes besides, whether an override says that or not.
+
+        What a "mask" calls unknown is zero in the input and in the target, whatever the batch has there, NaN too.
+        """
+        x, target, *rest = self.unpack(batch)
+        given: dict[str, Tensor] = rest[0] if rest else self._given_of(batch, len(x))
+        self.check_given(given)
+        if (mask := given.get("mask")) is not None:
+            filled = known(x, mask)
+            x, target = filled, filled if target is x else known(target, mask)
+        return x, target, given
+
+    def check_given(self, given: Mapping[str, Any]) -> None:
+        """Refuses what the model does not take, and asks for what it does; a mask that is left out knows everything.
+
+        Raises:
+            InputError: naming it.
+        """
+        if given.keys() - {"mask"} == set(self.given) - {"mask"} and given.keys() <= set(self.given):
+            return
+        name = type(self).__name__
+        wanted = ", ".join(self.given) or "nothing"
+        raise InputError(
+            f"{name} takes {wanted} besides the input, got {', '.join(given) or 'nothing'}",
+            f"pass {', '.join(f'{role}=...' for role in self.given)}" if self.given else "leave it out",
+        )
+
+    def _given_of(self, batch: Any, size: int) -> dict[str, Tensor]:
+        if not self.given:
+            return {}
+        if isinstance(batch, Mapping):
+            found: dict[str, Any] = {role: batch.get(self.columns.get(role, role)) for role in self.given}
+            there = ", ".join(map(str, batch))
+        else:
+            rest = list(batch[1:]) if isinstance(batch, tuple | list) else []
+            found = dict(zip(self.given, [*rest, *[None] * len(self.given)], strict=False))
+            there = f"{len(rest)} further values"
+        for role, value in found.items():
+            if not isinstance(value, Tensor) or value.shape[:1] != (size,):
+                form = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+                raise InputError(
+                    f"{type(self).__name__} takes {role!r} besides the input, a tensor with a row for each of the "
+                    f"{size} samples; the batch has {'none' if value is None else f'one {form}'}, it holds {there}",
+                    f"give batches (input, {', '.join(self.given)}), or dicts with such an entry",
+                )
+            wide = value.is_floating_point() and role != "mask"
+            found[role] = value.to(self._type) if wide else value
+        return found
+
+    def use_columns_of(self, data: Any) -> None:
+        """From now on takes a "label" from the column that a data module has for it, where it has one.
+
+        Raises:
+            InputError: when it has none, and the model takes labels.
+        """
+        if "label" not in self.given or not hasattr(data, "label"):
+            return
+        if data.label is None:
+            raise InputError(
+                f"{type(self).__name__} takes labels, but the data set has no label column", "give the data's label"
+            )
+        self.columns["label"] = data.label
+
+    @property
+    def _type(self) -> Any:
+        return weights_type(self.encoder, self)  # type: ignore[arg-type]  # a module, too
+
+
+def mask_of(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The "mask" of what a model is given, where there is one."""
+    return {role: value for role, value in given.items() if role == "mask"}
+
+
+def rows_of(given: Mapping[str, Tensor], rows: Any) -> dict[str, Tensor]:
+    """These rows, a slice or numbers, of all that a model is given."""
+    return {role: value[rows] for role, value in given.items()}
