@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from lightning_ae.architectures import MLP
-from lightning_ae.autoencoder import Autoencoder, TrainingOptions
+from lightning_ae.autoencoder import Autoencoder, TrainingOptions, mask_of
 from lightning_ae.errors import InputError
 from lightning_ae.exact import sum_over_ranks
 from lightning_ae.models.sparse import check_reaches_loss
@@ -126,24 +126,24 @@ class TopKDictionary(Autoencoder):
         pre = self.pre_activation(x, **given)
         code = self.sparsity(pre)
         parameters = self.decoder_parameters(code, **given)
-        mask = given.get("mask")
-        reconstruction = -self.likelihood.log_prob(parameters, target, mask).mean()
-        target = at_least_float32(known(target, mask)).flatten(1)
-        seen = torch.ones_like(target) if mask is None else mask.flatten(1).to(target.dtype)
-        error = (target - at_least_float32(self.likelihood.mean(parameters)).flatten(1) * seen).detach()
+        reconstruction = -self.likelihood.log_prob(parameters, target, **mask_of(given)).mean()
+        mask = given["mask"].flatten(1) if "mask" in given else None
+        target = known(at_least_float32(target).flatten(1), mask)
+        error = known((target - at_least_float32(self.likelihood.mean(parameters)).flatten(1)).detach(), mask)
         used = self.active(code)
         size = error.new_tensor([float(len(error))])
-        samples, uses, counts, of_target, of_error = sum_over_ranks(
-            size, used.sum(0).to(error.dtype), seen.sum(0), target.sum(0), error.sum(0)
+        seen = size if mask is None else mask.sum(0).to(error.dtype)
+        samples, values, uses, of_target, of_error = sum_over_ranks(
+            size, seen, used.sum(0).to(error.dtype), target.sum(0), error.sum(0)
         )
         if self.training:
             self.unfired.copy_(torch.where(uses > 0, 0, self.unfired + samples.long()))
         # the ranks agree on which are dead, so all of them leave the second decoder out, or none
         dead = self.dead
-        missed = (error - self._revived(pre, dead) * seen).square().sum() if dead.any() else error.new_zeros(())
+        missed = known(error - self._revived(pre, dead), mask).square().sum() if dead.any() else error.new_zeros(())
         sums = [missed]
         for value, total in ((error, of_error), (target, of_target)):
-            sums += [value.square().sum(), ((value - total / counts.clamp(min=1)) * seen).square().sum()]
+            sums += [value.square().sum(), known(value - total / values.clamp(min=1), mask).square().sum()]
         missed, left, spread, whole, variation = sum_over_ranks(*sums)
         auxk = _ratio(missed, spread, left)
         return {
