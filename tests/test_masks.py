@@ -14,10 +14,11 @@ from asking import told
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_ae import VAE, Autoencoder, InputError, LinearAutoencoder, get_model, list_models
+from lightning_ae import VAE, Autoencoder, InputError, LinearAutoencoder, TopKDictionary, get_model, list_models
 from lightning_ae.architectures import MLP
 from lightning_ae.callbacks import ReconstructionMetrics, SparsityMetrics
 from lightning_ae.parts import Bernoulli, ContinuousBernoulli, DiscretizedLogistic, Gaussian, Laplace, Likelihood
+from lightning_ae.training.certify import Case, certify
 
 LIKELIHOODS: list[Likelihood] = [
     Gaussian(0.7), Gaussian("learned"), Gaussian("per_pixel"), Laplace(0.7), Laplace("per_pixel"),
@@ -82,6 +83,21 @@ def test_what_is_no_mask_is_refused(mask: Tensor) -> None:
     model: Any = masked("ae")(SHAPE)
     with pytest.raises(InputError, match="a mask is true"):
         model.read((x, mask))
+
+
+class MaskedVAE(VAE):
+    given = ("mask",)
+
+
+class MaskedDictionary(TopKDictionary):
+    given = ("mask",)
+
+
+@pytest.mark.slow
+def test_masked_runs_are_the_same_on_two_ranks() -> None:
+    cases = [Case("test_masks.MaskedVAE"), Case("test_masks.MaskedDictionary", {"k": 2, "dead_after": 12})]
+    for found in certify(cases, worlds=(2,)):
+        assert found.passed, found
 
 
 # ---- every variant ----------------------------------------------------------------------------------------------
