@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from lightning_ae.architectures import MLP
-from lightning_ae.autoencoder import Autoencoder, TrainingOptions, mask_of
+from lightning_ae.autoencoder import Autoencoder, TrainingOptions
+from lightning_ae.batches import mask_of
 from lightning_ae.errors import InputError
 from lightning_ae.exact import sum_over_ranks
 from lightning_ae.models.sparse import check_reaches_loss
