@@ -93,6 +93,8 @@ class Autoencoder(Batches, ExactModule):  # type: ignore[misc]  # Lightning's lo
     """What it can say of a code: "mean", without randomness; "sample", a draw; "indices", numbers of a codebook."""
     generates: ClassVar[bool] = False
     """Whether `sample` has a distribution over codes to draw from."""
+    encodes_with: ClassVar[tuple[str, ...]] = ("encoder",)
+    """Its networks that `encode` takes; a pretrained encoder leaves the "decoder" out where it is not among them."""
     needs_data_size: ClassVar[bool] = False
     """Whether the loss asks for `data_size`."""
 

@@ -59,6 +59,8 @@ class TopKDictionary(Autoencoder):
 
     reference: ClassVar[str] = "Gao et al. 2024, https://arxiv.org/abs/2406.04093"
 
+    encodes_with: ClassVar[tuple[str, ...]] = ("encoder", "decoder")
+
     unfired: Tensor
 
     def __init__(

@@ -79,7 +79,8 @@ class Encoder(nn.Module):
         if layer is not None and latent != "mean":
             raise InputError(f"layer={layer!r} comes before the code, so latent={latent!r} means nothing")
         self.model = model
-        del self.model.decoder, self.model.head
+        for network in {"decoder", "head"} - set(model.encodes_with):
+            delattr(self.model, network)
         self.config, self.latent, self.layer, self.pool, self.normalize = config, latent, layer, pool, normalize
         for name, values in (("mean", known.mean), ("std", known.std)):
             self.register_buffer(name, torch.tensor(values) if normalize else torch.empty(0), persistent=False)

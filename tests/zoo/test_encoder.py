@@ -29,9 +29,10 @@ CONV = [name for name in index.names() if "_conv." in name]
 def test_features_are_the_codes(name: str) -> None:
     encoder, model = zoo.load_encoder(name), zoo.load(name)
     images = torch.randint(256, (3, *model.input_shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    found = encoder(images)
+    given = model.stand_ins(3)
+    found = encoder(images, **given)
     with torch.no_grad():
-        expected = model.encode(images.float() / 255).flatten(1)
+        expected = model.pool(model.encode(images.float() / 255, **given))
     torch.testing.assert_close(found, expected)
     assert found.shape == (3, encoder.feature_dim)
     assert encoder.feature_dim == zoo.info(name).features.dim
@@ -53,7 +54,7 @@ def test_images_of_any_size_and_type(shape: tuple[int, ...], dtype: torch.dtype)
 def test_differentiable_though_frozen(name: str) -> None:
     encoder = zoo.load_encoder(name)
     x = torch.rand(2, 1, 8, 8, requires_grad=True)
-    (gradient,) = torch.autograd.grad(encoder(x).sum(), x)
+    (gradient,) = torch.autograd.grad(encoder(x, **encoder.model.stand_ins(2)).sum(), x)
     assert gradient.abs().sum() > 0
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
     assert not encoder.train().training
@@ -63,7 +64,7 @@ def test_differentiable_though_frozen(name: str) -> None:
 def test_unfrozen_every_weight_is_trained(name: str) -> None:
     encoder = zoo.load_encoder(name, freeze=False)
     assert encoder.train().training
-    encoder(torch.rand(4, 1, 8, 8)).square().sum().backward()
+    encoder(torch.rand(4, 1, 8, 8), **encoder.model.stand_ins(4)).square().sum().backward()
     trained = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
     assert trained
     assert all(parameter.grad is not None for parameter in trained)  # DistributedDataParallel would complain
@@ -75,7 +76,8 @@ def test_layers(name: str) -> None:
     images = torch.rand(2, *shape)
     for layer in zoo.load_encoder(name).feature_info:
         encoder = zoo.load_encoder(name, layer=layer["name"])
-        found = encoder(images)
+        given = encoder.model.stand_ins(2)
+        found = encoder(images, **given)
         assert found.shape == (2, encoder.feature_dim)
         if layer["stride"] is None:
             assert encoder.feature_dim == layer["channels"]
@@ -83,7 +85,7 @@ def test_layers(name: str) -> None:
         side = -(-shape[1] // layer["stride"])
         assert encoder.feature_dim == layer["channels"] * side * side
         for pool, reduce in (("avg", torch.mean), ("max", torch.amax)):
-            pooled = zoo.load_encoder(name, layer=layer["name"], pool=pool)(images)  # type: ignore[arg-type]
+            pooled = zoo.load_encoder(name, layer=layer["name"], pool=pool)(images, **given)  # type: ignore[arg-type]
             maps = found.unflatten(1, (layer["channels"], side, side))
             torch.testing.assert_close(pooled, reduce(maps, dim=(2, 3)))
 
