@@ -190,6 +190,7 @@ def test_a_run_goes_on_bit_for_bit(cls: Any, options: dict[str, Any], tmp_path: 
         close(resumed[key], whole[key], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_two_ranks_have_the_average_of_one(tmp_path: Path) -> None:
     alone = model().double()
     fitted(tmp_path, alone, precision="64-true")

@@ -168,6 +168,7 @@ def test_resuming_is_bit_for_bit(stop: int, tmp_path: Path) -> None:
         assert torch.equal(resumed[name], value), name
 
 
+@pytest.mark.slow
 def test_on_two_ranks() -> None:
     cases = [Case(f"test_constraints.{name}", title=name) for name in ("UnitRows", "ByHand", "Loose")]
     accumulated = Case("test_constraints.UnitRows", {}, {"accumulate_grad_batches": 3}, title="accumulated")

@@ -156,6 +156,7 @@ def test_resumed_in_the_middle_it_goes_on(tmp_path: Path, options: dict[str, Any
     assert torch.equal(weights, resumed)
 
 
+@pytest.mark.slow
 def test_two_ranks_see_the_rates_of_one(tmp_path: Path) -> None:
     """The total is that of the whole batches, whatever the number of ranks."""
     alone, weights, _ = fitted(tmp_path, grouped(CosineDecay(warmup=10)))

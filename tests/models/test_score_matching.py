@@ -76,6 +76,7 @@ def test_several_noise_levels_and_langevin_samples() -> None:
     )
 
 
+@pytest.mark.slow
 def test_sliced_score_matching_gives_the_data_s_own_score() -> None:
     relative, cosine = agreement(trained(epochs=40, sigma=0.5, objective="sliced"), 0.0, None)
     assert relative <= 0.25

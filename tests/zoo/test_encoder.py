@@ -217,7 +217,12 @@ def test_in_a_pipeline(digits: torch.Tensor) -> None:
 RECIPES = Path(__file__).parents[2] / "recipes" / "zoo"
 
 
-@pytest.mark.parametrize("script", sorted(file.name for file in RECIPES.glob("*.py")))
+SCRIPTS = sorted(file.name for file in RECIPES.glob("*.py"))
+
+
+@pytest.mark.parametrize(
+    "script", [script if "sklearn" in script else pytest.param(script, marks=pytest.mark.slow) for script in SCRIPTS]
+)
 def test_recipes_run(script: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(RECIPES / script)], cwd=tmp_path, capture_output=True, text=True, timeout=300
