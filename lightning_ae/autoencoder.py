@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypedDict
@@ -275,7 +276,8 @@ class Autoencoder(Batches, ExactModule):  # type: ignore[misc]  # Lightning's lo
         self.check_given(given)
         whole = {"mask": torch.ones_like(x, dtype=torch.bool)} if "mask" in self.given else {}
         roles = {role: torch.as_tensor(value, device=self.device) for role, value in {**whole, **given}.items()}
-        x, _, roles = self.read({"input": x, **{self.columns.get(role, role): value for role, value in roles.items()}})
+        beside = {self.columns.get(role, role): value for role, value in roles.items()}
+        x, _, roles = self.read({"input": x, **beside} if beside else x)
         code = self.pool(self.encode(x, **roles))
         return code.to(self.dtype) if code.is_floating_point() else code
 
@@ -352,6 +354,16 @@ class Autoencoder(Batches, ExactModule):  # type: ignore[misc]  # Lightning's lo
     def reconstruction_loss(self, z: Any, target: Tensor, **given: Tensor) -> Tensor:
         """-log p(target | z) in nats, summed over dimensions and averaged over the batch."""
         return -self.log_likelihood(z, target, **given).mean()
+
+    def bits_per_dimension(self, bound: Tensor, target: Tensor, **given: Tensor) -> dict[str, Tensor]:
+        """A bound on -log p(target) in nats per sample as the term "bits_per_dimension".
+
+        It is left out in training, on data of which the likelihood gives no probability, and where a mask leaves
+        samples unequal numbers of dimensions.
+        """
+        if self.training or "mask" in given or not self.likelihood.is_mass_at(target):
+            return {}
+        return {"bits_per_dimension": bound / (math.prod(self.input_shape) * math.log(2))}
 
     def scheduled(self, schedule: Schedule | None) -> float:
         """What a schedule gives at this step of a fit; 1 without one, and in evaluation."""

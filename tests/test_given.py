@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_ae import VAE, Autoencoder, ConditionalVAE, InputError, get_model, list_models
+from lightning_ae import VAE, Autoencoder, ConditionalVAE, InputError, LadderVAE, get_model, list_models
+from lightning_ae.parts import Bernoulli
 
 SHAPE, N = (1, 4, 4), 6
 X, LABEL, CONDITION = torch.rand(N, *SHAPE), torch.arange(N), torch.rand(N, 2, dtype=torch.float64)
@@ -200,3 +201,21 @@ def test_a_fit_and_predictions_of_a_plain_loader() -> None:
         torch.testing.assert_close(found, model.eval()(X, label=LABEL))
         assert not torch.allclose(found, model(X, label=LABEL.flip(0)))
     assert isinstance(model, VAE)
+
+
+def test_bits_per_dimension_are_not_said_of_what_a_mask_leaves() -> None:
+    for base in (VAE, LadderVAE):
+        masked = type(f"Masked{base.__name__}", (base,), {"given": ("mask",), "__module__": __name__})
+        x = torch.bernoulli(torch.rand(4, 6))
+        plain: Any = base((6,), 2, likelihood=Bernoulli()).eval()
+        model: Any = masked((6,), 2, likelihood=Bernoulli()).eval()
+        assert "bits_per_dimension" in plain.loss(x, x)
+        assert "bits_per_dimension" not in model.loss(x, x, mask=x > 0)
+
+
+def test_an_unpack_that_takes_tensors_gives_features() -> None:
+    class Plain(Autoencoder):
+        def unpack(self, batch: Any) -> Any:
+            return batch.float(), batch.float()
+
+    assert Plain((6,), 2).features(torch.rand(3, 6)).shape == (3, 2)

@@ -170,9 +170,7 @@ class LadderVAE(Autoencoder):
         kl = torch.stack(list(parts.values())).sum()
         loss = reconstruction + self.beta * self.scheduled(self.beta_schedule) * kl
         terms = {"loss": loss, "reconstruction": reconstruction, "kl": kl, **parts}
-        if not self.training and self.likelihood.is_mass_at(target):
-            terms["bits_per_dimension"] = (reconstruction + kl) / (math.prod(self.input_shape) * math.log(2))
-        return terms
+        return terms | self.bits_per_dimension(reconstruction + kl, target, **given)
 
     def sample(self, n: int, **given: Tensor) -> Tensor:
         """The means of p(x | z_1) for `n` draws from the prior, the top level's first: (n, *input_shape)."""

@@ -119,10 +119,9 @@ class VAE(Autoencoder):
         "bits_per_dimension", the bound with beta = 1.
         """
         terms = self.objective(self, self.infer(x, **given), target, **given)
-        if not self.training and "mask" not in given and self.likelihood.is_mass_at(target):
-            bound = self.objective.bound(terms)
-            terms["bits_per_dimension"] = bound / (math.prod(self.input_shape) * math.log(2))
-        return terms
+        if self.training:
+            return terms
+        return terms | self.bits_per_dimension(self.objective.bound(terms), target, **given)
 
     def sample(self, n: int, **given: Tensor) -> Tensor:
         """The means of p(x | z) for `n` draws z from the prior, (n, *input_shape), in data units."""
