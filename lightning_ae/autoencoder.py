@@ -418,20 +418,23 @@ class Autoencoder(Batches, ExactModule):  # type: ignore[misc]  # Lightning's lo
         return [*super().configure_callbacks(), *([Constraints()] if own else [])]
 
     def setup(self, stage: str) -> None:
-        """Takes over the data module's preprocessing, so that checkpoints carry it."""
+        """Keeps what the data module says of its data at the first fit, so that checkpoints carry it.
+
+        Raises:
+            InputError: when a data module without `use_signature` has another preprocessing than the model's.
+        """
         super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
         if stage == "fit" and data is not None:
-            self.preprocess = getattr(data, "preprocess", None)
             self.data_config = getattr(data, "config", None)
+            self.take_signature_of(data, self.likelihood.support)
         self.use_columns_of(data)
 
     # ---- the step -----------------------------------------------------------------------------------------------
 
     def _terms(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         x, target, given = self.read(batch)
-        if batch_idx == 0:  # once an epoch: the check reads the values back from the device
-            self.likelihood.check(target)
+        self.check_values(target, self.likelihood.support, f"what {type(self.likelihood).__name__} takes", batch_idx)
         return self.loss(self.corrupt(x), target, **given)
 
 

@@ -31,6 +31,18 @@ class Preprocess(Configurable):
     def inverse(self, x: Tensor) -> Tensor:
         """The model's units to natural ones; what was resized or converted stays so."""
 
+    def natural(self, data: Any, names: Sequence[str] = ()) -> Tensor:
+        """Data of any form as a tensor in natural units, which this map takes.
+
+        Args:
+            data: a tensor, or what makes one.
+            names: the columns that make the input, in order, where they are known.
+
+        Raises:
+            InputError: naming the row, and the column, of what cannot be used.
+        """
+        return data if isinstance(data, Tensor) else stack(data)
+
 
 @dataclass(frozen=True)
 class ImagePreprocess(Preprocess):

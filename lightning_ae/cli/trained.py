@@ -33,8 +33,8 @@ def data_of(model: Autoencoder, checkpoint: str, path: str | None) -> HFDataModu
         raise InputError(f"{checkpoint!r} does not say what it was trained on", "give path, the data set to use")
     config = config or {"class_path": "lightning_ae.data.HFDataModule", "init_args": {}}
     data = HFDataModule.from_config(config, **({"path": path} if path else {}))
-    if model.preprocess is not None:
-        data.preprocess = model.preprocess  # the statistics of another data set are not what the model learned
+    if model.signature is not None:
+        data.use_signature(model.signature)
     model.use_columns_of(data)
     return data
 

@@ -13,7 +13,8 @@ import xxhash
 from pytorch_lightning.utilities import rank_zero_warn
 
 from lightning_ae.config import to_plain
-from lightning_ae.data.kinds import image_columns, open_image, scalar_columns
+from lightning_ae.data.columns import image_columns, scalar_columns
+from lightning_ae.data.kinds import open_image
 from lightning_ae.errors import InputError
 from lightning_ae.preprocess import TabularPreprocess
 
@@ -62,8 +63,8 @@ def identity(data: HFDataModule, samples: int | None) -> Identity:
         "classes": data.class_names,
         **{f"kind.{name}": value for name, value in _options(kind).items()},
     }
-    if isinstance(data.preprocess, TabularPreprocess) and kind.fitted:
-        reading["statistics"] = _statistics(data.preprocess)
+    if isinstance(data.own_preprocess, TabularPreprocess) and kind.fitted:
+        reading["statistics"] = _statistics(data.own_preprocess)
     if kind.frozen is not None and kind.trains_frozen:
         reading["split_seed of what is drawn once"] = int(data.split_seed)
     part = float(data.val_fraction) if data.val_split is None else 0.0

@@ -7,7 +7,7 @@ import struct
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from lightning_ae.config import Configurable, class_path
+from lightning_ae.data.columns import check_columns, image_columns, scalar_columns, vector_columns
+from lightning_ae.data.signature import Column, Signature, listed
 from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise
 from lightning_ae.preprocess import ImagePreprocess, Preprocess, TabularPreprocess, image_array
@@ -59,6 +61,18 @@ class Kind(Configurable):
     @abstractmethod
     def preprocess(self, chunks: Callable[[], Iterable[Tensor]]) -> Preprocess:
         """From decoded samples to the model's input; `chunks()` passes over a split, the training one where `fitted`"""
+
+    def described(self, columns: list[Column], chunks: Callable[[], Iterable[Tensor]]) -> list[Column]:
+        """The input's columns with what is known of them once samples are decoded; see `preprocess`."""
+        return columns
+
+    def of_signature(self, signature: Signature) -> Kind:
+        """This kind as a trained model asks for its input.
+
+        Raises:
+            InputError: when it reads another kind of input than the model's, or in another way.
+        """
+        return self
 
     @property
     def frozen(self) -> str | None:
@@ -153,6 +167,30 @@ class Image(Kind):
         shape = next(iter(chunks())).shape
         return ImagePreprocess((shape[2], shape[3]), shape[1], self.mean, self.std)
 
+    def described(self, columns: list[Column], chunks: Callable[[], Iterable[Tensor]]) -> list[Column]:
+        """The column of images, with the shape that they are read in."""
+        return [replace(columns[0], shape=tuple(next(iter(chunks())).shape[1:]))]
+
+    def of_signature(self, signature: Signature) -> Image:
+        """Images in the model's size, channels and normalisation.
+
+        Raises:
+            InputError: when the model takes no images, or this kind states another size or another normalisation.
+        """
+        wanted = signature.preprocess
+        if not isinstance(wanted, ImagePreprocess):
+            raise InputError("the data hold images, where the model takes vectors", "give kind=Tabular(...)")
+        for name in ("size", "channels", "mean", "std"):
+            own, of_model = getattr(self, name), getattr(wanted, name)
+            if own is not None and own != of_model:
+                raise InputError(
+                    f"kind=Image({name}={own}) reads images otherwise than the model was trained with, {of_model}",
+                    f"leave {name} out: the model says it",
+                )
+        column = signature.names[0] if signature.columns else self.column
+        options = {name: getattr(wanted, name) for name in ("size", "channels", "mean", "std")}
+        return replace(self, column=column, **options)
+
     @property
     def frozen(self) -> str | None:
         """How images are binarised for evaluation."""
@@ -233,6 +271,24 @@ class Tabular(Kind):
         dtype = own.pop() if len(own) == 1 and own <= COMPACT else np.dtype(np.float32)
         return np.concatenate(arrays, axis=1, dtype=dtype, casting="unsafe")
 
+    def of_signature(self, signature: Signature) -> Tabular:
+        """The model's columns, standardised where the model's input is.
+
+        Raises:
+            InputError: when the model takes images, or other columns than this kind names.
+        """
+        wanted = signature.preprocess
+        if not isinstance(wanted, TabularPreprocess):
+            raise InputError("the data hold no column of images, where the model takes images", "give kind=Image(...)")
+        names = tuple(signature.names)
+        if names and self.columns is not None and set(self.columns) != set(names):
+            raise InputError(
+                f"kind=Tabular(columns=...) names {listed(self.columns)}, where the model was trained on "
+                f"{listed(names)}",
+                "leave columns out: the model says them",
+            )
+        return replace(self, columns=names or self.columns, standardize=wanted.mean is not None)
+
     @property
     def fitted(self) -> bool:
         """Whether the samples are standardised."""
@@ -255,31 +311,6 @@ def kind_of(features: Features) -> Kind:
     return Image() if image_columns(features) else Tabular()
 
 
-def image_columns(features: Features) -> list[str]:
-    """The columns that hold images."""
-    return [name for name, feature in features.items() if type(feature).__name__ == "Image"]
-
-
-def scalar_columns(features: Features) -> list[str]:
-    """The columns that hold a number or a class each."""
-    return [name for name, feature in features.items() if _is_number(feature)]
-
-
-def vector_columns(features: Features) -> list[str]:
-    """The columns that hold a list of numbers each."""
-    return [
-        name for name, feature in features.items()
-        if type(feature).__name__ in ("List", "LargeList", "Sequence") and _is_number(feature.feature)
-    ]  # fmt: skip
-
-
-def check_columns(names: Iterable[str], features: Features) -> None:
-    """Raises InputError for a column that is not there, listing those that are."""
-    for name in names:
-        if name not in features:
-            raise InputError(f"the data set has no column {name!r}", f"it has {list(features)}")
-
-
 def _numbers(column: pa.ChunkedArray) -> np.ndarray | None:
     """A column of numbers (N, 1), or of vectors (N, dimensions); None where vectors differ in length.
 
@@ -295,13 +326,6 @@ def _numbers(column: pa.ChunkedArray) -> np.ndarray | None:
     values = np.asarray(array.flatten().to_numpy(zero_copy_only=False))
     lengths = pc.list_value_length(array).to_numpy(zero_copy_only=False)
     return values.reshape(len(array), -1) if (lengths == lengths[0]).all() else None
-
-
-def _is_number(feature: Any) -> bool:
-    # arrays of two and more dimensions have a dtype as well
-    return type(feature).__name__ in ("Value", "ClassLabel") and feature.dtype.startswith(
-        ("int", "uint", "float", "bool")
-    )
 
 
 @contextmanager

@@ -17,10 +17,12 @@ from torch import Tensor
 
 from lightning_ae.config import arguments, class_path, from_plain, import_class, to_plain
 from lightning_ae.data.cache import cached, in_memory
+from lightning_ae.data.columns import check_columns, describe, scalar_columns
 from lightning_ae.data.decoding import OnTheFly, decode_chunks
 from lightning_ae.data.identity import Identity, check_identity, identity
-from lightning_ae.data.kinds import Kind, check_columns, kind_of, scalar_columns
+from lightning_ae.data.kinds import Kind, kind_of
 from lightning_ae.data.loader import Batch, BatchLoader, Columns, Order
+from lightning_ae.data.signature import Signature
 from lightning_ae.data.source import load_splits
 from lightning_ae.data.streaming import Stream, StreamLoader
 from lightning_ae.errors import InputError, unknown
@@ -108,7 +110,10 @@ class HFDataModule(pl.LightningDataModule):
         _check_arguments(self)
         self._splits: Any = None
         self._arrays: dict[tuple[str, bool], Tensor] = {}
-        self._preprocess: Preprocess | None = None
+        self._signature: Signature | None = None
+        self._of_model: Signature | None = None  # whose signature is taken over
+        self._own: Preprocess | None = None
+        self._reading: Kind | None = None  # the kind, as that model asks for
         self._seed: int | None = None
         self._identity: Identity | None = None
         self._stream: Stream | None = None  # that trains
@@ -174,8 +179,10 @@ class HFDataModule(pl.LightningDataModule):
 
     @cached_property  # every batch asks for it
     def input_columns(self) -> list[str]:
-        """The columns that make the model's input."""
-        return self._kind().input_columns(self.splits[self.train_split].features, self.label)
+        """The columns that make the model's input, in order."""
+        if self._of_model is not None and self._of_model.columns:
+            return self._of_model.names
+        return self._kind().input_columns(self._rows_of(self.train_split).features, self.label)
 
     @property
     def label(self) -> str | None:
@@ -202,15 +209,47 @@ class HFDataModule(pl.LightningDataModule):
         return names
 
     @property
+    def signature(self) -> Signature:
+        """What goes into a model: made of these training data, or that of the model that they feed."""
+        of_model = self._of_model
+        if of_model is not None and of_model.columns:
+            return of_model
+        if self._signature is None:
+            known = describe(self._rows_of(self.train_split).features)
+            columns = self._kind().described([known[name] for name in self.input_columns], self._chunks)
+            preprocess = self.own_preprocess if of_model is None else of_model.preprocess
+            self._signature = Signature(preprocess, tuple(columns), known.get(self.label or ""))
+        return self._signature
+
+    def use_signature(self, signature: Signature) -> None:
+        """From now on reads the data as a trained model takes them: its columns, its statistics, its images' size.
+
+        Raises:
+            InputError: when the data do not have the model's columns, or are read in a way that is not the model's.
+        """
+        if signature == self._of_model:
+            return
+        features = self._rows_of(self.train_split).features
+        signature.check(describe(features))
+        kind = self._kind().of_signature(signature)
+        self._of_model, self._reading, self._signature = signature, kind, None
+        self._arrays.clear()
+        for name in ("input_columns", "_key"):
+            vars(self).pop(name, None)
+
+    @property
     def preprocess(self) -> Preprocess:
         """From natural units to the model's input."""
-        if self._preprocess is None:
-            self._preprocess = self._kind().preprocess(self._chunks)
-        return self._preprocess
+        return self.own_preprocess if self._of_model is None else self._of_model.preprocess
 
-    @preprocess.setter
-    def preprocess(self, preprocess: Preprocess) -> None:
-        self._preprocess = preprocess
+    @property
+    def own_preprocess(self) -> Preprocess:
+        """What `preprocess` is by these training data, whichever model they feed."""
+        if self._own is None:
+            _ = self._kind()
+            assert self.kind is not None
+            self._own = self.kind.preprocess(self._chunks)
+        return self._own
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -246,6 +285,7 @@ class HFDataModule(pl.LightningDataModule):
     def prepare_data(self) -> None:
         """Downloads and decodes into the caches; Lightning calls it in one process of each node."""
         _ = self.splits
+        self._meet_model()
         if self.cache == "disk":
             self._prepare(self.trainer.state.fn if self.trainer is not None else None)
 
@@ -254,6 +294,7 @@ class HFDataModule(pl.LightningDataModule):
         if self.trainer is not None:
             self._seed = None
             self._run_seed()
+        self._meet_model()
         self._prepare(stage)
         _ = self.preprocess
         if stage == "fit":
@@ -325,6 +366,12 @@ class HFDataModule(pl.LightningDataModule):
 
     # ---- inside -------------------------------------------------------------------------------------------------
 
+    def _meet_model(self) -> None:
+        """Takes over what the trainer's model knows of its input, where it was trained before."""
+        model = None if self.trainer is None else self.trainer.lightning_module
+        if (signature := getattr(model, "signature", None)) is not None:
+            self.use_signature(signature)
+
     def _run_seed(self) -> int:
         """Of the training order, of all ranks; from a checkpoint where a fit goes on."""
         if self._seed is None:
@@ -345,7 +392,7 @@ class HFDataModule(pl.LightningDataModule):
     def _kind(self) -> Kind:
         if self.kind is None:
             self.kind = kind_of(self._rows_of(self.train_split).features)
-        return self.kind
+        return self._reading or self.kind
 
     def _rows_of(self, name: str) -> Any:
         if name not in self.splits:

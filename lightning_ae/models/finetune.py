@@ -81,7 +81,7 @@ class FineTuneClassifier(ExactModule):
         self.model = model
         self.num_classes, self.freeze_encoder = num_classes, freeze
         self.lr, self.layer_decay, self.weight_decay = lr, layer_decay, weight_decay
-        self.preprocess = model.preprocess
+        self.signature = model.signature
         self.data_config = model.data_config
         learned = [] if freeze else _encoding_weights(model.eval())
         self.model.requires_grad_(False)

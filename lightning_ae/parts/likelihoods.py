@@ -66,18 +66,6 @@ class Likelihood(Configurable):
         """Whether `log_prob` is the logarithm of a probability at `x`, so that bits per dimension mean something."""
         return False
 
-    def check(self, x: Tensor) -> None:
-        """Raises InputError when values of `x` lie outside the support; NaN is left for others to find."""
-        low, high = self.support
-        if math.isinf(low) and math.isinf(high):
-            return
-        least, most = torch.aminmax(x.detach().nan_to_num(low))
-        if least < low or most > high:
-            raise InputError(
-                f"{type(self).__name__} takes values in [{low:g}, {high:g}], but the data lie in [{least:g}, {most:g}]",
-                "divide images by 255, or use the likelihood Gaussian()",
-            )
-
 
 @dataclass(frozen=True)
 class _LocationScale(Likelihood):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from inspect import CO_VARARGS, CO_VARKEYWORDS, currentframe
 from pathlib import Path
 from types import FrameType
@@ -20,6 +21,7 @@ from lightning_fabric.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from lightning_ae.config import arguments, bind_arguments, class_path, from_plain, import_class, to_plain
+from lightning_ae.data.signature import Signature
 from lightning_ae.errors import InputError, unknown
 from lightning_ae.preprocess import Preprocess
 from lightning_ae.signatures import passed_on
@@ -60,8 +62,8 @@ class Checkpointed:
     They also carry the preprocessing of the data that the model was trained on, and how to get those data again.
     """
 
-    preprocess: Preprocess | None = None
-    """From data in natural units to what the model takes; set by the data module at the first fit."""
+    signature: Signature | None = None
+    """What goes into the model; of the data module at the first fit."""
     data_config: dict[str, Any] | None = None
     """The data module's plain data, where it has some."""
     columns: dict[str, str]
@@ -70,6 +72,7 @@ class Checkpointed:
     hparams: Any
     state_dict: Any
     named_parameters: Any
+    _trainer: Any
     _argument_names: tuple[str, ...]
     _known_to_load = False
 
@@ -78,6 +81,44 @@ class Checkpointed:
         self = super().__new__(cls)
         vars(self)["_called_with"] = args, kwargs
         return self
+
+    @property
+    def preprocess(self) -> Preprocess | None:
+        """From data in natural units to what the model takes: a part of its signature."""
+        return None if self.signature is None else self.signature.preprocess
+
+    @preprocess.setter
+    def preprocess(self, preprocess: Preprocess | None) -> None:
+        known = self.signature
+        if preprocess is None:
+            self.signature = None
+        else:
+            self.signature = Signature(preprocess) if known is None else replace(known, preprocess=preprocess)
+
+    def take_signature_of(self, data: Any, support: tuple[float, float] | None = None) -> None:
+        """Keeps what a data module says of its data, at the first fit; afterwards the data are read as the model says.
+
+        Args:
+            data: has a `signature`, or a `preprocess` at least, or nothing is known of it.
+            support: the closed interval of values that the model's likelihood takes.
+
+        Raises:
+            InputError: when it preprocesses data otherwise than the model was trained with.
+        """
+        found = getattr(data, "signature", None)
+        if found is None and isinstance(getattr(data, "preprocess", None), Preprocess):
+            found = Signature(data.preprocess)
+        if not isinstance(found, Signature):
+            return
+        known = self.signature
+        if known is not None and known.preprocess != found.preprocess:
+            raise InputError(
+                f"{type(data).__name__} preprocesses data otherwise than this model was trained with",
+                "give the data module the model's (a method use_signature); for a training of its own on these data, "
+                "set model.signature = None",
+            )
+        if known is None or not known.columns:
+            self.signature = found if support is None else found.with_support(support)
 
     def keep_arguments(self) -> None:
         """Keeps the arguments of all constructors that are at work, as plain data in `hparams`.
@@ -155,7 +196,8 @@ class Checkpointed:
             "class_path": class_path(type(self)),
             "version": __version__,
             "arguments": list(self.init_args),
-            "preprocess": None if self.preprocess is None else to_plain(self.preprocess, "preprocess"),
+            "signature": None if self.signature is None else self.signature.plain(),
+            "signature_hash": None if self.signature is None else self.signature.hash,
             "data": self.data_config,
             "columns": dict(self.columns),
         }
@@ -192,8 +234,11 @@ class Checkpointed:
         for key in ("state_dict", "current_model_state"):  # the average of a run that took one, and its weights
             check_finite(checkpoint.get(key, {}), {name for name, _ in self.named_parameters()})
         saved = checkpoint[METADATA_KEY]
-        if saved.get("preprocess") is not None:
-            self.preprocess = from_plain(Preprocess, saved["preprocess"], "preprocess")
+        if (signature := signature_of(saved)) is not None:
+            self.signature = signature
+            use: Any = getattr(getattr(self._trainer, "datamodule", None), "use_signature", None)
+            if use is not None:
+                use(signature)
         self.data_config = saved.get("data")
         self.columns = dict(saved.get("columns") or {})
 
@@ -421,6 +466,21 @@ def check_content(checkpoint: Any) -> None:
         raise InputError("it does not say what data it was trained on in the way that it should", DAMAGED)
     check_plain(checkpoint.get("hyper_parameters", {}), "hyper_parameters")
     check_plain(saved, METADATA_KEY)
+
+
+def signature_of(saved: Mapping[str, Any]) -> Signature | None:
+    """What a checkpoint says of the model's input; an earlier version's says its preprocessing only.
+
+    Raises:
+        InputError: when that is not what it should be, or its hash is another.
+    """
+    if (plain := saved.get("signature")) is not None:
+        signature = Signature.from_plain(plain)
+        if saved.get("signature_hash", signature.hash) != signature.hash:
+            raise InputError("its signature has another hash than it says", DAMAGED)
+        return signature
+    plain = saved.get("preprocess")
+    return None if plain is None else Signature(from_plain(Preprocess, plain, "preprocess"))
 
 
 def check_class(checkpoint: dict[str, Any], cls: type) -> None:

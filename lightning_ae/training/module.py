@@ -34,6 +34,7 @@ from lightning_ae.training.private import find_unused_parameters, logs_now, trai
 from lightning_ae.training.progress import draw_always, draw_seldom
 from lightning_ae.training.resume import Resumption, of_all_ranks
 from lightning_ae.training.sharding import shard
+from lightning_ae.training.values import Offender, Watch, offender
 from lightning_ae.training.weights import first_tensor, weights_type
 
 # what runs networks, and under FSDP needs their weights as a whole
@@ -78,6 +79,8 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
         self._run_seed: int | None = None
         self._finds_unused = False
         self._epoch = EpochTerms()
+        self._watch = Watch()
+        self._interval: tuple[str, tuple[float, float], tuple[int, ...]] = ("", (-math.inf, math.inf), ())
 
     @abstractmethod
     def _terms(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
@@ -170,8 +173,11 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
         if terms["loss"].device.type == "cpu":
             if not math.isfinite(terms["loss"].item()):
                 raise self._not_finite("train", batch_idx, terms, batch)
-        elif (now or last) and (found := epoch.broken()) is not None:
-            raise self._not_finite("train", *found)
+        elif now or last:
+            if (outside := self._watch.first()) is not None:
+                raise self._outside(outside)
+            if (found := epoch.broken()) is not None:
+                raise self._not_finite("train", *found)
         if trainer.barebones:
             return
         if now:
@@ -179,6 +185,39 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
                 self.log(f"train/{name}", value, on_step=True, on_epoch=False, prog_bar=name == "loss")
         if last:
             self._log_epoch()
+
+    def check_values(self, x: Tensor, interval: tuple[float, float], what: str, batch_idx: int) -> None:
+        """Refuses values of a batch outside an interval, for one reduction.
+
+        On an accelerator, which would have to wait, the first one is kept there while a model trains, and raised at the
+        next logged step, before any checkpoint is written.
+
+        Args:
+            x: (B, *shape), in the model's units.
+            interval: the least and the largest value; between infinite ones all is left to the loss, which such a
+                value makes infinite or NaN.
+            what: the interval is, in words.
+            batch_idx: the batch's number in the epoch.
+
+        Raises:
+            InputError: naming row, column and value.
+        """
+        if not any(math.isfinite(bound) for bound in interval):
+            return
+        self._interval = what, interval, tuple(x.shape[1:])
+        if x.device.type != "cpu" and self.training and self._trainer is not None:
+            if batch_idx == 0:
+                self._watch = Watch()
+            self._watch.look(x, *interval, batch_idx)
+        elif (found := offender(x, *interval, batch_idx)) is not None:
+            raise self._outside(found)
+
+    def _outside(self, found: Offender) -> InputError:
+        what, (low, high), shape = self._interval
+        return InputError(
+            f"{found.named(shape, self.signature)}, where [{low:g}, {high:g}] is {what}",
+            "divide images by 255; for other values use a likelihood that takes them, Gaussian() say",
+        )
 
     def total_steps(self) -> float:
         """How many steps the optimizer takes in the whole fit.
@@ -264,6 +303,8 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
         Raises:
             InputError: when a weight is not finite; checkpoints written earlier stay.
         """
+        if (outside := self._watch.first()) is not None:
+            raise self._outside(outside)
         super().on_save_checkpoint(checkpoint)
         write_average(trainer_of(self), checkpoint)
         names = {name for name, _ in self.named_parameters()}
@@ -318,11 +359,13 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
 
     def _not_finite(self, stage: str, batch_idx: int, terms: Mapping[str, Any], batch: Any = None) -> InputError:
         where = f"batch {batch_idx} of epoch {self.current_epoch}"
-        if any(x.is_floating_point() and not torch.isfinite(x).all() for x in tensors_of(batch)):
-            return InputError(
-                f"the {stage} data hold NaN or infinite values in {where}",
-                "clean the data; the weights of the last checkpoint are untouched",
-            )
+        for x in tensors_of(batch):
+            if x.is_floating_point() and x.ndim > 1 and (found := offender(x, -math.inf, math.inf, batch_idx)):
+                return InputError(
+                    f"the {stage} data hold NaN or infinite values in {where}: "
+                    f"{found.named(tuple(x.shape[1:]), self.signature)}",
+                    "clean the data; the weights of the last checkpoint are untouched",
+                )
         broken = [name for name, value in terms.items() if not torch.as_tensor(value).detach().isfinite()]
         return InputError(
             f"the loss is not finite at {stage} {where} (terms: {', '.join(broken)}), though the data are",

@@ -203,14 +203,14 @@ def test_a_sum_in_another_order_is_no_difference() -> None:
     """As other machines make it."""
     kind = Tabular(columns=("a", "b"), standardize=True)
     one, other = data(kind=kind), data(kind=kind)
-    other.preprocess = type(one.preprocess)(
+    other._own = type(one.preprocess)(
         tuple(m + 1e-12 for m in one.preprocess.mean),
         tuple(s * (1 - 1e-12) for s in one.preprocess.std),  # type: ignore
     )
     assert one.identity == other.identity
     one, other = data(kind=kind), data(kind=kind)
     for each, nothing in ((one, 1e-17), (other, -1e-17)):
-        each.preprocess = TabularPreprocess((nothing, 0.3), (1.0, 2.0))
+        each._own = TabularPreprocess((nothing, 0.3), (1.0, 2.0))
     assert one.identity == other.identity
 
 

@@ -15,7 +15,6 @@ from tqdm.auto import tqdm
 
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.batches import rows_of
-from lightning_ae.config import to_plain
 from lightning_ae.data import HFDataModule
 from lightning_ae.errors import InputError
 from lightning_ae.metrics import RSquared, SquaredErrorPerSample, knn_error, linear_probe_error
@@ -123,12 +122,12 @@ def _retrained(entry: Entry, path: str | None) -> Autoencoder:
 
 def read_data(data: Data, model: Autoencoder, path: str | None = None) -> Samples:
     """The whole training and the test split of a data set, as the model takes them; the last one read is kept."""
-    assert model.preprocess is not None
+    assert model.signature is not None
     place = os.path.abspath(path) if path else data.id
-    key = repr((place, sorted(data.options.items()), to_plain(model.preprocess, "preprocess"), model.given))
+    key = repr((place, sorted(data.options.items()), model.signature.hash, model.given))
     if key not in _KEPT:
         module = HFDataModule(place, val_fraction=0, **data.options)
-        module.preprocess = model.preprocess
+        module.use_signature(model.signature)
         inputs: dict[str, Tensor] = {}
         labels: dict[str, Tensor] = {}
         given: dict[str, dict[str, Tensor]] = {}

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-RECIPES = Path(__file__).parent.parent / "recipes"
+RECIPES = Path(__file__).parents[2] / "recipes"
 RECIPE = RECIPES / "models" / "denoising.yaml"
 SHORT = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false"]
 

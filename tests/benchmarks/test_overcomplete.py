@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 
 from lightning_ae import HFDataModule
 
-SCRIPT = runpy.run_path(str(Path(__file__).parent.parent / "benchmarks" / "overcomplete.py"))
+SCRIPT = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "overcomplete.py"))
 
 
 @pytest.fixture(scope="module")

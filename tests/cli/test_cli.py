@@ -14,7 +14,7 @@ import torch
 from lightning_ae import VAE, load_model
 from lightning_ae.cli.app import COMMANDS, main
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RECIPE = ["-c", "vae", "-c", "digits"]
 SHORT = ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 

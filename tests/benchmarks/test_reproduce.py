@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-SCRIPT: dict[str, Any] = runpy.run_path(str(Path(__file__).parent.parent / "benchmarks" / "reproduce.py"))
+SCRIPT: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "reproduce.py"))
 table, main, ROWS = (SCRIPT[name] for name in ("table", "main", "ROWS"))
 
 

@@ -106,8 +106,11 @@ ATTACKS: dict[str, tuple[str, Callable[[Content, Path], Any]]] = {
     "a process inside of the likelihood": (
         "vae", lambda c, f: c["hyper_parameters"]["likelihood"]["init_args"].update(scale=shell(f)),
     ),
-    "a process as preprocessing": ("vae", lambda c, f: c["lightning_ae"].update(preprocess=shell(f))),
-    "a module as preprocessing": ("vae", lambda c, f: c["lightning_ae"].update(preprocess=FOO)),
+    "a process as preprocessing": ("vae", lambda c, f: c["lightning_ae"]["signature"].update(preprocess=shell(f))),
+    "a module as preprocessing": ("vae", lambda c, f: c["lightning_ae"]["signature"].update(preprocess=FOO)),
+    "a process as an earlier version's preprocessing": (
+        "vae", lambda c, f: c["lightning_ae"].update(signature=None, preprocess=shell(f)),
+    ),
     "a process as the class": ("vae", lambda c, f: c["lightning_ae"].update(class_path="subprocess.Popen")),
     "a module as the class": ("vae", lambda c, f: c["lightning_ae"].update(class_path="evilmod.Foo")),
     "a function as the class": ("vae", lambda c, f: c["lightning_ae"].update(class_path="os.system")),
@@ -260,7 +263,13 @@ DAMAGES: dict[str, tuple[str, Callable[[Content], Any]]] = {
     ),
     "no class": ("which autoencoder", lambda c: c["lightning_ae"].pop("class_path")),
     "a list for what is ours": ("which autoencoder", lambda c: c.update(lightning_ae=[])),
-    "a number for the preprocessing": ("preprocess must be", lambda c: c["lightning_ae"].update(preprocess=3)),
+    "a number for the preprocessing": (
+        "preprocess must be", lambda c: c["lightning_ae"].update(signature=None, preprocess=3),
+    ),
+    "a number for the signature": ("signature is not what it should be", lambda c: c["lightning_ae"].update(signature=3)),
+    "another signature": (
+        "another hash", lambda c: c["lightning_ae"]["signature"]["preprocess"]["init_args"].update(mean=[0.5]),
+    ),
     "a text for the data": ("what data", lambda c: c["lightning_ae"].update(data="digits")),
     "data without a class": ("what data", lambda c: c["lightning_ae"]["data"].pop("class_path")),
     "a dict for the arguments": ("list of arguments", lambda c: c["lightning_ae"].update(arguments={})),

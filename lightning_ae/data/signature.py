@@ -1,0 +1,184 @@
+"""The signature: what a model's input is, as plain data that its checkpoints and zoo entries carry."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from lightning_ae.config import from_plain, to_plain
+from lightning_ae.errors import InputError
+from lightning_ae.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = 1
+SHOWN = 8  # names that a message lists
+ColumnKind = Literal["image", "number", "vector", "category"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the data that a model was trained on.
+
+    Args:
+        name: in the data set, where it has one.
+        kind: "image", "number", "vector" (a list of numbers of one length) or "category" (a class).
+        type: of its values as the data set declares them, in Arrow's terms ("uint8", "double", "list<item: float>"),
+            "image" for encoded ones.
+        shape: of a value: () for a number, (13,) for a vector, (channels, height, width) of an image as it is read.
+        range: the closed interval of natural units in which values lie, of what has one: (0, 255) for bytes.
+        classes: their names, in the order of their numbers.
+        missing: what becomes of missing values.
+    """
+
+    name: str
+    kind: ColumnKind
+    type: str
+    shape: tuple[int, ...] = ()
+    range: tuple[float, float] | None = None
+    classes: tuple[str, ...] | None = None
+    missing: Literal["refused"] = "refused"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What goes into a model; made once, from its training data, and what everything that feeds it goes through.
+
+    Columns are found by their names, and statistics are those of the training data, whatever data are at hand.
+
+    Args:
+        preprocess: from natural units to the model's input, with the statistics in float64.
+        columns: those that make the input, in order; none where nobody said (a tensor of one's own, older checkpoints).
+        label: the column of labels, where there is one.
+        support: the closed interval of values, in the model's units, that its likelihood takes; None for all numbers.
+        version: of this format.
+    """
+
+    preprocess: Preprocess
+    columns: tuple[Column, ...] = ()
+    label: Column | None = None
+    support: tuple[float, float] | None = None
+    version: int = FORMAT
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the input's columns, in order."""
+        return [column.name for column in self.columns]
+
+    @cached_property
+    def hash(self) -> str:
+        """32 hexadecimal digits that tell this signature from every other."""
+        text = json.dumps(self.plain(), sort_keys=True, allow_nan=False)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    def plain(self) -> dict[str, Any]:
+        """Numbers, texts, lists and dicts, from which `from_plain` makes it again."""
+        return {
+            "version": self.version,
+            "columns": [to_plain(asdict(column), "columns") for column in self.columns],
+            "label": None if self.label is None else to_plain(asdict(self.label), "label"),
+            "preprocess": to_plain(self.preprocess, "preprocess"),
+            "support": None if self.support is None else [None if math.isinf(v) else float(v) for v in self.support],
+        }
+
+    @classmethod
+    def from_plain(cls, value: Any) -> Signature:
+        """The signature that plain data of a file describe.
+
+        Raises:
+            InputError: when they do not, or are of a later version of this package.
+        """
+        try:
+            if value["version"] > FORMAT:
+                raise InputError(
+                    f"its signature is of format {value['version']}, and this version of lightning_ae reads up to "
+                    f"{FORMAT}",
+                    "pip install --upgrade lightning_ae",
+                )
+            low, high = value["support"] or (None, None)
+            bounds = (-math.inf if low is None else float(low), math.inf if high is None else float(high))
+            return cls(
+                preprocess=from_plain(Preprocess, value["preprocess"], "preprocess"),
+                columns=tuple(_column(each) for each in value["columns"]),
+                label=None if value["label"] is None else _column(value["label"]),
+                support=None if value["support"] is None else bounds,
+                version=value["version"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"its signature is not what it should be ({type(error).__name__}: {error})",
+                "the file is of another version, or damaged",
+            ) from error
+
+    def check(self, found: Mapping[str, Column]) -> None:
+        """Whether data with these columns are what the model was trained on.
+
+        Args:
+            found: the columns of the data at hand, by name; further ones do not matter.
+
+        Raises:
+            InputError: naming each column that is missing, or holds another kind of values.
+        """
+        if missing := [name for name in self.names if name not in found]:
+            raise InputError(
+                f"the model was trained on the columns {listed(self.names)}, of which the data lack {listed(missing)}",
+                f"columns are found by their names; the data have {listed(list(found))}: rename them "
+                "(Dataset.rename_columns) to the model's",
+            )
+        for column in self.columns:
+            other = found[column.name]
+            if (column.kind, column.shape) != (other.kind, other.shape) and "image" not in (column.kind, other.kind):
+                raise InputError(
+                    f"column {column.name!r} holds {_described(other)}, where the model was trained on "
+                    f"{_described(column)}",
+                    "convert it to what it was (Dataset.cast_column)",
+                )
+            if column.kind != other.kind:
+                raise InputError(
+                    f"column {column.name!r} holds {_described(other)}, where the model takes {_described(column)}"
+                )
+            if column.classes is not None and column.classes != other.classes:
+                raise InputError(
+                    f"column {column.name!r} has the classes {listed(list(other.classes or ()))}, where the model was "
+                    f"trained on {listed(list(column.classes))}"
+                )
+
+    def tensor(self, data: Any) -> Tensor:
+        """Data in natural units, of any form, as the model takes them: (B, ...), float32, on the data's device.
+
+        Args:
+            data: for images a PIL image, an array or a tensor, or a sequence of them; for columns a data frame, a dict
+                of columns, or anything that makes an array (B, dimensions).
+
+        Raises:
+            InputError: naming the row, and the column, of what cannot be used.
+        """
+        return self.preprocess(self.preprocess.natural(data, self.names))
+
+    def with_support(self, support: tuple[float, float]) -> Signature:
+        """The same, of a model whose likelihood takes values in this interval."""
+        return replace(self, support=None if support == (-math.inf, math.inf) else support)
+
+
+def listed(names: Sequence[Any], shown: int = SHOWN) -> str:
+    """Names in a message: the first ones, and how many more there are."""
+    text = ", ".join(str(name) for name in names[:shown])
+    return (f"{text} and {len(names) - shown} more" if len(names) > shown else text) or "none"
+
+
+def _column(value: Mapping[str, Any]) -> Column:
+    lists = {name: tuple(value[name]) for name in ("shape", "range", "classes") if value.get(name) is not None}
+    return Column(**{**value, **lists})
+
+
+def _described(column: Column) -> str:
+    shape = f" of shape {tuple(column.shape)}" if column.shape else ""
+    return f"a {column.kind}{shape} ({column.type})"

@@ -1,0 +1,79 @@
+"""Values that a batch must not have: found for one reduction, named by row, column and value."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_ae.data.signature import Signature
+
+
+@dataclass(frozen=True)
+class Offender:
+    """A value outside an interval.
+
+    Args:
+        batch: the number of its batch in the epoch.
+        row: in the batch.
+        place: in the flattened sample.
+        value: what stands there.
+    """
+
+    batch: int
+    row: int
+    place: int
+    value: float
+
+    def named(self, shape: tuple[int, ...], signature: Signature | None) -> str:
+        """Row, column and value in words, of samples of this shape."""
+        index = tuple(int(n) for n in torch.unravel_index(torch.tensor(self.place), shape))
+        columns = () if signature is None else signature.columns
+        if len(columns) > 1:
+            where = f"column {columns[self.place].name!r}" if self.place < len(columns) else f"place {index}"
+        elif columns:
+            where = f"column {columns[0].name!r} at {index if len(index) > 1 else index[0]}"
+        else:
+            where = f"column {self.place}" if len(shape) == 1 else f"place {index}"
+        return f"row {self.row} of batch {self.batch}, {where}: {self.value:g}"
+
+
+def offender(x: Tensor, low: float, high: float, batch: int = 0) -> Offender | None:
+    """The first value of `x` (B, *shape) that is NaN, infinite, or outside [low, high]; one reduction where there is
+    none."""
+    least, most = torch.aminmax(x.detach())  # NaN where there is one
+    if low <= least.item() and most.item() <= high and not math.isinf(least.item()) and not math.isinf(most.item()):
+        return None
+    flat = x.detach().flatten(1)
+    bad = ~((flat >= low) & (flat <= high) & flat.isfinite())
+    row = int(bad.any(dim=1).int().argmax())
+    place = int(bad[row].int().argmax())
+    return Offender(batch, row, place, flat[row, place].item())
+
+
+class Watch:
+    """The first offender of an epoch, kept on an accelerator until somebody asks: to read it back makes it wait."""
+
+    def __init__(self) -> None:
+        self._found: Tensor | None = None  # batch, row, place, value; batch -1 where there is none
+
+    def look(self, x: Tensor, low: float, high: float, batch: int) -> None:
+        """Takes a batch (B, *shape)."""
+        flat = x.detach().flatten(1)
+        # how far outside; NaN where it is NaN, and for a maximum NaN is the largest
+        far, at = (flat - flat.clamp(low, high)).abs().flatten().max(dim=0)
+        width = flat.shape[1]
+        value = flat.flatten()[at].double()
+        number = torch.where(far == 0, -1.0, float(batch)).double()
+        now = torch.stack([number, (at // width).double(), (at % width).double(), value])
+        self._found = now if self._found is None else torch.where(self._found[0] >= 0, self._found, now)
+
+    def first(self) -> Offender | None:
+        """The offender of the first batch that has one; waits for the device."""
+        if self._found is None:
+            return None
+        batch, row, place, value = self._found.tolist()
+        self._found = None
+        return None if batch < 0 else Offender(int(batch), int(row), int(place), value)

@@ -1,0 +1,38 @@
+"""The form of the table of inputs: what goes in, and what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Refused:
+    """An InputError whose text this regular expression finds."""
+
+    because: str
+
+
+@dataclass(frozen=True)
+class Said:
+    """A warning, or a line of information, that this regular expression finds; and what comes out all the same."""
+
+    what: str
+    value: Any = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """A row of the table.
+
+    Args:
+        goes_in: what, in words.
+        run: does it, in an empty folder; its result is compared.
+        comes_out: a value, Refused or Said.
+    """
+
+    goes_in: str
+    run: Callable[[Path], Any]
+    comes_out: Any
