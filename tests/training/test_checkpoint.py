@@ -266,7 +266,9 @@ DAMAGES: dict[str, tuple[str, Callable[[Content], Any]]] = {
     "a number for the preprocessing": (
         "preprocess must be", lambda c: c["lightning_ae"].update(signature=None, preprocess=3),
     ),
-    "a number for the signature": ("signature is not what it should be", lambda c: c["lightning_ae"].update(signature=3)),
+    "a number for the signature": (
+        "signature is not what it should be", lambda c: c["lightning_ae"].update(signature=3),
+    ),
     "another signature": (
         "another hash", lambda c: c["lightning_ae"]["signature"]["preprocess"]["init_args"].update(mean=[0.5]),
     ),
