@@ -102,6 +102,22 @@ class ImagePreprocess(Preprocess):
             x = F.interpolate(x.float(), self.size, mode="bilinear", antialias=True, align_corners=False)
         return x.round().clamp(0, 255).to(given) if given == torch.uint8 and x.dtype != given else x
 
+    def lost(self, shape: tuple[int, ...]) -> str | None:
+        """What becomes of images (channels, height, width) of another kind than the model's, in words; None of its own.
+
+        The words say what was given, what the model takes, and what is lost.
+        """
+        channels, size = self.channels or shape[0], self.size or shape[1:]
+        if (channels, *size) == tuple(shape):
+            return None
+        done = [] if size == tuple(shape[1:]) else ["they are resized"]
+        if channels != shape[0]:
+            done.append("their colour is lost" if channels == 1 else "grey becomes colour")
+        given, taken = (
+            f"{'grey' if c == 1 else 'colour'} {h} x {w}" for c, (h, w) in ((shape[0], shape[1:]), (channels, size))
+        )
+        return f"images in {given} for a model that takes {taken}: {' and '.join(done)}"
+
     def inverse(self, x: Tensor) -> Tensor:
         """The model's units to images in [0, 1], of shape (B, C, H, W)."""
         return _unstandardize(x, self.mean, self.std)

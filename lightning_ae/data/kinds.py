@@ -62,8 +62,8 @@ class Kind(Configurable):
     def preprocess(self, chunks: Callable[[], Iterable[Tensor]]) -> Preprocess:
         """From decoded samples to the model's input; `chunks()` passes over a split, the training one where `fitted`"""
 
-    def described(self, columns: list[Column], chunks: Callable[[], Iterable[Tensor]]) -> list[Column]:
-        """The input's columns with what is known of them once samples are decoded; see `preprocess`."""
+    def described(self, columns: list[Column], first: pa.Table) -> list[Column]:
+        """The input's columns, with what the first row of the training split tells of them."""
         return columns
 
     def of_signature(self, signature: Signature) -> Kind:
@@ -167,9 +167,10 @@ class Image(Kind):
         shape = next(iter(chunks())).shape
         return ImagePreprocess((shape[2], shape[3]), shape[1], self.mean, self.std)
 
-    def described(self, columns: list[Column], chunks: Callable[[], Iterable[Tensor]]) -> list[Column]:
-        """The column of images, with the shape that they are read in."""
-        return [replace(columns[0], shape=tuple(next(iter(chunks())).shape[1:]))]
+    def described(self, columns: list[Column], first: pa.Table) -> list[Column]:
+        """The column of images, with the shape that the first one has before it is resized."""
+        plain = replace(self, size=None, channels=None)
+        return [replace(columns[0], shape=plain.decode(first, [columns[0].name], "train", 0).shape[1:])]
 
     def of_signature(self, signature: Signature) -> Image:
         """Images in the model's size, channels and normalisation.

@@ -10,9 +10,10 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lightning_ae.config import arguments, class_path, from_plain, import_class, to_plain
@@ -27,7 +28,7 @@ from lightning_ae.data.source import load_splits
 from lightning_ae.data.streaming import Stream, StreamLoader
 from lightning_ae.errors import InputError, unknown
 from lightning_ae.exact import GLOBAL_BATCH_SIZE, Noise
-from lightning_ae.preprocess import Preprocess
+from lightning_ae.preprocess import ImagePreprocess, Preprocess, TabularPreprocess
 
 LABELS = ("label", "labels", "target", "class", "y")
 
@@ -216,7 +217,7 @@ class HFDataModule(pl.LightningDataModule):
             return of_model
         if self._signature is None:
             known = describe(self._rows_of(self.train_split).features)
-            columns = self._kind().described([known[name] for name in self.input_columns], self._chunks)
+            columns = self._kind().described([known[name] for name in self.input_columns], self._first_row())
             preprocess = self.own_preprocess if of_model is None else of_model.preprocess
             self._signature = Signature(preprocess, tuple(columns), known.get(self.label or ""))
         return self._signature
@@ -232,6 +233,7 @@ class HFDataModule(pl.LightningDataModule):
         features = self._rows_of(self.train_split).features
         signature.check(describe(features))
         kind = self._kind().of_signature(signature)
+        self._say_what_changes(signature)
         self._of_model, self._reading, self._signature = signature, kind, None
         self._arrays.clear()
         for name in ("input_columns", "_key"):
@@ -365,6 +367,23 @@ class HFDataModule(pl.LightningDataModule):
         return self.trainer.precision_plugin.convert_input(batch)
 
     # ---- inside -------------------------------------------------------------------------------------------------
+
+    def _say_what_changes(self, signature: Signature) -> None:
+        """Once, what the model's way of reading makes of data that would be read otherwise by themselves."""
+        wanted = signature.preprocess
+        if isinstance(wanted, TabularPreprocess):
+            if wanted.mean is not None:
+                rank_zero_info("the data are standardised by the statistics of the model's training data")
+            return
+        assert isinstance(wanted, ImagePreprocess)
+        columns = [describe(self._rows_of(self.train_split).features)[name] for name in self.input_columns]
+        native = self._kind().described(columns, self._first_row())[0].shape
+        if native not in [column.shape for column in signature.columns] and (lost := wanted.lost(native)):
+            rank_zero_warn(lost)
+
+    def _first_row(self) -> pa.Table:
+        rows: Any = self._rows_of(self.train_split).select_columns(self.input_columns).with_format("arrow")
+        return next(rows.iter(1)) if self.streaming else rows[:1]
 
     def _meet_model(self) -> None:
         """Takes over what the trainer's model knows of its input, where it was trained before."""

@@ -21,7 +21,7 @@ from lightning_fabric.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from lightning_ae.config import arguments, bind_arguments, class_path, from_plain, import_class, to_plain
-from lightning_ae.data.signature import Signature
+from lightning_ae.data.signature import Signature, listed
 from lightning_ae.errors import InputError, unknown
 from lightning_ae.preprocess import Preprocess
 from lightning_ae.signatures import passed_on
@@ -52,6 +52,8 @@ _TYPES: dict[str, type] = {
     "epoch": int,
     "global_step": int,
 }
+_OF_TRAINING = ("lr", "lr_schedule", "weight_decay", "layer_decay")
+"""Hyper-parameters that an evaluation does not look at."""
 _CONSTRUCTING = ("hparams", "module_arguments", "hparams_type", "hparams_name")
 """What older versions of Lightning wrote, and its loading obeys."""
 
@@ -224,12 +226,15 @@ class Checkpointed:
         self._known_to_load = True
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses another class's checkpoint; reads the preprocessing.
+        """Refuses another class's checkpoint; takes its signature, by which the data module then reads its data.
 
         Raises:
-            InputError: when the checkpoint is of another class, or its weights are not finite.
+            InputError: when the checkpoint is of another class or, in an evaluation, of other hyper-parameters; when
+                its weights are not finite; when the data module's data are not what the model was trained on.
         """
         check_class(checkpoint, type(self))
+        if self._trainer is not None and self._trainer.state.fn != "fit":
+            self._check_hyperparameters(checkpoint.get("hyper_parameters", {}))
         # under ModelParallelStrategy the weights are loaded by then, and no longer there
         for key in ("state_dict", "current_model_state"):  # the average of a run that took one, and its weights
             check_finite(checkpoint.get(key, {}), {name for name, _ in self.named_parameters()})
@@ -241,6 +246,20 @@ class Checkpointed:
                 use(signature)
         self.data_config = saved.get("data")
         self.columns = dict(saved.get("columns") or {})
+
+    def _check_hyperparameters(self, saved: Mapping[str, Any]) -> None:
+        """Refuses to evaluate weights under other hyper-parameters than they were trained with."""
+        now = self._plain_hparams()
+        differ = [
+            f"{name} = {saved[name]!r} (here {now[name]!r})"
+            for name in sorted(saved.keys() & now.keys() - set(_OF_TRAINING))
+            if saved[name] != now[name]
+        ]
+        if differ:
+            raise InputError(
+                f"the checkpoint was trained with {listed(differ)}",
+                "evaluate the model as it was trained: lightning_ae.load_model(path)",
+            )
 
     @classmethod
     def from_init_args(cls: type[C], init_args: Mapping[str, Any]) -> C:

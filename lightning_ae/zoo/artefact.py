@@ -109,9 +109,9 @@ def build(config: Config, weights: dict[str, Tensor], where: str) -> Autoencoder
             own=True,
             same_types=True,
         )
+        model.signature = config.read_signature()
     except InputError as error:
         raise InputError(f"{where} cannot be built: {error.message}", error.hint) from error
-    model.preprocess = config.preprocess.build()
     return model.eval()
 
 

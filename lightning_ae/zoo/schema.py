@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -15,11 +16,13 @@ from lightning_ae.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lightning_ae.data.signature import Signature
     from lightning_ae.preprocess import Preprocess
 
 NAME = r"^[a-z0-9]+(_[a-z0-9]+)*\.[a-z0-9]+(_[a-z0-9]+)*_v[1-9][0-9]*$"
 FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9]+)+$"  # no folder, no drive, no leading dot
 LARGEST_NUMBER, LONGEST_LIST, DEEPEST = 1 << 20, 256, 8
+LARGEST_SIGNATURE = 1 << 19  # characters
 LARGEST_FILE = 2 << 30  # bytes
 GOLDEN_SAMPLES = 2
 
@@ -106,6 +109,13 @@ def _plain(value: Any, depth: int = 0) -> Any:
     return value
 
 
+def _small(value: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A signature's plain data, if they are few enough to look at; what they say is checked when a model is built."""
+    if value is not None and len(json.dumps(value)) > LARGEST_SIGNATURE:
+        raise InputError(f"the signature has more than {LARGEST_SIGNATURE} characters")
+    return value
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -182,6 +192,10 @@ class Config(_Part):
     requires: str | None = Field(None, description="the package that registers the model, where it is not this one")
     config: Annotated[dict[str, Any], AfterValidator(_plain)] = Field(description="the arguments of the model's class")
     preprocess: Annotated[ImageInput | TabularInput, Field(discriminator="kind")]
+    signature: Annotated[dict[str, Any] | None, AfterValidator(_small)] = Field(
+        None, description="the input's columns, their types and statistics; none in entries of before it was kept"
+    )
+    signature_hash: Annotated[str | None, Field(pattern=r"^[0-9a-f]{32}$")] = None
     features: Features
 
     @model_validator(mode="after")
@@ -194,6 +208,22 @@ class Config(_Part):
         if (wanted is None and len(shape) != 1) or (wanted is not None and wanted != tuple(shape)):
             raise InputError(f"preprocess gives {wanted or 'vectors'}, but the model takes the input_shape {shape}")
         return self
+
+    def read_signature(self) -> Signature:
+        """What goes into the model; of an entry that does not say it, the preprocessing alone.
+
+        Raises:
+            InputError: when its hash is another, or it preprocesses otherwise than the entry says.
+        """
+        from lightning_ae.data.signature import Signature
+
+        preprocess = self.preprocess.build()
+        if self.signature is None:
+            return Signature(preprocess)
+        found = Signature.from_plain(self.signature)
+        if found.hash != self.signature_hash or found.preprocess != preprocess:
+            raise InputError("its signature has another hash than it says, or another preprocessing")
+        return found
 
     @property
     def dataset(self) -> str:

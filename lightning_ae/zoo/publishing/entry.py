@@ -13,6 +13,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.batches import rows_of
 from lightning_ae.data import HFDataModule
+from lightning_ae.data.signature import Signature
 from lightning_ae.errors import InputError
 from lightning_ae.files import whole_file
 from lightning_ae.preprocess import ImagePreprocess, TabularPreprocess
@@ -102,7 +104,6 @@ def publish(
     model = load_trained(checkpoint)
     config = _config(name, model)
     about = _about_data(config.dataset, data, model)
-    model.preprocess = config.preprocess.build()
     samples = read_data(about[0], model, path)
     codes = codes_of(model, samples.inputs["train"], samples.given["train"])
     std, mean = torch.std_mean(codes.double(), dim=0)
@@ -177,6 +178,13 @@ def _about_data(dataset: str, given: Mapping[str, Any] | None, model: Autoencode
     return Data(id=about["id"], provenance=about["provenance"], options=kept), about["licence"]
 
 
+def _signature(model: Autoencoder, config: Config) -> Signature:
+    """That of the checkpoint, with the preprocessing that the entry says."""
+    known = model.signature
+    preprocess = config.preprocess.build()
+    return Signature(preprocess) if known is None else replace(known, preprocess=preprocess)
+
+
 def _config(name: str, model: Autoencoder) -> Config:
     registered, package = model_name(type(model))
     preprocess = model.preprocess
@@ -208,8 +216,11 @@ def _config(name: str, model: Autoencoder) -> Config:
         },
         name,
     )
-    model.preprocess = config.preprocess.build()
-    layers = _layers(model, model.preprocess(golden_input(config)), shape)
+    model.signature = signature = _signature(model, config)
+    if signature.columns:
+        said = {"signature": signature.plain(), "signature_hash": signature.hash}
+        config = config.model_copy(update=said)
+    layers = _layers(model, signature.preprocess(golden_input(config)), shape)
     features = config.features.model_copy(update={"layers": layers})
     return config.model_copy(update={"features": features})
 

@@ -113,7 +113,7 @@ def _retrained(entry: Entry, path: str | None) -> Autoencoder:
             words += [f"--{key}", str(value)]
         TrainingCLI("fit", words + (["--data.path", os.path.abspath(path)] if path else []), "train again").run()
         model: Autoencoder = load_model(Path(folder, "run", "checkpoints", f"{recipe.checkpoint}.ckpt"))
-    model.preprocess = entry.preprocess.build()
+    model.signature = entry.read_signature()
     return model
 
 
