@@ -230,9 +230,8 @@ class HFDataModule(pl.LightningDataModule):
         """
         if signature == self._of_model:
             return
-        features = self._rows_of(self.train_split).features
-        signature.check(describe(features))
         kind = self._kind().of_signature(signature)
+        signature.check(describe(self._rows_of(self.train_split).features))
         self._say_what_changes(signature)
         self._of_model, self._reading, self._signature = signature, kind, None
         self._arrays.clear()
