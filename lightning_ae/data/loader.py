@@ -109,6 +109,11 @@ class Order:
                 yield order[at + self.rank : at + size : self.world], size
             at += size
 
+    def position(self, batch: int, row: int) -> int:
+        """Of the sample that is `row` of this rank's share of a batch, in the epoch chosen last."""
+        positions, _ = next(self.batches(batch))
+        return int(positions[row])
+
 
 class Columns:
     """Samples in memory, in a mapped file or on an accelerator, from which a batch is gathered at once.

@@ -111,6 +111,7 @@ class HFDataModule(pl.LightningDataModule):
         _check_arguments(self)
         self._splits: Any = None
         self._arrays: dict[tuple[str, bool], Tensor] = {}
+        self._orders: dict[str, Order] = {}  # of the batches made last
         self._signature: Signature | None = None
         self._of_model: Signature | None = None  # whose signature is taken over
         self._own: Preprocess | None = None
@@ -265,6 +266,14 @@ class HFDataModule(pl.LightningDataModule):
         """
         name, rows = self._part(split)
         return self._rows_of(name) if rows is None else self._rows_of(name).select(rows)
+
+    def row_of(self, split: str, batch: int, row: int) -> str | None:
+        """Which row of the data set is `row` of a batch made last of "train", "val" or "test"; None of a stream's."""
+        if split not in self._orders:
+            return None
+        name, rows = self._part(split)
+        position = self._orders[split].position(batch, row)
+        return f"row {position if rows is None else int(rows[position])} of split {name!r}"
 
     def batches(self, split: str, batch_size: int | None = None) -> Iterator[Batch]:
         """A pass over a split in order, as evaluation sees it, ready for a model, on the CPU."""
@@ -563,6 +572,7 @@ class HFDataModule(pl.LightningDataModule):
             training and self.drop_last,
         )
         if self.cache == "none":
+            self._orders[split] = order
             taken = data if rows is None else data.select(rows)
             read = OnTheFly(self._kind(), taken, name, self.input_columns, self._key, others)
             return BatchLoader(read, order, self.num_workers, position=position, **options)
@@ -571,6 +581,7 @@ class HFDataModule(pl.LightningDataModule):
             self._key: self._array(name, frozen),
             **{column: torch.as_tensor(table[column]) for column in others},
         }
+        self._orders[split] = order
         columns = Columns(samples, None if rows is None else torch.from_numpy(rows))
         return BatchLoader(self._on_device(columns, name), order, position=position, **options)
 

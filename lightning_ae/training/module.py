@@ -215,9 +215,15 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
     def _outside(self, found: Offender) -> InputError:
         what, (low, high), shape = self._interval
         return InputError(
-            f"{found.named(shape, self.signature)}, where [{low:g}, {high:g}] is {what}",
+            f"{self._named(found, shape)}, where [{low:g}, {high:g}] is {what}",
             "divide images by 255; for other values use a likelihood that takes them, Gaussian() say",
         )
+
+    def _named(self, found: Offender, shape: tuple[int, ...]) -> str:
+        stage = "train" if self.training else "test" if self.trainer.testing else "val"
+        data: Any = getattr(trainer_of(self), "datamodule", None)
+        row = data.row_of(stage, found.batch, found.row) if hasattr(data, "row_of") else None
+        return found.named(shape, self.signature or getattr(data, "signature", None), row)
 
     def total_steps(self) -> float:
         """How many steps the optimizer takes in the whole fit.
@@ -363,7 +369,7 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
             if x.is_floating_point() and x.ndim > 1 and (found := offender(x, -math.inf, math.inf, batch_idx)):
                 return InputError(
                     f"the {stage} data hold NaN or infinite values in {where}: "
-                    f"{found.named(tuple(x.shape[1:]), self.signature)}",
+                    f"{self._named(found, tuple(x.shape[1:]))}",
                     "clean the data; the weights of the last checkpoint are untouched",
                 )
         broken = [name for name, value in terms.items() if not torch.as_tensor(value).detach().isfinite()]

@@ -27,8 +27,8 @@ class Offender:
     place: int
     value: float
 
-    def named(self, shape: tuple[int, ...], signature: Signature | None) -> str:
-        """Row, column and value in words, of samples of this shape."""
+    def named(self, shape: tuple[int, ...], signature: Signature | None, row: str | None = None) -> str:
+        """Row, column and value in words, of samples of this shape; `row` is what the data set calls the row."""
         index = tuple(int(n) for n in torch.unravel_index(torch.tensor(self.place), shape))
         columns = () if signature is None else signature.columns
         if len(columns) > 1:
@@ -37,7 +37,7 @@ class Offender:
             where = f"column {columns[0].name!r} at {index if len(index) > 1 else index[0]}"
         else:
             where = f"column {self.place}" if len(shape) == 1 else f"place {index}"
-        return f"row {self.row} of batch {self.batch}, {where}: {self.value:g}"
+        return f"{row or f'row {self.row}'}{' in' if row else ' of'} batch {self.batch}, {where}: {self.value:g}"
 
 
 def offender(x: Tensor, low: float, high: float, batch: int = 0) -> Offender | None:

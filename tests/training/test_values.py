@@ -6,12 +6,14 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from datasets import Dataset, DatasetDict
 from torch.utils.data import DataLoader
 
-from lightning_ae import Autoencoder, InputError
+from lightning_ae import Autoencoder, HFDataModule, InputError
 from lightning_ae.data.signature import Column, Signature
 from lightning_ae.parts import Bernoulli, DiscretizedLogistic, Gaussian
 from lightning_ae.preprocess import TabularPreprocess
@@ -76,6 +78,24 @@ def test_nan_is_named_where_the_support_is_all_numbers(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="row 2 of batch 3, column 1: nan"):
         trainer(tmp_path).fit(Autoencoder((4,), 2), batches(math.nan))
     trainer(tmp_path).fit(Autoencoder((4,), 2, likelihood=Gaussian()), batches(99.0))
+
+
+@pytest.mark.parametrize("options", [{}, {"cache": "none"}, {"batch_size": 7}], ids=str)
+@pytest.mark.parametrize("stage", ["fit", "validate", "test"])
+def test_the_data_sets_own_row_is_named(tmp_path: Path, stage: str, options: dict[str, Any]) -> None:
+    values = np.random.default_rng(0).uniform(size=(90, 2))
+    values[61, 1] = 1.5
+    rows = Dataset.from_dict({"a": values[:, 0], "b": values[:, 1]})
+    data = HFDataModule(DatasetDict(train=rows, test=rows), **{"cache": "memory", "batch_size": 8, **options})
+    if stage != "test":  # the row trains, or validates
+        data.split_seed = next(s for s in range(99) if (61 in held_out(s)) == (stage == "validate"))
+    model = Autoencoder((2,), 1, likelihood=Bernoulli())
+    with pytest.raises(InputError, match=r"row 61 of split '(train|test)' in batch \d+, column 'b': 1.5"):
+        getattr(trainer(tmp_path), stage)(model, datamodule=data)
+
+
+def held_out(seed: int) -> list[int]:
+    return np.random.default_rng(seed).permutation(90)[:9].tolist()
 
 
 class Waiting(Autoencoder):
