@@ -544,6 +544,7 @@ class HFDataModule(pl.LightningDataModule):
             "prefetch": self.prefetch,
             "pin_memory": torch.cuda.is_available() and not self.on_device,
             "identity": (lambda: self.identity) if training else None,
+            "natural": True,
         }
         name, rows = self._part(split)
         frozen = self._kind().frozen is not None and (not training or self._kind().trains_frozen)
@@ -615,7 +616,7 @@ class HFDataModule(pl.LightningDataModule):
         return columns.to(device)
 
     def _ready(self, batch: Batch) -> Batch:
-        return batch | {self._key: self.preprocess(batch[self._key])}
+        return dict(batch) | {self._key: self.preprocess(batch[self._key])}
 
 
 def _share(trainer: Any) -> tuple[int, int]:
