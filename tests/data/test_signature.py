@@ -180,9 +180,14 @@ def test_a_retyped_column_is_refused(checkpoint: Path, tmp_path: Path) -> None:
 def test_a_classifier_takes_the_statistics_of_its_encoder(checkpoint: Path, tmp_path: Path) -> None:
     model = FineTuneClassifier(load_model(checkpoint), num_classes=2)
     module = data(table(30.0))  # which would not standardise
-    trainer(tmp_path).fit(model, module)
+    fit = trainer(tmp_path)
+    fit.fit(model, module)
     assert module.preprocess == load_model(checkpoint).preprocess
     assert model.signature == load_model(checkpoint).signature
+    fit.save_checkpoint(tmp_path / "classifier.ckpt")
+    values = np.array(table()["test"].to_pandas()[["a", "b", "c"]])
+    again = load_model(tmp_path / "classifier.ckpt").model
+    torch.testing.assert_close(again.features(values), model.model.features(values), rtol=0, atol=0)
 
 
 def test_a_data_module_of_ones_own_must_not_have_another_preprocessing(checkpoint: Path, tmp_path: Path) -> None:
