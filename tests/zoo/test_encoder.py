@@ -210,7 +210,7 @@ def test_in_a_pipeline(digits: torch.Tensor) -> None:
     again = pickle.loads(pickle.dumps(pipeline))
     np.testing.assert_array_equal(again.predict(images[:50]), pipeline.predict(images[:50]))
     assert list(transformer.get_feature_names_out()[:2]) == ["code0", "code1"]
-    with pytest.raises(InputError, match="X has 63 columns"):
+    with pytest.raises(InputError, match="X has 63 features, but EncoderTransformer is expecting 64 features"):
         transformer.transform(images.reshape(-1, 64)[:, :63])
 
 
