@@ -49,7 +49,8 @@ def identity(data: HFDataModule, samples: int | None) -> Identity:
     """
     rows, columns, kind = data.splits[data.train_split], data.input_columns, data.kind
     assert kind is not None  # settled by the columns
-    others = sorted(column for column in scalar_columns(rows.features) if column not in columns)
+    besides = {*scalar_columns(rows.features), *([] if data.label is None else [data.label])}  # a label may be text
+    others = sorted(besides - set(columns))
     schema = rows.features.arrow_schema
     content: dict[str, Any] = {} if samples is None else {"rows": samples}
     for place, table in _looked_at(rows, columns + others, data.streaming):
@@ -60,7 +61,7 @@ def identity(data: HFDataModule, samples: int | None) -> Identity:
         "input columns": [f"{column}: {schema.field(column).type}" for column in columns],
         "further columns": [f"{column}: {schema.field(column).type}" for column in others],
         "label": data.label,
-        "classes": data.class_names,
+        "classes": getattr(rows.features.get(data.label), "names", None),  # as declared: others are in the content
         **{f"kind.{name}": value for name, value in _options(kind).items()},
     }
     if isinstance(data.own_preprocess, TabularPreprocess) and kind.fitted:

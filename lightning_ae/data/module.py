@@ -6,6 +6,7 @@ import inspect
 import os
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -18,19 +19,20 @@ from torch import Tensor
 
 from lightning_ae.config import arguments, class_path, from_plain, import_class, to_plain
 from lightning_ae.data.cache import cached, in_memory
-from lightning_ae.data.columns import check_columns, describe, scalar_columns
+from lightning_ae.data.columns import check_columns, choose, describe, find_label, label_columns, scalar_columns
 from lightning_ae.data.decoding import OnTheFly, decode_chunks
 from lightning_ae.data.identity import Identity, check_identity, identity
-from lightning_ae.data.kinds import Kind, kind_of
+from lightning_ae.data.kinds import Kind, Tabular, kind_of
+from lightning_ae.data.labels import Beside, label_column
 from lightning_ae.data.loader import Batch, BatchLoader, Columns, Order
-from lightning_ae.data.signature import Signature
+from lightning_ae.data.signature import Column, Signature, listed
 from lightning_ae.data.source import load_splits
 from lightning_ae.data.streaming import Stream, StreamLoader
 from lightning_ae.errors import InputError, unknown
 from lightning_ae.exact import GLOBAL_BATCH_SIZE, Noise
 from lightning_ae.preprocess import ImagePreprocess, Preprocess, TabularPreprocess
 
-LABELS = ("label", "labels", "target", "class", "y")
+LOOKED_AT = 10_000  # rows in which values are compared
 
 
 class HFDataModule(pl.LightningDataModule):
@@ -39,7 +41,12 @@ class HFDataModule(pl.LightningDataModule):
     A split is decoded once, into one array of its own type from which whole batches are gathered. By default the array
     lies in a file that later runs, and all processes of a machine, map into memory. Scaling, normalisation and
     binarisation happen on the device. A batch is a dict: the input under its column's name ("x" where several columns
-    make it), and every other column of numbers or classes under its own.
+    make it, "x_" where another column is called so), and every other column of numbers or classes under its own. Which
+    columns make the input, and what was left out, is said in one line (see `Tabular`).
+
+    A label that names classes is their number in a batch, int64, -1 where a row has none: the names are `class_names`,
+    those of the training split in every split, or the model's where the data feed a trained one; see
+    `lightning_ae.data.labels` for what counts as classes.
 
     A batch is that of all ranks together, of which each takes its share: the batches, their order (shuffled by torch's
     seed and the epoch) and what is drawn for them are the same on any number of ranks, and each sample comes once in an
@@ -54,7 +61,7 @@ class HFDataModule(pl.LightningDataModule):
         revision: the revision on the hub.
         kind: how samples are read, `Image(...)` or `Tabular(...)`; by default as the data set's features suggest.
         label: the column of labels; by default the only column of classes, or one named label, labels, target, class
-            or y.
+            or y, in any case.
         train_split: the split to train on.
         val_split: the split to validate on; by default a part of the training split.
         test_split: the split to test on.
@@ -118,6 +125,7 @@ class HFDataModule(pl.LightningDataModule):
         self._reading: Kind | None = None  # the kind, as that model asks for
         self._seed: int | None = None
         self._identity: Identity | None = None
+        self._said = False  # which columns were chosen
         self._stream: Stream | None = None  # that trains
         self._counted: int | None = None  # its samples, as a checkpoint has them
 
@@ -189,26 +197,30 @@ class HFDataModule(pl.LightningDataModule):
     @property
     def label(self) -> str | None:
         """The column of labels, or None."""
-        features = self._rows_of(self.train_split).features
-        if self._given_label is not None:
-            check_columns([self._given_label], features)
-            if self._given_label not in scalar_columns(features):
-                raise InputError(
-                    f"label {self._given_label!r} holds {features[self._given_label]}, not numbers or classes",
-                    f"columns of numbers or classes: {scalar_columns(features)}",
-                )
-            return self._given_label
-        classes = [name for name, feature in features.items() if type(feature).__name__ == "ClassLabel"]
-        if len(classes) == 1:
-            return classes[0]
-        return next((name for name in LABELS if name in scalar_columns(features)), None)
+        return None if self._label is None else self._label.name
 
     @property
     def class_names(self) -> list[str] | None:
-        """The names of the label's classes, or None."""
-        feature = self.splits[self.train_split].features.get(self.label)
-        names: list[str] | None = getattr(feature, "names", None)
-        return names
+        """The names of the label's classes, in the order of their numbers, or None."""
+        return None if self._label is None or self._label.classes is None else list(self._label.classes)
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether labels are classes, not numbers; a stream's whole numbers are taken for classes as they are."""
+        whole = self._label is not None and self._label.type.startswith(("int", "uint"))
+        return self.class_names is not None or (self.streaming and whole)
+
+    def labels(self, split: str) -> Tensor:
+        """The labels of "train", "val" or "test" as batches have them, (N,), in the order of evaluation.
+
+        Raises:
+            InputError: when there are none, or one is no class of the training split.
+        """
+        if self.label is None:
+            raise InputError("the data set has no label column", "give label=...")
+        (name, rows), label = self._part(split), self.label
+        values = self._beside([label], name)(self._rows_of(name).with_format("arrow")[:], range(len(self.splits[name])))
+        return values[label] if rows is None else values[label][torch.from_numpy(rows)]
 
     @property
     def signature(self) -> Signature:
@@ -220,7 +232,7 @@ class HFDataModule(pl.LightningDataModule):
             known = describe(self._rows_of(self.train_split).features)
             columns = self._kind().described([known[name] for name in self.input_columns], self._first_row())
             preprocess = self.own_preprocess if of_model is None else of_model.preprocess
-            self._signature = Signature(preprocess, tuple(columns), known.get(self.label or ""))
+            self._signature = Signature(preprocess, tuple(columns), self._label)
         return self._signature
 
     def use_signature(self, signature: Signature) -> None:
@@ -236,7 +248,7 @@ class HFDataModule(pl.LightningDataModule):
         self._say_what_changes(signature)
         self._of_model, self._reading, self._signature = signature, kind, None
         self._arrays.clear()
-        for name in ("input_columns", "_key"):
+        for name in ("input_columns", "_key", "_label"):
             vars(self).pop(name, None)
 
     @property
@@ -296,6 +308,7 @@ class HFDataModule(pl.LightningDataModule):
         """Downloads and decodes into the caches; Lightning calls it in one process of each node."""
         _ = self.splits
         self._meet_model()
+        self._say_choice()
         if self.cache == "disk":
             self._prepare(self.trainer.state.fn if self.trainer is not None else None)
 
@@ -305,6 +318,7 @@ class HFDataModule(pl.LightningDataModule):
             self._seed = None
             self._run_seed()
         self._meet_model()
+        self._say_choice()
         self._prepare(stage)
         _ = self.preprocess
         if stage == "fit":
@@ -390,8 +404,70 @@ class HFDataModule(pl.LightningDataModule):
             rank_zero_warn(lost)
 
     def _first_row(self) -> pa.Table:
+        return self._first_rows(1)
+
+    def _first_rows(self, n: int) -> pa.Table:
         rows: Any = self._rows_of(self.train_split).select_columns(self.input_columns).with_format("arrow")
-        return next(rows.iter(1)) if self.streaming else rows[:1]
+        return next(rows.iter(n)) if self.streaming else rows[:n]
+
+    def _say_choice(self) -> None:
+        """Once, which columns were chosen, and what of their values is lost."""
+        if self._said:
+            return
+        self._said, kind = True, self._kind()
+        choice = choose(self._rows_of(self.train_split).features, self.label, self.input_columns)
+        classes = "" if self.class_names is None else f" ({len(self.class_names)} classes: {listed(self.class_names)})"
+        rank_zero_info(choice.said(classes, hint=isinstance(kind, Tabular) and kind.columns is None))
+        if isinstance(kind, Tabular) and (lost := kind.unlike(self._first_rows(LOOKED_AT), self.input_columns)):
+            rank_zero_warn(
+                f"float32 cannot tell apart some different values of {listed(lost)}: give "
+                "kind=Tabular(standardize=True), which centres them in float64 first"
+            )
+
+    @cached_property  # every batch asks for it
+    def _label(self) -> Column | None:
+        """The column of labels, with its classes as batches number them."""
+        rows = self._rows_of(self.train_split)
+        name, features = self._given_label, rows.features
+        of_model = None if self._of_model is None else self._of_model.label
+        if name is not None:
+            check_columns([name], features)
+            if name not in label_columns(features):
+                raise InputError(
+                    f"label {name!r} holds {features[name]}, not numbers, classes or text",
+                    f"columns of those: {listed(label_columns(features))}",
+                )
+        elif of_model is not None and of_model.name in label_columns(features):
+            name = of_model.name
+        else:
+            name = find_label(features, texts=not self.streaming)
+        if name is None:
+            return None
+        classes = None if of_model is None else of_model.classes
+        try:
+            label = label_column(rows, name, self.streaming, classes)
+        except InputError:  # texts that are no classes
+            if self._given_label is not None:
+                raise
+            return None
+        if classes is not None and label.classes is not None and not set(label.classes) & set(classes):
+            rank_zero_warn(
+                f"label {name!r} has the classes {listed(label.classes)}, none of which the model was trained with "
+                f"({listed(classes)}): they are numbered by themselves"
+            )
+            return label
+        return label if classes is None or label.classes is None else replace(label, classes=classes)
+
+    def _beside(self, names: list[str], split: str) -> Beside:
+        """Reads what a batch of one of the data set's own splits has besides the input."""
+        return Beside(names, self._label, dict(self._rows_of(split).features), split)
+
+    def _others(self, features: Any) -> list[str]:
+        """The columns that a batch has besides the input."""
+        names = scalar_columns(features)
+        label = [self.label] if self.label is not None and self.label in features and self.label not in names else []
+        taken = set(self.input_columns)
+        return [name for name in names + label if name not in taken]
 
     def _meet_model(self) -> None:
         """Takes over what the trainer's model knows of its input, where it was trained before."""
@@ -414,7 +490,12 @@ class HFDataModule(pl.LightningDataModule):
     @cached_property  # every batch asks for it
     def _key(self) -> str:
         columns = self.input_columns
-        return columns[0] if len(columns) == 1 else "x"
+        if len(columns) == 1:
+            return columns[0]
+        key, others = "x", self._others(self._rows_of(self.train_split).features)
+        while key in others:
+            key += "_"
+        return key
 
     def _kind(self) -> Kind:
         if self.kind is None:
@@ -549,15 +630,10 @@ class HFDataModule(pl.LightningDataModule):
         name, rows = self._part(split)
         frozen = self._kind().frozen is not None and (not training or self._kind().trains_frozen)
         data = self._rows_of(name)
-        others = [column for column in scalar_columns(data.features) if column not in self.input_columns]
-        if self._key in others:
-            raise InputError(
-                f"several columns make the input, named {self._key!r} in a batch, but there is a column of that name",
-                "rename it (Dataset.rename_column) or make it part of the input",
-            )
+        beside = self._beside(self._others(data.features), name)
         if self.streaming:
             seeds = self.split_seed if frozen else None
-            decoded = OnTheFly(self._kind(), data, name, self.input_columns, self._key, others, seeds)
+            decoded = OnTheFly(self._kind(), data, name, self.input_columns, self._key, beside, seed=seeds)
             buffer = self.shuffle_buffer if shuffle else 0
             stream = Stream(decoded.rows, decoded.share, batch_size, buffer, seed, world, rank, self._declared(name))
             if training:
@@ -575,13 +651,11 @@ class HFDataModule(pl.LightningDataModule):
         if self.cache == "none":
             self._orders[split] = order
             taken = data if rows is None else data.select(rows)
-            read = OnTheFly(self._kind(), taken, name, self.input_columns, self._key, others)
+            read = OnTheFly(self._kind(), taken, name, self.input_columns, self._key, beside, rows)
             return BatchLoader(read, order, self.num_workers, position=position, **options)
-        table = data.select_columns(others).with_format("torch")[:] if others else {}
-        samples = {
-            self._key: self._array(name, frozen),
-            **{column: torch.as_tensor(table[column]) for column in others},
-        }
+        samples = {self._key: self._array(name, frozen)}
+        if beside.names:
+            samples |= beside(data.select_columns(beside.names).with_format("arrow")[:], range(len(data)))
         self._orders[split] = order
         columns = Columns(samples, None if rows is None else torch.from_numpy(rows))
         return BatchLoader(self._on_device(columns, name), order, position=position, **options)
