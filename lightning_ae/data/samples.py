@@ -1,0 +1,352 @@
+"""The samples of a data set: which columns make them, how they are read, and the arrays that hold them decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+
+from lightning_ae.data.cache import cached, in_memory
+from lightning_ae.data.columns import check_columns, choose, describe, find_label, label_columns, scalar_columns
+from lightning_ae.data.decoding import decode_chunks
+from lightning_ae.data.kinds import Kind, Tabular, kind_of
+from lightning_ae.data.labels import Beside, label_column
+from lightning_ae.data.signature import Column, Signature, listed
+from lightning_ae.data.source import load_splits
+from lightning_ae.errors import InputError
+from lightning_ae.preprocess import ImagePreprocess, Preprocess, TabularPreprocess
+
+LOOKED_AT = 10_000  # rows in which values are compared
+
+
+class Samples:
+    """Base of the data module: all of it that knows no trainer."""
+
+    path: Any
+    name: str | None
+    revision: str | None
+    kind: Kind | None
+    train_split: str
+    val_split: str | None
+    test_split: str
+    val_fraction: float
+    split_seed: int
+    cache: str
+    streaming: bool
+    _given_label: str | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._splits: Any = None
+        self._arrays: dict[tuple[str, bool], Tensor] = {}
+        self._signature: Signature | None = None
+        self._of_model: Signature | None = None  # whose signature is taken over
+        self._own: Preprocess | None = None
+        self._reading: Kind | None = None  # the kind, as that model asks for
+        self._said = False  # which columns were chosen
+
+    # ---- what the data are -----------------------------------------------------------------------------------
+
+    @property
+    def splits(self) -> Any:
+        """The data set's own splits, by name: a `DatasetDict`, or an `IterableDatasetDict` where it streams."""
+        if self._splits is None:
+            self._splits = load_splits(self.path, self.name, self.revision, self.streaming)
+        return self._splits
+
+    @cached_property  # every batch asks for it
+    def input_columns(self) -> list[str]:
+        """The columns that make the model's input, in order."""
+        if self._of_model is not None and self._of_model.columns:
+            return self._of_model.names
+        return self._kind().input_columns(self._rows_of(self.train_split).features, self.label)
+
+    @property
+    def label(self) -> str | None:
+        """The column of labels, or None."""
+        return None if self._label is None else self._label.name
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """The names of the label's classes, in the order of their numbers, or None."""
+        return None if self._label is None or self._label.classes is None else list(self._label.classes)
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether labels are classes, not numbers; a stream's whole numbers are taken for classes as they are."""
+        whole = self._label is not None and self._label.type.startswith(("int", "uint"))
+        return self.class_names is not None or (self.streaming and whole)
+
+    def labels(self, split: str) -> Tensor:
+        """The labels of "train", "val" or "test" as batches have them, (N,), in the order of evaluation.
+
+        Raises:
+            InputError: when there are none, or one is no class of the training split.
+        """
+        if self.label is None:
+            raise InputError("the data set has no label column", "give label=...")
+        (name, rows), label = self._part(split), self.label
+        values = self._beside([label], name)(self._rows_of(name).with_format("arrow")[:], range(len(self.splits[name])))
+        return values[label] if rows is None else values[label][torch.from_numpy(rows)]
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one sample as the model sees it."""
+        return tuple(self.preprocess(next(iter(self._chunks()))[:1]).shape[1:])
+
+    def dataset(self, split: str) -> Any:
+        """The rows of "train", "val" or "test", in the order in which evaluation passes over them.
+
+        Raises:
+            InputError: when there is no such split, or it is empty.
+        """
+        name, rows = self._part(split)
+        return self._rows_of(name) if rows is None else self._rows_of(name).select(rows)
+
+    # ---- what a model takes of them ----------------------------------------------------------------------------------
+
+    @property
+    def signature(self) -> Signature:
+        """What goes into a model: made of these training data, or that of the model that they feed."""
+        of_model = self._of_model
+        if of_model is not None and of_model.columns:
+            return of_model
+        if self._signature is None:
+            known = describe(self._rows_of(self.train_split).features)
+            columns = self._kind().described([known[name] for name in self.input_columns], self._first_row())
+            preprocess = self.own_preprocess if of_model is None else of_model.preprocess
+            self._signature = Signature(preprocess, tuple(columns), self._label)
+        return self._signature
+
+    def use_signature(self, signature: Signature) -> None:
+        """From now on reads the data as a trained model takes them: its columns, its statistics, its images' size.
+
+        Raises:
+            InputError: when the data do not have the model's columns, or are read in a way that is not the model's.
+        """
+        if signature == self._of_model:
+            return
+        kind = self._kind().of_signature(signature)
+        signature.check(describe(self._rows_of(self.train_split).features))
+        self._say_what_changes(signature)
+        self._of_model, self._reading, self._signature = signature, kind, None
+        self._arrays.clear()
+        for name in ("input_columns", "_key", "_label"):
+            vars(self).pop(name, None)
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """From natural units to the model's input."""
+        return self.own_preprocess if self._of_model is None else self._of_model.preprocess
+
+    @property
+    def own_preprocess(self) -> Preprocess:
+        """What `preprocess` is by these training data, whichever model they feed."""
+        if self._own is None:
+            _ = self._kind()
+            assert self.kind is not None
+            self._own = self.kind.preprocess(self._chunks)
+        return self._own
+
+    # ---- decoded -----------------------------------------------------------------------------------------------------
+
+    def _array(self, name: str, frozen: bool) -> Tensor:
+        """The decoded samples of one of the data set's own splits, as evaluation sees them where `frozen`."""
+        kind, rows = self._kind(), self._rows_of(name)
+        frozen = frozen and kind.frozen is not None
+        if (name, frozen) in self._arrays:
+            return self._arrays[name, frozen]
+        about: dict[str, Any] = {"fingerprint": rows._fingerprint, "columns": self.input_columns, **kind.decoding}
+        if frozen:
+            about |= {"frozen": kind.frozen, "seed": self.split_seed}
+            chunks = self._frozen(name)
+        else:
+            check_columns(self.input_columns, rows.features)
+            chunks = decode_chunks(kind, rows, self.input_columns, name)
+        if self.cache == "disk":
+            title = f"{self.path if isinstance(self.path, str) else 'a data set in memory'}, {name}"
+            array = cached(title, about, len(rows), chunks)
+        else:
+            array = in_memory(len(rows), chunks)
+        samples = torch.from_numpy(array)
+        for (other, _), known in self._arrays.items():
+            if known.shape[1:] != samples.shape[1:]:
+                raise InputError(
+                    f"samples of split {name!r} have the shape {tuple(samples.shape[1:])}, those of split "
+                    f"{other!r} {tuple(known.shape[1:])}",
+                    "images can be brought to one: kind=Image(size=(height, width), channels=1 or 3)",
+                )
+        self._arrays[name, frozen] = samples
+        return samples
+
+    def _frozen(self, name: str) -> Iterator[np.ndarray]:
+        generator = torch.Generator().manual_seed(self.split_seed)
+        for part in self._array(name, frozen=False).split(4096):
+            yield self._kind().freeze(part, generator).numpy()
+
+    def _chunks(self) -> Iterator[Tensor]:
+        """Samples of the training split; of any that is open, where they will do."""
+        if self.streaming or self.cache == "none":
+            rows: Any = self._rows_of(self.train_split).select_columns(self.input_columns).with_format("arrow")
+            first = 0
+            for table in rows.iter(256):
+                yield torch.from_numpy(self._kind().decode(table, self.input_columns, self.train_split, first))
+                first += len(table)
+            if first == 0:
+                raise InputError(f"split {self.train_split!r} of the data set is empty")
+        elif self._arrays and not self._kind().fitted:
+            yield next(iter(self._arrays.values()))
+        else:
+            name, rows = self._part("train")
+            samples = self._array(name, frozen=False)
+            parts = (
+                samples.split(65536)
+                if rows is None
+                else (samples[part] for part in torch.from_numpy(rows).split(65536))
+            )
+            yield from parts
+
+    # ---- inside ------------------------------------------------------------------------------------------------------
+
+    def _say_what_changes(self, signature: Signature) -> None:
+        """Once, what the model's way of reading makes of data that would be read otherwise by themselves."""
+        wanted = signature.preprocess
+        if isinstance(wanted, TabularPreprocess):
+            if wanted.mean is not None:
+                rank_zero_info("the data are standardised by the statistics of the model's training data")
+            return
+        assert isinstance(wanted, ImagePreprocess)
+        columns = [describe(self._rows_of(self.train_split).features)[name] for name in self.input_columns]
+        native = self._kind().described(columns, self._first_row())[0].shape
+        if native not in [column.shape for column in signature.columns] and (lost := wanted.lost(native)):
+            rank_zero_warn(lost)
+
+    def _first_row(self) -> pa.Table:
+        return self._first_rows(1)
+
+    def _first_rows(self, n: int) -> pa.Table:
+        rows: Any = self._rows_of(self.train_split).select_columns(self.input_columns).with_format("arrow")
+        return next(rows.iter(n)) if self.streaming else rows[:n]
+
+    def _say_choice(self) -> None:
+        """Once, which columns were chosen, and what of their values is lost."""
+        if self._said:
+            return
+        self._said, kind = True, self._kind()
+        choice = choose(self._rows_of(self.train_split).features, self.label, self.input_columns)
+        classes = "" if self.class_names is None else f" ({len(self.class_names)} classes: {listed(self.class_names)})"
+        rank_zero_info(choice.said(classes, hint=isinstance(kind, Tabular) and kind.columns is None))
+        if isinstance(kind, Tabular) and (lost := kind.unlike(self._first_rows(LOOKED_AT), self.input_columns)):
+            rank_zero_warn(
+                f"float32 cannot tell apart some different values of {listed(lost)}: give "
+                "kind=Tabular(standardize=True), which centres them in float64 first"
+            )
+
+    @cached_property  # every batch asks for it
+    def _label(self) -> Column | None:
+        """The column of labels, with its classes as batches number them."""
+        rows = self._rows_of(self.train_split)
+        name, features = self._given_label, rows.features
+        of_model = None if self._of_model is None else self._of_model.label
+        if name is not None:
+            check_columns([name], features)
+            if name not in label_columns(features):
+                raise InputError(
+                    f"label {name!r} holds {features[name]}, not numbers, classes or text",
+                    f"columns of those: {listed(label_columns(features))}",
+                )
+        elif of_model is not None and of_model.name in label_columns(features):
+            name = of_model.name
+        else:
+            name = find_label(features, texts=not self.streaming)
+        if name is None:
+            return None
+        classes = None if of_model is None else of_model.classes
+        try:
+            label = label_column(rows, name, self.streaming, classes)
+        except InputError:  # texts that are no classes
+            if self._given_label is not None:
+                raise
+            return None
+        if classes is not None and label.classes is not None and not set(label.classes) & set(classes):
+            rank_zero_warn(
+                f"label {name!r} has the classes {listed(label.classes)}, none of which the model was trained with "
+                f"({listed(classes)}): they are numbered by themselves"
+            )
+            return label
+        return label if classes is None or label.classes is None else replace(label, classes=classes)
+
+    def _beside(self, names: list[str], split: str) -> Beside:
+        """Reads what a batch of one of the data set's own splits has besides the input."""
+        return Beside(names, self._label, dict(self._rows_of(split).features), split)
+
+    def _others(self, features: Any) -> list[str]:
+        """The columns that a batch has besides the input."""
+        names = scalar_columns(features)
+        label = [self.label] if self.label is not None and self.label in features and self.label not in names else []
+        taken = set(self.input_columns)
+        return [name for name in names + label if name not in taken]
+
+    @cached_property  # every batch asks for it
+    def _key(self) -> str:
+        columns = self.input_columns
+        if len(columns) == 1:
+            return columns[0]
+        key, others = "x", self._others(self._rows_of(self.train_split).features)
+        while key in others:
+            key += "_"
+        return key
+
+    def _kind(self) -> Kind:
+        if self.kind is None:
+            self.kind = kind_of(self._rows_of(self.train_split).features)
+        return self._reading or self.kind
+
+    def _rows_of(self, name: str) -> Any:
+        if name not in self.splits:
+            argument = next(a for a in ("train_split", "val_split", "test_split") if getattr(self, a) == name)
+            raise InputError(f"the data set has no split {name!r} ({argument})", f"it has {list(self.splits)}")
+        rows = self.splits[name]
+        if not self.streaming and len(rows) == 0:
+            raise InputError(f"split {name!r} of the data set is empty")
+        if rows.features is None:
+            raise InputError(
+                f"the stream of {self.path!r} does not say what its columns hold",
+                "give data with declared features (parquet files have them), or streaming=False",
+            )
+        return rows
+
+    def _part(self, split: str) -> tuple[str, np.ndarray | None]:
+        """The data set's own split of which "train", "val" or "test" is made, and the rows taken of it (None: all)."""
+        if split not in ("train", "val", "test"):
+            raise InputError(f"split must be 'train', 'val' or 'test', got {split!r}")
+        if split == "test":
+            return self.test_split, None
+        if self.val_split is not None or self.streaming or self.val_fraction == 0:
+            if split == "val" and self.val_split is None:
+                raise InputError("val_fraction 0 leaves no validation data", "set val_fraction or val_split")
+            return (self.val_split or "" if split == "val" else self.train_split), None
+        rows = len(self._rows_of(self.train_split))
+        order = np.random.default_rng(self.split_seed).permutation(rows)
+        held_out = round(self.val_fraction * rows)
+        if split == "val" and held_out == 0:
+            raise InputError(f"val_fraction {self.val_fraction} of {rows} rows leaves no validation data")
+        if held_out == rows:
+            raise InputError(f"val_fraction {self.val_fraction} of {rows} rows leaves no training data")
+        return self.train_split, np.sort(order[:held_out] if split == "val" else order[held_out:])
+
+    def _declared(self, name: str) -> int | None:
+        """How many samples a stream says it has; of an object of the user's, which may be filtered, None."""
+        from datasets import IterableDataset, IterableDatasetDict
+
+        own = isinstance(self.path, IterableDataset | IterableDatasetDict)
+        splits = None if own else self.splits[name].info.splits
+        samples: int | None = splits[name].num_examples if splits and name in splits else None
+        return samples or None
