@@ -158,7 +158,7 @@ def check_columns(names: Iterable[str], features: Features) -> None:
     for name in names:
         if name not in features:
             raise InputError(
-                f"the data set has no column {name!r}", f"it has {listed([repr(each) for each in features])}"
+                f"the data set has no column {name!r}", f"it has [{listed([repr(each) for each in features])}]"
             )
 
 

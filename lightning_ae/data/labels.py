@@ -26,7 +26,8 @@ def label_column(rows: Any, name: str, streaming: bool, model: tuple[str, ...] |
     A ClassLabel has its classes with it; of booleans they are false and true. The distinct texts of a column are its
     classes, and so are distinct integers where there are at most 20, or at most 1000 that are no more than half of the
     rows: classes in order, made of these rows. -1 among integers marks rows without a label, unless the others are all
-    1. Floats and decimals are numbers, and so are integers of more values.
+    1. Floats and decimals are numbers, and so are integers of more values. Integers of a stream are taken for numbers
+    of classes as they are: which there are shows at its end only.
 
     Args:
         rows: of the training split.
@@ -41,7 +42,8 @@ def label_column(rows: Any, name: str, streaming: bool, model: tuple[str, ...] |
     type_ = str(rows.features.arrow_schema.field(name).type)
     known = model if streaming and (is_text(feature) or is_whole(feature)) else None
     classes = known or _classes(rows, name, feature, streaming)
-    return Column(name, "number" if classes is None else "category", type_, classes=classes)
+    numbered = classes is None and not (streaming and is_whole(feature))
+    return Column(name, "number" if numbered else "category", type_, classes=classes)
 
 
 def _classes(rows: Any, name: str, feature: Any, streaming: bool) -> tuple[str, ...] | None:
@@ -105,7 +107,8 @@ class Beside:
         is_label = self.label is not None and name == self.label.name
         if is_label and self.label is not None and self.label.classes is not None:
             return self._classes(name, values, self.label.classes, numbers)
-        if getattr(self.features[name], "names", None) is not None:
+        unnamed = is_label and self.label is not None and self.label.kind == "category"
+        if unnamed or getattr(self.features[name], "names", None) is not None:
             values = values.fill_null(UNLABELLED)
         whole, boolean = pa.types.is_integer(values.type), pa.types.is_boolean(values.type)
         if is_label and whole and values.null_count:

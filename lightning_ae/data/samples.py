@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -81,8 +81,7 @@ class Samples:
     @property
     def has_classes(self) -> bool:
         """Whether labels are classes, not numbers; a stream's whole numbers are taken for classes as they are."""
-        whole = self._label is not None and self._label.type.startswith(("int", "uint"))
-        return self.class_names is not None or (self.streaming and whole)
+        return self._label is not None and self._label.kind == "category"
 
     def labels(self, split: str) -> Tensor:
         """The labels of "train", "val" or "test" as batches have them, (N,), in the order of evaluation.
@@ -90,11 +89,34 @@ class Samples:
         Raises:
             InputError: when there are none, or one is no class of the training split.
         """
+        name, rows = self._part(split)
+        labels = self._labels_of(name)
+        return labels if rows is None else labels[torch.from_numpy(rows)]
+
+    def refuse_unlabelled(self, splits: Iterable[str]) -> None:
+        """Refuses rows without a class in "train", "val" or "test", for a model that needs one of each; what a stream
+        holds shows when it is read.
+
+        Raises:
+            InputError: naming the first such row.
+        """
+        for split in splits if self.has_classes and not self.streaming else ():
+            if (missing := self.labels(split) < 0).any():
+                (name, rows), at = self._part(split), int(missing.int().argmax())
+                raise InputError(
+                    f"the model needs a label for each sample, and {self.label!r} of split {name!r} has none in row "
+                    f"{at if rows is None else int(rows[at])} (missing, or -1)",
+                    "drop such rows (Dataset.filter)",
+                )
+
+    def _labels_of(self, name: str) -> Tensor:
+        """The labels of one of the data set's own splits, (N,)."""
         if self.label is None:
             raise InputError("the data set has no label column", "give label=...")
-        (name, rows), label = self._part(split), self.label
-        values = self._beside([label], name)(self._rows_of(name).with_format("arrow")[:], range(len(self.splits[name])))
-        return values[label] if rows is None else values[label][torch.from_numpy(rows)]
+        rows = self._rows_of(name)
+        check_columns([self.label], rows.features)
+        table = rows.select_columns([self.label]).with_format("arrow")[:]
+        return self._beside([self.label], name)(table, range(len(rows)))[self.label]
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -241,8 +263,13 @@ class Samples:
             return
         self._said, kind = True, self._kind()
         choice = choose(self._rows_of(self.train_split).features, self.label, self.input_columns)
-        classes = "" if self.class_names is None else f" ({len(self.class_names)} classes: {listed(self.class_names)})"
-        rank_zero_info(choice.said(classes, hint=isinstance(kind, Tabular) and kind.columns is None))
+        names = self.class_names
+        classes = "" if names is None else f"{len(names)} classes: {listed(names)}"
+        if self.has_classes and not self.streaming and (without := int((self._labels_of(self.train_split) < 0).sum())):
+            classes += f"; {without} rows have none"
+        rank_zero_info(
+            choice.said(classes and f" ({classes})", hint=isinstance(kind, Tabular) and kind.columns is None)
+        )
         if isinstance(kind, Tabular) and (lost := kind.unlike(self._first_rows(LOOKED_AT), self.input_columns)):
             rank_zero_warn(
                 f"float32 cannot tell apart some different values of {listed(lost)}: give "
