@@ -337,12 +337,14 @@ class Tabular(Kind):
         if not self.standardize:
             return TabularPreprocess()
         n = sum(len(chunk) for chunk in chunks())
-        found = [(wide.sum(dim=0), wide.amin(dim=0), wide.amax(dim=0)) for wide in (c.double() for c in chunks())]
-        total, low, high = (torch.stack(each) for each in zip(*found, strict=True))
-        total, low, high = total.sum(dim=0), low.amin(dim=0), high.amax(dim=0)
+        found = [torch.stack([chunk.double().amin(dim=0), chunk.double().amax(dim=0)]) for chunk in chunks()]
+        low, high = torch.stack(found).amin(dim=0)[0], torch.stack(found).amax(dim=0)[1]
+        # sums of float32 are exact in float64; of float64 what lies above the least value is summed
+        offset = low if next(iter(chunks())).dtype == torch.float64 else torch.zeros_like(low)
+        total = torch.stack([(chunk.double() - offset).sum(dim=0) for chunk in chunks()]).sum(dim=0)
         # a spread of the last digit is that of rounding: such a column is constant
         constant = high - low <= torch.finfo(torch.float64).eps * torch.maximum(high.abs(), low.abs())
-        mean = torch.where(constant, low, total / n)
+        mean = torch.where(constant, low, offset + total / n)
         squares = torch.stack([(chunk.double() - mean).square().sum(dim=0) for chunk in chunks()]).sum(dim=0)
         std = torch.where(constant, 1.0, (squares / n).sqrt())
         if not (mean.isfinite() & std.isfinite()).all():

@@ -124,8 +124,9 @@ def half_written(tmp_path: Path) -> list[str]:
 
 
 def wide(tmp_path: Path) -> int:
-    rows = Dataset(pa.table({f"c{i}": pa.array([float(i), 2.0]) for i in range(10_000)}))
-    return read(rows).input_shape[0]
+    data = HFDataModule(Dataset(pa.table({f"c{i}": pa.array([float(i), 2.0]) for i in range(10_000)})), **MEMORY)
+    data.prepare_data()
+    return len(data.input_columns)
 
 
 def codes_beside(tmp_path: Path) -> list[str]:
@@ -196,7 +197,8 @@ CASES = [
     Case("1e39", lambda _: batch(table(a=[1.0, 1e39])), Refused(r"'a'.* holds 1e\+39, which float32 cannot.* row 1")),
     Case("1e39, standardised", lambda _: standardised([0.0, 1e39]), torch.tensor([-1.0, 1.0])),
     Case("1e300, standardised", lambda _: standardised([-1e300, 1e300]), Refused("dimension 0 .*too far")),
-    Case("a constant but for rounding", lambda _: standardised([0.1 + 0.2, 0.3] * 3), torch.zeros(N)),
+    Case("a constant but for rounding", lambda _: standardised([0.1 + 0.2, 0.3] * 3).round(decimals=9),
+         torch.zeros(N)),
     # ---- labels --------------------------------------------------------------------------------------------------
     Case("labels 1..K", lambda _: labels(splits([1, 2, 3, 1], [3, 1]), "test"), (["1", "2", "3"], [2, 0], "int64")),
     Case("int32, one missing", lambda _: labels(splits([5, 6, None, 6], [6], Value("int32"))),
@@ -234,7 +236,7 @@ CASES = [
     Case("a column code beside the codes", codes_beside, ["code_", "code", "label"]),
     # ---- bad values, by the data set's own row -----------------------------------------------------------------------
     Case("NaN where batches are decoded each time", lambda _: fed_through(
-        nan_in(500, 600), cache="none", val_fraction=0.3, batch_size=32), Refused("first in row 500$|row 500\n")),
+        nan_in(503, 600), cache="none", val_fraction=0.3, batch_size=32), Refused(r"first in row 503\b")),
     Case("NaN in a stream", lambda _: fed_through(
         stream(1, 600, 500), streaming=True, shuffle_buffer=50, batch_size=32), Refused("first in row 500")),
     Case("NaN in a stream of files", lambda _: fed_through(
