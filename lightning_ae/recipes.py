@@ -134,6 +134,15 @@ def class_of(name: str) -> str:
         raise unknown("model", name, classes) from error
 
 
+def called(file: str) -> str:
+    """What a message calls a recipe's file: one of this package's by its name."""
+    path = Path(file).absolute()
+    inside = path.relative_to(recipes_folder().absolute()) if path.is_relative_to(recipes_folder().absolute()) else None
+    if inside is None:
+        return file
+    return f"the recipe {path.stem} on {path.parent.name}" if len(inside.parts) > 2 else f"the recipe {path.stem}"
+
+
 def pairs(files: Iterable[object]) -> list[Path]:
     """Of files that `compose` gave, those of a model on one data set."""
     return [file for file in _paths(files) if _is_pair(file)]

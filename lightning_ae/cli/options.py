@@ -104,7 +104,8 @@ def read(command: str, words: Sequence[str], model: str = "") -> Given:
     if model:
         given.classes["model"] = model
     known = [*(name for name in OPTIONS if name != "compile" or command == "fit"), *_OTHERS]
-    for option, value in _pairs(recipes.compose(words, model)):
+    evaluates = command != "fit" and checkpoint_of(words) is not None  # which says the class of its model
+    for option, value in _pairs(recipes.compose(words, model or ("?" if evaluates else ""))):
         if option is None:
             raise _no_option(value or "")
         path = option.lstrip("-").rstrip("+")
@@ -136,16 +137,28 @@ def read(command: str, words: Sequence[str], model: str = "") -> Given:
     return given
 
 
-def check_complete(command: str, given: Given) -> None:
-    """Refuses a command without a model or data.
+def checkpoint_of(words: Sequence[str]) -> str | None:
+    """The checkpoint that a command names, by an option or in a recipe."""
+    found = None
+    for option, value in _pairs(words):
+        if option == "--ckpt_path":
+            found = value
+        elif option in ("-c", "--config") and value is not None:
+            for _, content in _contents(recipes.find(value)):
+                found = content.get("ckpt_path") or found
+    return found
+
+
+def check_complete(given: Given, model: bool = False, data: bool = False) -> None:
+    """Refuses a command without a model or data, where nothing else says them.
 
     Raises:
         InputError: saying how they are given.
     """
-    if "model" not in given.classes:
+    if not model and "model" not in given.classes:
         names = ", ".join(recipes.names("models"))
         raise InputError("a model is required, and none is given", f"add one, by -c NAME or --model CLASS: {names}")
-    if "data" not in given.classes:
+    if not data and "data" not in given.classes:
         names = ", ".join(recipes.names("data"))
         raise InputError("data are required, and none are given", f"add -c NAME ({names}), or --data.path PATH")
 
@@ -201,7 +214,7 @@ def _contents(value: str) -> Iterator[tuple[str, Any]]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return
     if isinstance(content, dict):
-        yield (value if is_file else "-c"), content
+        yield (recipes.called(value) if is_file else "-c"), content
 
 
 def _follow(given: Given, known: list[str], path: str, value: Any, where: str) -> None:

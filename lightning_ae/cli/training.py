@@ -92,19 +92,18 @@ class TrainingCLI(LightningCLI):
                 parser.add_argument(f"--{name}", type=option.type, default=option.default, help=option.help)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: D102
-        words = [str(word) for word in args]
-        given = options.read(self.command, words)
-        trained = None
-        path = given.values.get("ckpt_path")
+        given = options.read(self.command, args)
+        path = options.checkpoint_of(args)
         if self.command != "fit" and path is not None:
             trained = Trained(path, given)
-            given = options.read(self.command, words, trained.class_path)
-            options.check_complete(self.command, trained.with_data(given))
-            self.config = parser.parse_args(["-c", trained.text, *given.words])
-            self.config.config = self.config.config[1:]
-            trained.check(self.config.model, given)
+            given = options.read(self.command, args, trained.class_path)
+            trained.check_data(given)
+            config = parser.parse_args(["-c", trained.text, *given.words])
+            config.config = config.config[1:]
+            trained.check(config.model, given)
+            self.config = config
         else:
-            options.check_complete(self.command, given)
+            options.check_complete(given)
             self.config = self._of_data(parser, given)
         for note in given.notes:
             rank_zero_info(note)
@@ -268,12 +267,12 @@ class Trained:
         named = given.classes.get("model")
         if named is not None and not _same_class(named, self.class_path):
             raise InputError(
-                f"the checkpoint holds a {self.class_path}, and {_place(given, 'model')} says {named}",
+                f"the checkpoint holds a {self.class_path}, and {given.places['model']} says {named}",
                 f"leave the model out: {path!r} says it",
             )
         self.data = saved.get("data")
         # a recipe, or a class, of data stands for all of them; an option changes the checkpoint's
-        if self.data is not None and not _only_options(given):
+        if "data" in given.places:
             self.data = None
         content = {"model": {"class_path": self.class_path, "init_args": self.init_args}}
         content |= {} if self.data is None else {"data": self.data}
@@ -282,30 +281,32 @@ class Trained:
                 import_class(cls, object, "the checkpoint")  # a file cannot make Python run a module
         self.text = json.dumps(content)
 
-    def with_data(self, given: options.Given) -> options.Given:
-        """The same, with the class of the checkpoint's data where it says them."""
-        if self.data is not None:
-            given.classes.setdefault("data", self.data["class_path"])
-        return given
+    def check_data(self, given: options.Given) -> None:
+        """Refuses a command that has no data, and whose checkpoint does not say any."""
+        options.check_complete(given, model=True, data=self.data is not None)
 
     def check(self, model: Namespace, given: options.Given) -> None:
-        """Refuses what the command says of the model otherwise than it was trained.
+        """Refuses what the command says of the model otherwise than it was trained; what it leaves out is as it was.
 
         Raises:
             InputError: naming each option, both values, and where it stands.
         """
         now = model.init_args.as_dict()
         differ = [
-            f"{name} = {_short(kept)}, and {_place(given, f'model.{name}')} says {_short(now[name])}"
-            for name, kept in self.init_args.items()
-            if name not in OF_TRAINING and given.says(f"model.{name}") and not _agree(now[name], kept)
+            f"{path} = {_short(kept)}, and {given.places[f'model.{path}']} says {_short(value)}"
+            for name, whole in self.init_args.items()
+            if name not in OF_TRAINING
+            for path, value, kept in _differences(name, now[name], whole)
+            if f"model.{path}" in given.places
         ]
         if differ:
             raise InputError(
                 f"the checkpoint was trained with {'; with '.join(differ)}",
                 f"leave the recipe or the option out: {self.path!r} says what its model is",
             )
-        model.init_args.update({name: value for name, value in self.init_args.items() if name not in OF_TRAINING})
+        for name, kept in self.init_args.items():
+            if any(_differences(name, now[name], kept)):
+                model.init_args[name] = kept
 
 
 class ProgressBar(RichProgressBar):
@@ -345,15 +346,6 @@ def training_parser(command: str) -> TrainingParser:
     raise AssertionError("unreachable: parse_arguments raises")
 
 
-def _place(given: options.Given, path: str) -> str:
-    return next((place for each, place in given.places.items() if each == path or each.startswith(f"{path}.")), path)
-
-
-def _only_options(given: options.Given) -> bool:
-    """Whether the command says of its data single things only, neither a class nor a recipe."""
-    return given.places.get("data") is None
-
-
 def _class_paths(value: Any) -> Iterator[str]:
     if isinstance(value, Mapping):
         if isinstance(value.get("class_path"), str):
@@ -369,15 +361,15 @@ def _same_class(a: str, b: str) -> bool:
     return a == b or (("." not in a or "." not in b) and a.rpartition(".")[2] == b.rpartition(".")[2])
 
 
-def _agree(now: Any, kept: Any) -> bool:
-    """Whether a value says what a checkpoint kept; of a class, what both say of its arguments."""
-    if isinstance(now, Mapping) and isinstance(kept, Mapping) and "class_path" in now and "class_path" in kept:
+def _differences(path: str, now: Any, kept: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Where two values differ, by the path of the option, and both."""
+    classes = [each.get("class_path") if isinstance(each, Mapping) else None for each in (now, kept)]
+    if all(classes) and _same_class(*classes):
         own, other = now.get("init_args") or {}, kept.get("init_args") or {}
-        same = now["class_path"].rpartition(".")[2] == kept["class_path"].rpartition(".")[2]
-        return same and all(_agree(own[name], other[name]) for name in own.keys() & other.keys())
-    if isinstance(now, list | tuple) and isinstance(kept, list | tuple):
-        return len(now) == len(kept) and all(map(_agree, now, kept))
-    return bool(now == kept)
+        for name in own.keys() & other.keys():
+            yield from _differences(f"{path}.{name}", own[name], other[name])
+    elif (list(now) if isinstance(now, tuple) else now) != (list(kept) if isinstance(kept, tuple) else kept):
+        yield path, now, kept
 
 
 def _short(value: Any) -> str:
