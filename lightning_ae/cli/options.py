@@ -7,13 +7,15 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import yaml
 
 from lightning_ae import recipes, registry
-from lightning_ae.cli.source import TRAINER, Option, first_line, options, place_of, subclasses
+from lightning_ae.cli.source import TRAINER, Option, first_line, names_of, options, place_of, subclasses
+from lightning_ae.config import current_path
 from lightning_ae.errors import InputError, nearest, unknown
 from lightning_ae.strict_yaml import load_yaml
 
@@ -272,8 +274,21 @@ def _check_name(given: Given, known: list[str], path: str, where: str) -> None:
 
 
 def _check_class(given: Given, path: str, name: str, where: str) -> None:
-    """Refuses a bare name that no class here has."""
-    if "." in name or not name.isidentifier():
+    """Refuses a bare name that no class here has, or one that its module has not."""
+    if "." in name:
+        module, _, cls = current_path(name).rpartition(".")
+        there = names_of(module)
+        if there is not None and cls not in there:
+            raise unknown(f"class of {module}{_at(path, where)}", cls, there, most=20)
+        if there is None and path in ("model", "data") and find_spec(module.partition(".")[0]) is None:
+            near = [f"{each}.{cls}" for each in nearest(module, [file.stem for file in Path.cwd().glob("*.py")])]
+            raise InputError(
+                f"{path} is to be {name!r}, and there is no module {module!r}",
+                (f"did you mean {' or '.join(near)}? " if near else "")
+                + "a class of your own is named by module.Class, of a module.py where one stands",
+            )
+        return
+    if not name.isidentifier():
         return
     if path == "model":
         known: list[str] | None = [*registry.CLASSES, "FineTuneClassifier"]

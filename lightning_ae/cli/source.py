@@ -72,16 +72,21 @@ def place_of(path: str) -> Place | None:
     return next((place for place in _own() if place.name == path), None)
 
 
-def options(place: Place | None) -> dict[str, Option] | None:
-    """What a class takes, by name, in order; None where its source does not say all of it."""
+def options(place: Place | None, all_of_it: bool = True) -> dict[str, Option] | None:
+    """What a class takes, by name, in order; None where its source does not say all of it.
+
+    Args:
+        place: of the class.
+        all_of_it: otherwise what it says, with what an untyped `**options` is likely to pass on.
+    """
     if place is None or (found := _class(place)) is None:
         return None
     init = next((each for each in found.body if isinstance(each, ast.FunctionDef) and each.name == "__init__"), None)
     above = [base for each in found.bases if (base := _place(each, place.module)) is not None]
     text = _described(ast.get_docstring(found)) | _described(init and ast.get_docstring(init))
     if init is None and not any("dataclass" in ast.unparse(each) for each in found.decorator_list):
-        return options(above[0]) if above else None
-    inherited = (options(above[0]) if above else None) or {}
+        return options(above[0], all_of_it) if above else None
+    inherited = (options(above[0], all_of_it) if above else None) or {}
     if init is None:
         own = {}
         for field in found.body:
@@ -99,8 +104,14 @@ def options(place: Place | None) -> dict[str, Option] | None:
         return own
     passed = _passed_on(arguments.kwarg.annotation, place.module)
     if passed is None or not passed <= inherited.keys():
-        return None
+        return None if all_of_it else {**inherited, **own}
     return own | {name: each for name, each in inherited.items() if name in passed and name not in own}
+
+
+def names_of(module: str) -> list[str] | None:
+    """The classes that a module has or imports, and what it assigns; None where there is no source of it."""
+    found = _module(module)
+    return None if found is None else [*found.classes, *found.imported, *found.assigned]
 
 
 def subclasses(base: str, module: str) -> list[str] | None:

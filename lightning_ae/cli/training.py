@@ -110,7 +110,7 @@ class TrainingCLI(LightningCLI):
 
     def _of_data(self, parser: LightningArgumentParser, given: options.Given) -> Namespace:
         """The configuration, with the `input_shape` of a model for which none is given."""
-        taken = source.options(source.place_of(given.classes["model"])) or {}
+        taken = source.options(source.place_of(given.classes["model"]), all_of_it=False) or {}
         asked = "input_shape" in taken and taken["input_shape"].default is None
         if not asked or given.says("model.input_shape"):
             return parser.parse_args(given.words)
