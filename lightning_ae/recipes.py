@@ -54,14 +54,16 @@ def find(given: str) -> str:
     """
     if not re.fullmatch(r"[\w-]+", given):
         if re.fullmatch(r"[^\n{}]+\.ya?ml", given) and "://" not in given and not os.path.exists(given):
-            raise InputError(f"there is no file {given!r}", f"{_nearest_file(given)}recipes have names, too; {overview()}")
+            raise InputError(
+                f"there is no file {given!r}", f"{_nearest_file(given)}recipes have names, too; {overview()}"
+            )
         return given
     found = [file for kind in FOLDERS if (file := recipes_folder() / kind / f"{given}.yaml").is_file()]
     found += [Path(given)] if os.path.isfile(given) else []
     if not found:
         with contextlib.suppress(InputError):  # a variant by another name
-            file = recipes_folder() / "models" / f"{registry.variant(given)}.yaml"
-            found = [file] if file.is_file() else []
+            known = recipes_folder() / "models" / f"{registry.variant(given)}.yaml"
+            found = [known] if known.is_file() else []
     if not found:
         if registry.lacking(given):
             registry.variant(given)
@@ -71,7 +73,7 @@ def find(given: str) -> str:
     return str(found[0])
 
 
-def compose(words: Sequence[str], model: str = "") -> list[str]:
+def compose(words: Sequence[str], of_checkpoint: str = "") -> list[str]:
     """The words of a command with files for the names of recipes, so that the order of those does not matter.
 
     A recipe of data states the model's `input_shape` and leaves its class to others. So the first class that is named
@@ -79,13 +81,13 @@ def compose(words: Sequence[str], model: str = "") -> list[str]:
 
     Args:
         words: what follows `lightning-ae fit`, say.
-        model: the class of the model, where it is known without them, from a checkpoint.
+        of_checkpoint: the class of the model, where a checkpoint says it.
 
     Raises:
         InputError: for an unknown recipe, or one of data without a model.
     """
     composed: list[str] = []
-    chosen, waiting = model, ""  # the first class of a model, and the recipe that came before it without one
+    chosen, waiting = of_checkpoint, ""  # the first class of a model, and the recipe that came before it without one
     last: dict[str, tuple[Path, int]] = {}  # of each kind the recipe, and where in `composed` it ends
     given = iter(words)
     for word in given:
@@ -136,11 +138,10 @@ def class_of(name: str) -> str:
 
 def called(file: str) -> str:
     """What a message calls a recipe's file: one of this package's by its name."""
-    path = Path(file).absolute()
-    inside = path.relative_to(recipes_folder().absolute()) if path.is_relative_to(recipes_folder().absolute()) else None
-    if inside is None:
+    path, folder = Path(file).absolute(), recipes_folder().absolute()
+    if not path.is_relative_to(folder):
         return file
-    return f"the recipe {path.stem} on {path.parent.name}" if len(inside.parts) > 2 else f"the recipe {path.stem}"
+    return f"the recipe {path.stem}{f' on {path.parent.name}' if _is_pair(path) else ''}"
 
 
 def pairs(files: Iterable[object]) -> list[Path]:

@@ -50,9 +50,10 @@ ALIASES: dict[str, str] = {
 SETTINGS = {"beta_vae": "give beta, 4 say: at its default of 1 it is the plain VAE"}
 """What makes an alias more than another name."""
 NEAREST: dict[str, str] = {
-    "mae": "denoising", "masked": "denoising", "wae": "adversarial", "info_vae": "adversarial", "mmd_vae": "adversarial",
-    "factor_vae": "beta_tc_vae", "dip_vae": "beta_tc_vae", "nvae": "ladder_vae", "vd_vae": "ladder_vae",
-    "hvae": "ladder_vae", "vq_vae_2": "vq_vae", "vq_gan": "vq_vae", "rq_vae": "vq_vae", "fsq": "vq_vae",
+    "mae": "denoising", "masked": "denoising", "wae": "adversarial", "info_vae": "adversarial",
+    "mmd_vae": "adversarial", "factor_vae": "beta_tc_vae", "dip_vae": "beta_tc_vae", "nvae": "ladder_vae",
+    "vd_vae": "ladder_vae", "hvae": "ladder_vae", "vq_vae_2": "vq_vae", "vq_gan": "vq_vae",
+    "rq_vae": "vq_vae", "fsq": "vq_vae",
     "gated_sae": "topk_dictionary", "jump_relu": "topk_dictionary", "batch_topk": "topk_dictionary",
 }  # fmt: skip
 """Of what is not here, the variant that comes nearest."""

@@ -125,7 +125,7 @@ def _run(command: str, args: list[str]) -> None:
     if command in TRAINING:
         if "--help" in args or "-h" in args:
             print(options.help_of(command, args, COMMANDS[command]), end="")
-            return
+            sys.exit(0)
         if "--help-all" not in args:
             options.read(command, args)  # what does not exist is said before seconds of imports
         from lightning_ae.cli import run_folder
@@ -133,7 +133,7 @@ def _run(command: str, args: list[str]) -> None:
 
         if "--help-all" in args:
             training_parser(command).print_help()
-            return
+            sys.exit(0)
 
         try:
             TrainingCLI(command, args, COMMANDS[command]).run()
@@ -149,6 +149,16 @@ def _run(command: str, args: list[str]) -> None:
         from lightning_ae.cli import tools
 
         parser = _tool_parser(command)
+        parameters = inspect.signature(getattr(tools, command.replace("-", "_"))).parameters.values()
+        lists = {f"--{each.name}" for each in parameters if str(each.annotation).startswith("Sequence[")}
+        args = [
+            options.as_list(word) if before in lists else word for before, word in zip(["", *args], args, strict=False)
+        ]
+        args = [
+            f"{name}={options.as_list(value)}" if name in lists and value else word
+            for word in args
+            for name, _, value in [word.partition("=")]
+        ]
         getattr(tools, command.replace("-", "_"))(**parser.parse_args(args).as_dict())
 
 

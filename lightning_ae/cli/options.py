@@ -157,6 +157,8 @@ def check_complete(given: Given, model: bool = False, data: bool = False) -> Non
     Raises:
         InputError: saying how they are given.
     """
+    if any(word.endswith(".help") for word in given.words):
+        return
     if not model and "model" not in given.classes:
         names = ", ".join(recipes.names("models"))
         raise InputError("a model is required, and none is given", f"add one, by -c NAME or --model CLASS: {names}")
@@ -279,7 +281,8 @@ def _check_class(given: Given, path: str, name: str, where: str) -> None:
         module, _, cls = current_path(name).rpartition(".")
         there = names_of(module)
         if there is not None and cls not in there:
-            raise unknown(f"class of {module}{_at(path, where)}", cls, there, most=20)
+            classes = [each for each in there if each[:1].isupper() and not each.isupper()]
+            raise unknown(f"class of {module}{_at(path, where)}", cls, classes, most=20)
         if there is None and path in ("model", "data") and find_spec(module.partition(".")[0]) is None:
             near = [f"{each}.{cls}" for each in nearest(module, [file.stem for file in Path.cwd().glob("*.py")])]
             raise InputError(
@@ -374,7 +377,7 @@ _WIDTH, _NAMES = 100, 34
 
 
 def help_of(command: str, words: Sequence[str], summary: str) -> str:
-    """The options of a training command: its own, those of the model and the data that are named, and the usual rest."""
+    """The options of a training command: its own, the model's and the data's, and the trainer's usual ones."""
     given = read(command, [word for word in words if word not in ("-h", "--help")] if words else [])
     model = given.classes.get("model", "Autoencoder")
     data = given.classes.get("data", DATA)
@@ -402,7 +405,9 @@ def help_of(command: str, words: Sequence[str], summary: str) -> str:
             lines += _row(f"--{group}.help {cls}", "lists them")
         for option in (there or {}).values():
             if (group, option.name) != ("model", "input_shape"):
-                lines += _row(f"--{group}.{option.name}", _with_default(option, given.values.get(f"{group}.{option.name}")))
+                lines += _row(
+                    f"--{group}.{option.name}", _with_default(option, given.values.get(f"{group}.{option.name}"))
+                )
     lines += ["", "trainer, the options used most"]
     for name, text in _TRAINER.items():
         value = given.values.get(f"trainer.{name}")

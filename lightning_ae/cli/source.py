@@ -83,7 +83,7 @@ def options(place: Place | None, all_of_it: bool = True) -> dict[str, Option] | 
         return None
     init = next((each for each in found.body if isinstance(each, ast.FunctionDef) and each.name == "__init__"), None)
     above = [base for each in found.bases if (base := _place(each, place.module)) is not None]
-    text = _described(ast.get_docstring(found)) | _described(init and ast.get_docstring(init))
+    text = _described(ast.get_docstring(found)) | (_described(ast.get_docstring(init)) if init is not None else {})
     if init is None and not any("dataclass" in ast.unparse(each) for each in found.decorator_list):
         return options(above[0], all_of_it) if above else None
     inherited = (options(above[0], all_of_it) if above else None) or {}

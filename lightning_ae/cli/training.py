@@ -110,7 +110,7 @@ class TrainingCLI(LightningCLI):
 
     def _of_data(self, parser: LightningArgumentParser, given: options.Given) -> Namespace:
         """The configuration, with the `input_shape` of a model for which none is given."""
-        taken = source.options(source.place_of(given.classes["model"]), all_of_it=False) or {}
+        taken = source.options(source.place_of(given.classes.get("model", "")), all_of_it=False) or {}
         asked = "input_shape" in taken and taken["input_shape"].default is None
         if not asked or given.says("model.input_shape"):
             return parser.parse_args(given.words)
@@ -363,8 +363,8 @@ def _same_class(a: str, b: str) -> bool:
 
 def _differences(path: str, now: Any, kept: Any) -> Iterator[tuple[str, Any, Any]]:
     """Where two values differ, by the path of the option, and both."""
-    classes = [each.get("class_path") if isinstance(each, Mapping) else None for each in (now, kept)]
-    if all(classes) and _same_class(*classes):
+    classes = [str(each["class_path"]) for each in (now, kept) if isinstance(each, Mapping) and "class_path" in each]
+    if len(classes) == 2 and _same_class(*classes):
         own, other = now.get("init_args") or {}, kept.get("init_args") or {}
         for name in own.keys() & other.keys():
             yield from _differences(f"{path}.{name}", own[name], other[name])
