@@ -20,6 +20,7 @@ from lightning_ae.config import arguments, class_path, from_plain, import_class,
 from lightning_ae.data.cache import cached, in_memory
 from lightning_ae.data.columns import check_columns, describe, scalar_columns
 from lightning_ae.data.decoding import OnTheFly, decode_chunks
+from lightning_ae.data.fingerprint import fingerprint
 from lightning_ae.data.identity import Identity, check_identity, identity
 from lightning_ae.data.kinds import Kind, kind_of
 from lightning_ae.data.loader import Batch, BatchLoader, Columns, Order
@@ -470,7 +471,7 @@ class HFDataModule(pl.LightningDataModule):
         frozen = frozen and kind.frozen is not None
         if (name, frozen) in self._arrays:
             return self._arrays[name, frozen]
-        about: dict[str, Any] = {"fingerprint": rows._fingerprint, "columns": self.input_columns, **kind.decoding}
+        about = fingerprint(kind, rows, self.input_columns) if self.cache == "disk" else {}
         if frozen:
             about |= {"frozen": kind.frozen, "seed": self.split_seed}
             chunks = self._frozen(name)
