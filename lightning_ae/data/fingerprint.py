@@ -114,7 +114,7 @@ def _vague_devices() -> set[int]:
 
 
 def _paths(values: pa.ChunkedArray) -> list[str]:
-    """The files that a column names: where it holds a path instead of encoded bytes, at any depth, or is one of paths."""
+    """The files that a column names, at any depth: by paths instead of encoded bytes, or as texts that are paths."""
     kind, found = values.type, []
     for chunk in values.chunks:
         if isinstance(chunk, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
@@ -187,7 +187,9 @@ def _is_mapped(table: pa.Table, path: str) -> bool:
         lines = [line.rstrip("\n").split(maxsplit=5) for line in open("/proc/self/maps", errors="surrogateescape")]  # noqa: SIM115
     except OSError:
         return True
-    maps = [line for line in lines if len(line) == 6 and line[4] != "0"]  # of files; what was removed is "... (deleted)"
+    maps = [
+        line for line in lines if len(line) == 6 and line[4] != "0"
+    ]  # of files; what was removed is "... (deleted)"
     ranges = [([int(end, 16) for end in line[0].split("-")], line[5]) for line in maps]
     for address in _addresses(table):
         for (first, last), name in ranges:

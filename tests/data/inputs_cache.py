@@ -1,0 +1,277 @@
+"""Data and code that change under their names: the cache of decoded samples never gives other data than those at hand."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import PIL.Image
+import pyarrow as pa
+from datasets import Dataset, Features, Value
+from datasets import Image as ImageFeature
+from inputs import Case, Refused, Said
+
+from lightning_ae.data import HFDataModule, Tabular
+from lightning_ae.data.cache import entries
+from lightning_ae.data.fingerprint import states
+
+
+def first(data: Any, kind: Any = None) -> int:
+    """The first value of the first sample; of an image in 0..255."""
+    batch = next(HFDataModule(data if isinstance(data, Dataset) else str(data), kind=kind, val_fraction=0).batches("train"))
+    value = batch["image"] * 255 if "image" in batch else batch["a"]
+    return round(float(value.flatten()[0]))
+
+
+def picture(file: Path, value: int) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(np.full((4, 4), value, np.uint8)).save(file, format="BMP")
+    os.utime(file, ns=(0, 0))
+    return file
+
+
+def table(value: int) -> Dataset:
+    return Dataset.from_dict({"a": [float(value)] * 8})
+
+
+def parquet(folder: Path, value: int) -> Path:
+    folder.mkdir(exist_ok=True)
+    table(value).to_parquet(folder / "train-0.parquet")
+    os.utime(folder / "train-0.parquet", ns=(0, 0))
+    return folder
+
+
+def zipped(folder: Path, value: int) -> Path:
+    (folder / "set").mkdir(exist_ok=True)
+    with zipfile.ZipFile(folder / "set" / "train.zip", "w") as file:
+        for name in "ab":
+            file.writestr(zipfile.ZipInfo(f"{name}/0.bmp"), picture(folder / "0.bmp", value).read_bytes())
+    os.utime(folder / "set" / "train.zip", ns=(0, 0))
+    return folder / "set"
+
+
+def named(*files: Path, key: str = "image") -> Dataset:
+    return Dataset.from_dict({key: [str(file) for file in files]}).cast_column(key, ImageFeature())
+
+
+def rewritten(folder: Path) -> list[int]:
+    data = named(picture(folder / "0.bmp", 10))
+    return [first(data), first(named(picture(folder / "0.bmp", 20)))]
+
+
+def replaced(folder: Path) -> list[int]:
+    def image_folder() -> int:
+        return first(folder / "set")
+
+    picture(folder / "set" / "train" / "0.bmp", 10)
+    found = image_folder()
+    picture(folder / "new.bmp", 20).replace(folder / "set" / "train" / "0.bmp")
+    return [found, image_folder()]
+
+
+def archive(folder: Path) -> list[int]:
+    return [first(zipped(folder, value)) for value in (10, 20)]
+
+
+def parquet_kept(folder: Path) -> list[int]:
+    return [first(parquet(folder / "set", value)) for value in (1, 2)]
+
+
+def exchange(folder: Path, value: int) -> None:
+    """Another arrow file under the same description."""
+    table(value).save_to_disk(folder / "other")
+    [file] = (folder / "other").glob("*.arrow")
+    file.replace(next((folder / "set").glob("*.arrow")))
+
+
+def arrow(folder: Path) -> list[int]:
+    table(1).save_to_disk(folder / "set")
+    found = first(folder / "set")
+    exchange(folder, 2)
+    return [found, first(folder / "set")]
+
+
+def arrow_under_an_open_one(folder: Path) -> list[int]:
+    table(1).save_to_disk(folder / "set")
+    opened = Dataset.load_from_disk(str(folder / "set"))
+    exchange(folder, 2)
+    return [first(opened), first(folder / "set"), first(opened)]
+
+
+def link(folder: Path) -> list[int]:
+    found = []
+    for value in (1, 2):
+        parquet(folder / str(value), value)
+    for value in (1, 2):
+        (folder / "set").unlink(missing_ok=True)
+        (folder / "set").symlink_to(folder / str(value))
+        found.append(first(folder / "set"))
+    return found
+
+
+def moved(folder: Path) -> list[int]:
+    parquet(folder / "new", 2)
+    found = first(parquet(folder / "set", 1))
+    (folder / "set").rename(folder / "old")
+    (folder / "new").rename(folder / "set")
+    return [found, first(folder / "set")]
+
+
+def written_to(folder: Path) -> list[int]:
+    values = np.full(8, 1.0)
+    data = Dataset(pa.table({"a": values}))  # a view
+    found = first(data)
+    values[:] = 2.0
+    return [found, first(data)]
+
+
+def views(folder: Path) -> list[int]:
+    data = Dataset.from_dict({"a": np.arange(8.0)})
+    other = data.remove_columns("a").add_column("a", np.arange(8.0) + 5) if False else data
+    return [first(data), first(data.select([3, 1])), first(data.sort("a", reverse=True)), first(other.skip(2))]
+
+
+@dataclass(frozen=True)
+class Shifted(Tabular):
+    """A user's kind, with a field of its own."""
+
+    by: int = 0
+
+    def decode(self, rows: Any, columns: list[str], split: str, first: int) -> np.ndarray:
+        return super().decode(rows, columns, split, first) + np.float32(self.by)
+
+
+def written(body: str, *more: str) -> Any:
+    """A kind of a user's module, as it is imported after an edit."""
+    text = [*more, "class Mine(Tabular):", "    def decode(self, *of):", f"        return {body}"]
+    names: dict[str, Any] = {"__name__": "a_module", "Tabular": Tabular, "np": np, "Opens": Opens}
+    exec("\n".join(text), names)
+    return names["Mine"]()
+
+
+def edited(*kinds: Any) -> Callable[[Path], list[int]]:
+    return lambda folder: [first(table(1), kind) for kind in kinds]
+
+
+class Opens(Tabular):
+    """A kind that opens files itself, which a column of texts names."""
+
+    def input_columns(self, features: Features, label: str | None) -> list[str]:
+        return ["a"]
+
+    def decode(self, rows: Any, columns: list[str], split: str, first: int) -> np.ndarray:
+        return np.stack([np.float32([Path(file).read_text()]) for file in rows["a"].to_pylist()])
+
+
+def opened_by_the_kind(folder: Path) -> list[int]:
+    def written_as(text: str) -> int:
+        (folder / "1.txt").write_text(text)
+        os.utime(folder / "1.txt", ns=(0, 0))
+        return first(Dataset.from_dict({"a": [str(folder / "1.txt")]}, Features({"a": Value("string")})), Opens())
+
+    return [written_as("1"), written_as("2")]
+
+
+def gone(folder: Path) -> int:
+    data = named(picture(folder / "0.bmp", 10), picture(folder / "1.bmp", 10))
+    first(data)
+    (folder / "1.bmp").unlink()
+    return first(data)
+
+
+def decodings(*change: Callable[[Path], Any], under: str = "set") -> Callable[[Path], list[int]]:
+    """What comes out before and after a change that leaves the data as they are, and how often it was decoded."""
+
+    def run(folder: Path) -> list[int]:
+        found = [first(parquet(folder / "set", 1))]
+        for each in change:
+            each(folder)
+        return [*found, first(folder / under), len(entries())]
+
+    return run
+
+
+class NoTimes:
+    """What a file system says that keeps neither times of change nor inodes."""
+
+    st_size, st_mtime_ns, st_ctime_ns, st_ino, st_dev = 1, 0, 0, 0, 0
+
+
+def without_times(limit: int) -> Callable[[Path], bool]:
+    def run(folder: Path) -> bool:
+        file, found = folder / "file", set()
+        with patch("lightning_ae.data.fingerprint.os.stat", lambda path: NoTimes), patch(
+            "lightning_ae.data.fingerprint.HASHED", limit
+        ):
+            for text in "ab"[: 2 if limit else 1]:
+                file.write_text(text)
+                found.add(states([str(file)]))
+        return len(found) == 2
+
+    return run
+
+
+CASES = [
+    Case("an image that is written again, its size and time stamp kept", rewritten, [10, 20]),
+    Case("an image of a folder that another takes the place of, size and time stamp equal", replaced, [10, 20]),
+    Case("an archive of images that is exchanged, its time stamp kept", archive, [10, 20]),
+    Case("a parquet file that is exchanged, its time stamp kept", parquet_kept, [1, 2]),
+    Case("an arrow file that is exchanged under an unchanged state.json", arrow, [1, 2]),
+    Case("an arrow file that is exchanged while it is open", arrow_under_an_open_one, [1, 2, 1]),
+    Case("a link that leads to another folder", link, [1, 2]),
+    Case("a folder that another takes the place of, all time stamps equal", moved, [1, 2]),
+    Case("a table in memory that is written to", written_to, [1, 2]),
+    Case("selections of one table", views, [0, 3, 7, 2]),
+    Case("a file that a kind of one's own opens", opened_by_the_kind, [1, 2]),
+    Case("an image that is gone since", gone, Refused(r"row 1 of split 'train' is not a readable image")),
+    Case("another value of a field of a kind of one's own", edited(Shifted(), Shifted(by=4), Shifted(by=0)), [1, 5, 1]),
+    Case(
+        "an edited decode",
+        edited(written("super().decode(*of)"), written("super().decode(*of) * 3"), written("super().decode(*of)")),
+        [1, 3, 1],
+    ),
+    Case(
+        "an edited function that decode calls",
+        edited(*(written("change(super().decode(*of))", f"def change(x): return x * {n}") for n in (2, 3))),
+        [2, 3],
+    ),
+    Case(
+        "an edited function that decode calls by another",
+        edited(
+            *(
+                written("change(super().decode(*of))", f"def inner(x): return x * {n}", "def change(x): return inner(x)")
+                for n in (2, 3)
+            )
+        ),
+        [2, 3],
+    ),
+    Case("an edited constant", edited(*(written("super().decode(*of) * N", f"N = {n}") for n in (2, 3))), [2, 3]),
+    Case(
+        "an edited table of numbers",
+        edited(*(written("super().decode(*of) * N[0]", f"N = np.full(5000, {n})") for n in (2, 3))),
+        [2, 3],
+    ),
+    Case(
+        "an edited base class",
+        edited(
+            *(
+                written("self.factor * super().decode(*of)", f"class Tabular(Tabular):\n  factor = {n}")
+                for n in (2, 3)
+            )
+        ),
+        [2, 3],
+    ),
+    Case("the same again", decodings(), [1, 1, 1]),
+    Case("a comment in the code", edited(written("super().decode(*of)"), written("super().decode(*of)  # so")), [1, 1]),
+    Case("the same data at two paths", decodings(lambda f: shutil.copytree(f / "set", f / "b"), under="b"), [1, 1, 2]),
+    Case("a file that was touched", decodings(lambda f: os.utime(f / "set" / "train-0.parquet")), [1, 1, 2]),
+    Case("a file system that keeps no times of change", without_times(1), True),
+    Case("... with files too large to read", without_times(0), Said("does not tell when files changed", False)),
+]
