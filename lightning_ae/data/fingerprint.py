@@ -71,6 +71,8 @@ def states(paths: Iterable[str]) -> str:
     digest, left, latest, unread = xxhash.xxh3_128(), HASHED, 0, False
     vague = _vague_devices()
     for path in paths:
+        if "::" in path and not os.path.lexists(path):  # of a file in an archive
+            path = path.rpartition("::")[2]
         try:
             stat = os.stat(path)
         except (OSError, ValueError):  # who reads it says what is wrong

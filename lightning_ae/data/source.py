@@ -99,7 +99,7 @@ def _load(path: Any, name: str | None, revision: str | None, streaming: bool) ->
 def _prepared(folder: Path, name: str | None) -> Any:
     """The splits of a folder of files, from the copy that `datasets` makes of them: a new one after any change.
 
-    By itself it knows its copy by the files' paths and time stamps, and what it unpacked by the archive's path alone.
+    By itself it knows its copy by paths and time stamps, and some versions what they unpacked by its path alone.
     """
     from datasets import DownloadConfig, load_dataset_builder
     from datasets.config import HF_DATASETS_CACHE

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,9 @@ from lightning_ae.data.fingerprint import states
 
 def first(data: Any, kind: Any = None) -> int:
     """The first value of the first sample; of an image in 0..255."""
-    batch = next(HFDataModule(data if isinstance(data, Dataset) else str(data), kind=kind, val_fraction=0).batches("train"))
+    batch = next(
+        HFDataModule(data if isinstance(data, Dataset) else str(data), kind=kind, val_fraction=0).batches("train")
+    )
     value = batch["image"] * 255 if "image" in batch else batch["a"]
     return round(float(value.flatten()[0]))
 
@@ -48,13 +50,11 @@ def parquet(folder: Path, value: int) -> Path:
     return folder
 
 
-def zipped(folder: Path, value: int) -> Path:
-    (folder / "set").mkdir(exist_ok=True)
-    with zipfile.ZipFile(folder / "set" / "train.zip", "w") as file:
-        for name in "ab":
-            file.writestr(zipfile.ZipInfo(f"{name}/0.bmp"), picture(folder / "0.bmp", value).read_bytes())
-    os.utime(folder / "set" / "train.zip", ns=(0, 0))
-    return folder / "set"
+def packed(folder: Path, value: int) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "train.csv.gz").write_bytes(gzip.compress(f"a\n{value}.0\n{value}.0\n".encode()))
+    os.utime(folder / "train.csv.gz", ns=(0, 0))
+    return folder
 
 
 def named(*files: Path, key: str = "image") -> Dataset:
@@ -76,12 +76,8 @@ def replaced(folder: Path) -> list[int]:
     return [found, image_folder()]
 
 
-def archive(folder: Path) -> list[int]:
-    return [first(zipped(folder, value)) for value in (10, 20)]
-
-
-def parquet_kept(folder: Path) -> list[int]:
-    return [first(parquet(folder / "set", value)) for value in (1, 2)]
+def exchanged(written: Callable[[Path, int], Path]) -> Callable[[Path], list[int]]:
+    return lambda folder: [first(written(folder / "set", value)) for value in (1, 2)]
 
 
 def exchange(folder: Path, value: int) -> None:
@@ -134,8 +130,8 @@ def written_to(folder: Path) -> list[int]:
 
 def views(folder: Path) -> list[int]:
     data = Dataset.from_dict({"a": np.arange(8.0)})
-    other = data.remove_columns("a").add_column("a", np.arange(8.0) + 5) if False else data
-    return [first(data), first(data.select([3, 1])), first(data.sort("a", reverse=True)), first(other.skip(2))]
+    other = data.remove_columns("a").add_column("a", np.arange(8.0) + 9)
+    return [first(each) for each in (data, data.select([3, 1]), data.sort("a", reverse=True), data.skip(2), other)]
 
 
 @dataclass(frozen=True)
@@ -207,8 +203,9 @@ class NoTimes:
 def without_times(limit: int) -> Callable[[Path], bool]:
     def run(folder: Path) -> bool:
         file, found = folder / "file", set()
-        with patch("lightning_ae.data.fingerprint.os.stat", lambda path: NoTimes), patch(
-            "lightning_ae.data.fingerprint.HASHED", limit
+        with (
+            patch("lightning_ae.data.fingerprint.os.stat", lambda path: NoTimes),
+            patch("lightning_ae.data.fingerprint.HASHED", limit),
         ):
             for text in "ab"[: 2 if limit else 1]:
                 file.write_text(text)
@@ -221,14 +218,14 @@ def without_times(limit: int) -> Callable[[Path], bool]:
 CASES = [
     Case("an image that is written again, its size and time stamp kept", rewritten, [10, 20]),
     Case("an image of a folder that another takes the place of, size and time stamp equal", replaced, [10, 20]),
-    Case("an archive of images that is exchanged, its time stamp kept", archive, [10, 20]),
-    Case("a parquet file that is exchanged, its time stamp kept", parquet_kept, [1, 2]),
+    Case("a parquet file that is exchanged, its time stamp kept", exchanged(parquet), [1, 2]),
+    Case("a packed file that is exchanged, its time stamp kept", exchanged(packed), [1, 2]),
     Case("an arrow file that is exchanged under an unchanged state.json", arrow, [1, 2]),
     Case("an arrow file that is exchanged while it is open", arrow_under_an_open_one, [1, 2, 1]),
     Case("a link that leads to another folder", link, [1, 2]),
     Case("a folder that another takes the place of, all time stamps equal", moved, [1, 2]),
     Case("a table in memory that is written to", written_to, [1, 2]),
-    Case("selections of one table", views, [0, 3, 7, 2]),
+    Case("selections of a table, and another column in it", views, [0, 3, 7, 2, 9]),
     Case("a file that a kind of one's own opens", opened_by_the_kind, [1, 2]),
     Case("an image that is gone since", gone, Refused(r"row 1 of split 'train' is not a readable image")),
     Case("another value of a field of a kind of one's own", edited(Shifted(), Shifted(by=4), Shifted(by=0)), [1, 5, 1]),
@@ -246,7 +243,9 @@ CASES = [
         "an edited function that decode calls by another",
         edited(
             *(
-                written("change(super().decode(*of))", f"def inner(x): return x * {n}", "def change(x): return inner(x)")
+                written(
+                    "change(super().decode(*of))", f"def inner(x): return x * {n}", "def change(x): return inner(x)"
+                )
                 for n in (2, 3)
             )
         ),
@@ -261,10 +260,7 @@ CASES = [
     Case(
         "an edited base class",
         edited(
-            *(
-                written("self.factor * super().decode(*of)", f"class Tabular(Tabular):\n  factor = {n}")
-                for n in (2, 3)
-            )
+            *(written("self.factor * super().decode(*of)", f"class Tabular(Tabular):\n  factor = {n}") for n in (2, 3))
         ),
         [2, 3],
     ),
