@@ -10,7 +10,10 @@ import os
 import sys
 import time
 import types
+from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,19 +76,17 @@ def states(paths: Iterable[str]) -> str:
     for path in paths:
         if "::" in path and not os.path.lexists(path):  # of a file in an archive
             path = path.rpartition("::")[2]
-        try:
+        state: tuple[Any, ...] = (path, "cannot be read")  # who decodes it says why
+        with suppress(OSError, ValueError):
             stat = os.stat(path)
-        except (OSError, ValueError):  # who reads it says what is wrong
-            digest.update(f"{path} is missing".encode(errors="surrogateescape"))
-            continue
-        state = (path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+            content = None
+            if os.name == "nt" or not stat.st_ctime_ns or not stat.st_ino or stat.st_dev in vague:
+                left -= stat.st_size
+                unread |= left < 0
+                content = _hash(path) if left >= 0 else None
+            latest = max(latest, stat.st_ctime_ns)
+            state = (path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, content)
         digest.update(repr(state).encode())
-        latest = max(latest, stat.st_ctime_ns)
-        if os.name == "nt" or not stat.st_ctime_ns or not stat.st_ino or stat.st_dev in vague:
-            left -= stat.st_size
-            unread |= left < 0
-            if left >= 0:
-                digest.update(_hash(path))
     if unread:
         rank_zero_warn(
             "the data lie on a file system that does not tell when files changed, and are too large to be read whole "
@@ -97,12 +98,12 @@ def states(paths: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def _hash(path: str) -> bytes:
+def _hash(path: str) -> str:
     digest = xxhash.xxh3_128()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
-    return digest.digest()
+    return digest.hexdigest()
 
 
 def _vague_devices() -> set[int]:
@@ -156,9 +157,9 @@ def _content(rows: Dataset, columns: list[str]) -> str | None:
     blocks = [block for line in table.blocks for block in line] if isinstance(table, ConcatenationTable) else [table]
     for block in blocks:
         used = [column for column in columns if column in block.column_names]
-        if used and not (isinstance(block, MemoryMappedTable) and _is_mapped(block.table, block.path)):
+        content = block.table.select(used)
+        if used and not (isinstance(block, MemoryMappedTable) and _is_mapped(content, block.path)):
             digest = digest or xxhash.xxh3_128()
-            content = block.table.select(used)
             with pa.ipc.new_stream(pa.PythonFile(_Sink(digest), "w"), content.schema) as stream:
                 stream.write_table(content)
     return None if digest is None else digest.hexdigest()
@@ -186,17 +187,15 @@ class _Sink:
 def _is_mapped(table: pa.Table, path: str) -> bool:
     """Whether a table is mapped from the file that lies at this path now; taken for true where no system tells."""
     try:
-        lines = [line.rstrip("\n").split(maxsplit=5) for line in open("/proc/self/maps", errors="surrogateescape")]  # noqa: SIM115
+        lines = Path("/proc/self/maps").read_text(errors="surrogateescape").splitlines()
     except OSError:
         return True
-    maps = [
-        line for line in lines if len(line) == 6 and line[4] != "0"
-    ]  # of files; what was removed is "... (deleted)"
-    ranges = [([int(end, 16) for end in line[0].split("-")], line[5]) for line in maps]
+    mapped = [fields for fields in (line.split(maxsplit=5) for line in lines) if len(fields) == 6]
+    starts, ends = zip(*([int(end, 16) for end in fields[0].split("-")] for fields in mapped), strict=True)
     for address in _addresses(table):
-        for (first, last), name in ranges:
-            if first <= address < last:
-                return name == os.path.realpath(path)
+        at = bisect_right(starts, address) - 1
+        if at >= 0 and address < ends[at] and mapped[at][4] != "0":  # the inode of a file
+            return mapped[at][5] == os.path.realpath(path)  # else it was moved, or removed: "... (deleted)"
     return False
 
 
@@ -217,7 +216,10 @@ class _Code:
     """
 
     def __init__(self) -> None:
-        self.digest, self.seen, self.packages = xxhash.xxh3_128(), [], set()  # type: ignore[var-annotated]
+        self.digest = xxhash.xxh3_128()
+        self.packages: set[str] = set()
+        self.seen: dict[int, Any] = {}
+        self.left: deque[Any] = deque()  # functions and classes, which may refer to each other
 
     def of(self, kind: Kind) -> str | None:
         """For an instance of a class outside this package, with its fields; None for one of its own."""
@@ -231,22 +233,25 @@ class _Code:
             if not isinstance(getattr(cls, name, None), cached_property):
                 self._word(name)
                 self._add(getattr(kind, name))
+        while self.left:
+            value = self.left.popleft()
+            self._class(value) if isinstance(value, type) else self._function(value)
         return self.digest.hexdigest()
 
     def _word(self, text: str) -> None:
         self.digest.update(f"{text}\0".encode(errors="surrogateescape"))
 
     def _is_own(self, module: str | None) -> bool:
-        package = _package(module or "__main__")
-        if package in self.packages:
-            return True
+        package = _package(module)
         file = getattr(sys.modules.get(package), "__file__", None) or ""
-        known = package == "lightning_ae" or package in sys.stdlib_module_names
-        return package == "__main__" or not (known or "site-packages" in file or "dist-packages" in file)
+        known = package == "lightning_ae" or package in sys.stdlib_module_names - {"__main__"}
+        return package in self.packages or not (known or "site-packages" in file or "dist-packages" in file)
 
     def _add(self, value: Any) -> None:
-        if any(value is each for each in self.seen):
-            self._word("again")
+        if isinstance(value, types.FunctionType | type):
+            self._word(f"{_named(value.__module__)}.{value.__qualname__}")
+            if self._is_new(value):
+                self.left.append(value)
         elif isinstance(value, staticmethod | classmethod):
             self._add(value.__func__)
         elif isinstance(value, property):
@@ -255,20 +260,13 @@ class _Code:
             self._add(value.func)
         elif isinstance(value, partial):
             self._add([value.func, value.args, value.keywords])
-        elif isinstance(value, types.FunctionType):
-            self.seen.append(value)
-            self._function(value)
-        elif isinstance(value, type):
-            self.seen.append(value)
-            self._class(value)
-        elif isinstance(value, types.CodeType | types.ModuleType):
-            self._word(value.__name__ if isinstance(value, types.ModuleType) else value.co_name)
-        elif isinstance(value, list | tuple):
+        elif isinstance(value, types.ModuleType):
+            self._word(_named(value.__name__))
+        elif isinstance(value, list | tuple | dict):
             self._word(f"{type(value).__name__} {len(value)}")
-            for each in value:
-                self._add(each)
-        elif isinstance(value, dict):
-            self._add(sorted(value.items(), key=repr))
+            if isinstance(value, tuple) or self._is_new(value):  # it may hold itself
+                for each in value.items() if isinstance(value, dict) else value:
+                    self._add(each)
         elif isinstance(value, set | frozenset):  # in another order in each process
             self._add(sorted(value, key=repr))
         elif value is None or isinstance(value, str | bytes | bool | int | float | complex):
@@ -278,46 +276,48 @@ class _Code:
         else:
             self._object(value)
 
+    def _is_new(self, value: Any) -> bool:
+        seen = id(value) in self.seen
+        self.seen[id(value)] = value  # kept, so that no other gets its number
+        return not seen
+
     def _function(self, function: types.FunctionType) -> None:
-        self._word(f"{_named(function.__module__)}.{function.__qualname__}")
         if self._is_own(function.__module__):
             self._code(function.__code__, function.__globals__)
             self._add([function.__defaults__, function.__kwdefaults__])
             for cell in function.__closure__ or ():
-                try:
+                with suppress(ValueError):  # it is empty yet
                     self._add(cell.cell_contents)
-                except ValueError:  # still empty
-                    self._word("empty")
 
     def _class(self, cls: type) -> None:
         for base in cls.__mro__:
             self._word(f"{_named(base.__module__)}.{base.__qualname__}")
-            if self._is_own(base.__module__):
-                for name, value in sorted(vars(base).items()):
-                    made = isinstance(value, types.MemberDescriptorType | types.GetSetDescriptorType)
-                    code = isinstance(value, types.FunctionType | staticmethod | classmethod | property)
-                    if not made and name != "_abc_impl" and (code or not name.startswith("__")):
-                        self._word(name)
-                        self._add(value)
+            for name, value in sorted(vars(base).items()) if self._is_own(base.__module__) else ():
+                code = isinstance(value, types.FunctionType | staticmethod | classmethod | property)
+                slot = isinstance(value, types.MemberDescriptorType | types.GetSetDescriptorType)
+                if code or not (slot or name.startswith("__") or name == "_abc_impl"):
+                    self._word(name)
+                    self._add(value)
 
     def _code(self, code: types.CodeType, names: dict[str, Any]) -> None:
-        self.digest.update(code.co_code)
+        self.digest.update(code.co_code + getattr(code, "co_exceptiontable", b""))
         self._word(f"{code.co_names} {code.co_varnames} {code.co_freevars} {code.co_flags}")
-        self.digest.update(getattr(code, "co_exceptiontable", b""))
         for constant in code.co_consts:
             if isinstance(constant, types.CodeType):
                 self._code(constant, names)
             else:
                 self._add(constant)
-        for name in code.co_names:
+        self._referred(code.co_names, names, set())
+
+    def _referred(self, wanted: tuple[str, ...], names: dict[str, Any], modules: set[int]) -> None:
+        """What code refers to by these names, also in modules that it names."""
+        for name in wanted:
             if name in names:
                 self._word(name)
-                self._add(names[name])
-                if isinstance(names[name], types.ModuleType) and self._is_own(names[name].__name__):
-                    found = vars(names[name])
-                    for part in code.co_names:
-                        if part in found:
-                            self._add(found[part])
+                self._add(value := names[name])
+                if isinstance(value, types.ModuleType) and self._is_own(value.__name__) and id(value) not in modules:
+                    modules.add(id(value))
+                    self._referred(wanted, vars(value), modules)
 
     def _object(self, value: Any) -> None:
         from datasets.fingerprint import Hasher
@@ -332,7 +332,7 @@ class _Code:
             )
 
 
-def _package(module: str) -> str:
+def _package(module: str | None) -> str:
     return _named(module).partition(".")[0]
 
 

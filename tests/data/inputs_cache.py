@@ -1,4 +1,4 @@
-"""Data and code that change under their names: the cache of decoded samples never gives other data than those at hand."""
+"""Data and code that change under their names: decoded samples of the cache are always those of what is at hand."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def written_to(folder: Path) -> list[int]:
 
 def views(folder: Path) -> list[int]:
     data = Dataset.from_dict({"a": np.arange(8.0)})
-    other = data.remove_columns("a").add_column("a", np.arange(8.0) + 9)
+    other = data.add_column("b", np.arange(8.0) + 9).remove_columns("a").rename_column("b", "a")
     return [first(each) for each in (data, data.select([3, 1]), data.sort("a", reverse=True), data.skip(2), other)]
 
 
