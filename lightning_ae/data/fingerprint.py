@@ -22,6 +22,8 @@ import pyarrow as pa
 import xxhash
 from pytorch_lightning.utilities import rank_zero_warn
 
+from lightning_ae.config import class_path
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -57,6 +59,7 @@ def fingerprint(kind: Kind, rows: Dataset, columns: list[str]) -> dict[str, Any]
         "files": states([*mapped, *named]),
         "columns": columns,
         **kind.decoding,
+        "class_path": class_path(type(kind)).replace("__mp_main__", "__main__"),  # as of spawned processes
         "decoding": DECODING,
         "code": _Code().of(kind),
     }
