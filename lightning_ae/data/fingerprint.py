@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from lightning_ae.data.kinds import Kind
 
-DECODING = 2
+DECODING = 1
 """Of this package's own kinds: one more where a kind makes other samples of the same rows. A digest of their code would
 throw every cache away with each release."""
 
