@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from lightning_ae.data.signature import Natural
 from lightning_ae.errors import InputError
 from lightning_ae.parts.likelihoods import known
 from lightning_ae.training.weights import weights_type
@@ -45,6 +46,12 @@ class Batches:
             InputError: when no such tensor is there, or more than one.
         """
         target = None
+        if isinstance(batch, Natural):
+            raise InputError(
+                "the batch is in natural units, as a data module's own loaders give it",
+                "give the trainer the data module (datamodule=data); in a loop of your own take data.batches(split), "
+                "or data.on_after_batch_transfer(batch, 0)",
+            )
         if isinstance(batch, Mapping):
             taken = {self.columns.get(role, role) for role in self.given}
             fits = {

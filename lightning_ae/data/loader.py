@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from lightning_ae.data.identity import Identity, check_identity
+from lightning_ae.data.signature import Natural
 from lightning_ae.errors import InputError
 from lightning_ae.exact import GLOBAL_BATCH_SIZE
 
@@ -155,6 +156,7 @@ class BatchLoader:
         pin_memory: whether batches lie in page-locked memory, from which a GPU copies while it computes.
         position: the epoch, and how many of its batches have been used; by default, how many were given out.
         identity: of the data, see `lightning_ae.data.identity`.
+        natural: whether batches are in natural units, so that no model takes them as they are.
     """
 
     def __init__(
@@ -166,8 +168,9 @@ class BatchLoader:
         pin_memory: bool = False,
         position: Callable[[], tuple[int, int]] | None = None,
         identity: Callable[[], Identity] | None = None,
+        natural: bool = False,
     ) -> None:
-        self.read, self.batch_sampler = read, order
+        self.read, self.batch_sampler, self.natural = read, order, natural
         self.num_workers, self.prefetch, self.pin_memory = num_workers, prefetch, pin_memory
         self._position, self._identity = position, identity
         self._given = self._start = 0
@@ -180,7 +183,7 @@ class BatchLoader:
         self._given = start
         for batch in self._batches(self.batch_sampler.batches(start)):
             self._given += 1
-            yield batch
+            yield Natural(batch) if self.natural else batch
         self._given = 0  # the next epoch's beginning
 
     def state_dict(self) -> dict[str, Any]:

@@ -6,35 +6,25 @@ import inspect
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from typing import Any, Literal
 
-import numpy as np
-import pyarrow as pa
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor
+from pytorch_lightning.utilities import rank_zero_warn
 
 from lightning_ae.config import arguments, class_path, from_plain, import_class, to_plain
-from lightning_ae.data.cache import cached, in_memory
-from lightning_ae.data.columns import check_columns, describe, scalar_columns
-from lightning_ae.data.decoding import OnTheFly, decode_chunks
-from lightning_ae.data.fingerprint import fingerprint
+from lightning_ae.data.columns import scalar_columns
+from lightning_ae.data.decoding import OnTheFly
 from lightning_ae.data.identity import Identity, check_identity, identity
-from lightning_ae.data.kinds import Kind, kind_of
+from lightning_ae.data.kinds import Kind
 from lightning_ae.data.loader import Batch, BatchLoader, Columns, Order
-from lightning_ae.data.signature import Signature
-from lightning_ae.data.source import load_splits
+from lightning_ae.data.samples import Samples
 from lightning_ae.data.streaming import Stream, StreamLoader
 from lightning_ae.errors import InputError, unknown
 from lightning_ae.exact import GLOBAL_BATCH_SIZE, Noise
-from lightning_ae.preprocess import ImagePreprocess, Preprocess, TabularPreprocess
-
-LABELS = ("label", "labels", "target", "class", "y")
 
 
-class HFDataModule(pl.LightningDataModule):
+class HFDataModule(Samples, pl.LightningDataModule):
     """Batches from a Hugging Face data set of images or tables.
 
     A split is decoded once, into one array of its own type from which whole batches are gathered. By default the array
@@ -110,13 +100,7 @@ class HFDataModule(pl.LightningDataModule):
         self.streaming, self.shuffle_buffer = streaming, shuffle_buffer
         self.num_workers, self.prefetch = num_workers, prefetch
         _check_arguments(self)
-        self._splits: Any = None
-        self._arrays: dict[tuple[str, bool], Tensor] = {}
         self._orders: dict[str, Order] = {}  # of the batches made last
-        self._signature: Signature | None = None
-        self._of_model: Signature | None = None  # whose signature is taken over
-        self._own: Preprocess | None = None
-        self._reading: Kind | None = None  # the kind, as that model asks for
         self._seed: int | None = None
         self._identity: Identity | None = None
         self._stream: Stream | None = None  # that trains
@@ -172,101 +156,6 @@ class HFDataModule(pl.LightningDataModule):
         if config is None:
             raise InputError(f"{os.fspath(checkpoint_path)!r} does not say what data it was trained on")
         return cls.from_config(config, **changed)
-
-    @property
-    def splits(self) -> Any:
-        """The data set's own splits, by name: a `DatasetDict`, or an `IterableDatasetDict` where it streams."""
-        if self._splits is None:
-            self._splits = load_splits(self.path, self.name, self.revision, self.streaming)
-        return self._splits
-
-    @cached_property  # every batch asks for it
-    def input_columns(self) -> list[str]:
-        """The columns that make the model's input, in order."""
-        if self._of_model is not None and self._of_model.columns:
-            return self._of_model.names
-        return self._kind().input_columns(self._rows_of(self.train_split).features, self.label)
-
-    @property
-    def label(self) -> str | None:
-        """The column of labels, or None."""
-        features = self._rows_of(self.train_split).features
-        if self._given_label is not None:
-            check_columns([self._given_label], features)
-            if self._given_label not in scalar_columns(features):
-                raise InputError(
-                    f"label {self._given_label!r} holds {features[self._given_label]}, not numbers or classes",
-                    f"columns of numbers or classes: {scalar_columns(features)}",
-                )
-            return self._given_label
-        classes = [name for name, feature in features.items() if type(feature).__name__ == "ClassLabel"]
-        if len(classes) == 1:
-            return classes[0]
-        return next((name for name in LABELS if name in scalar_columns(features)), None)
-
-    @property
-    def class_names(self) -> list[str] | None:
-        """The names of the label's classes, or None."""
-        feature = self.splits[self.train_split].features.get(self.label)
-        names: list[str] | None = getattr(feature, "names", None)
-        return names
-
-    @property
-    def signature(self) -> Signature:
-        """What goes into a model: made of these training data, or that of the model that they feed."""
-        of_model = self._of_model
-        if of_model is not None and of_model.columns:
-            return of_model
-        if self._signature is None:
-            known = describe(self._rows_of(self.train_split).features)
-            columns = self._kind().described([known[name] for name in self.input_columns], self._first_row())
-            preprocess = self.own_preprocess if of_model is None else of_model.preprocess
-            self._signature = Signature(preprocess, tuple(columns), known.get(self.label or ""))
-        return self._signature
-
-    def use_signature(self, signature: Signature) -> None:
-        """From now on reads the data as a trained model takes them: its columns, its statistics, its images' size.
-
-        Raises:
-            InputError: when the data do not have the model's columns, or are read in a way that is not the model's.
-        """
-        if signature == self._of_model:
-            return
-        kind = self._kind().of_signature(signature)
-        signature.check(describe(self._rows_of(self.train_split).features))
-        self._say_what_changes(signature)
-        self._of_model, self._reading, self._signature = signature, kind, None
-        self._arrays.clear()
-        for name in ("input_columns", "_key"):
-            vars(self).pop(name, None)
-
-    @property
-    def preprocess(self) -> Preprocess:
-        """From natural units to the model's input."""
-        return self.own_preprocess if self._of_model is None else self._of_model.preprocess
-
-    @property
-    def own_preprocess(self) -> Preprocess:
-        """What `preprocess` is by these training data, whichever model they feed."""
-        if self._own is None:
-            _ = self._kind()
-            assert self.kind is not None
-            self._own = self.kind.preprocess(self._chunks)
-        return self._own
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """The shape of one sample as the model sees it."""
-        return tuple(self.preprocess(next(iter(self._chunks()))[:1]).shape[1:])
-
-    def dataset(self, split: str) -> Any:
-        """The rows of "train", "val" or "test", in the order in which evaluation passes over them.
-
-        Raises:
-            InputError: when there is no such split, or it is empty.
-        """
-        name, rows = self._part(split)
-        return self._rows_of(name) if rows is None else self._rows_of(name).select(rows)
 
     def row_of(self, split: str, batch: int, row: int) -> str | None:
         """Which row of the data set is `row` of a batch made last of "train", "val" or "test"; None of a stream's."""
@@ -377,23 +266,6 @@ class HFDataModule(pl.LightningDataModule):
 
     # ---- inside -------------------------------------------------------------------------------------------------
 
-    def _say_what_changes(self, signature: Signature) -> None:
-        """Once, what the model's way of reading makes of data that would be read otherwise by themselves."""
-        wanted = signature.preprocess
-        if isinstance(wanted, TabularPreprocess):
-            if wanted.mean is not None:
-                rank_zero_info("the data are standardised by the statistics of the model's training data")
-            return
-        assert isinstance(wanted, ImagePreprocess)
-        columns = [describe(self._rows_of(self.train_split).features)[name] for name in self.input_columns]
-        native = self._kind().described(columns, self._first_row())[0].shape
-        if native not in [column.shape for column in signature.columns] and (lost := wanted.lost(native)):
-            rank_zero_warn(lost)
-
-    def _first_row(self) -> pa.Table:
-        rows: Any = self._rows_of(self.train_split).select_columns(self.input_columns).with_format("arrow")
-        return next(rows.iter(1)) if self.streaming else rows[:1]
-
     def _meet_model(self) -> None:
         """Takes over what the trainer's model knows of its input, where it was trained before."""
         model = None if self.trainer is None else self.trainer.lightning_module
@@ -412,49 +284,6 @@ class HFDataModule(pl.LightningDataModule):
     def _validates(self) -> bool:
         return self.val_split is not None or self.val_fraction > 0
 
-    @cached_property  # every batch asks for it
-    def _key(self) -> str:
-        columns = self.input_columns
-        return columns[0] if len(columns) == 1 else "x"
-
-    def _kind(self) -> Kind:
-        if self.kind is None:
-            self.kind = kind_of(self._rows_of(self.train_split).features)
-        return self._reading or self.kind
-
-    def _rows_of(self, name: str) -> Any:
-        if name not in self.splits:
-            argument = next(a for a in ("train_split", "val_split", "test_split") if getattr(self, a) == name)
-            raise InputError(f"the data set has no split {name!r} ({argument})", f"it has {list(self.splits)}")
-        rows = self.splits[name]
-        if not self.streaming and len(rows) == 0:
-            raise InputError(f"split {name!r} of the data set is empty")
-        if rows.features is None:
-            raise InputError(
-                f"the stream of {self.path!r} does not say what its columns hold",
-                "give data with declared features (parquet files have them), or streaming=False",
-            )
-        return rows
-
-    def _part(self, split: str) -> tuple[str, np.ndarray | None]:
-        """The data set's own split of which "train", "val" or "test" is made, and the rows taken of it (None: all)."""
-        if split not in ("train", "val", "test"):
-            raise InputError(f"split must be 'train', 'val' or 'test', got {split!r}")
-        if split == "test":
-            return self.test_split, None
-        if self.val_split is not None or self.streaming or self.val_fraction == 0:
-            if split == "val" and self.val_split is None:
-                raise InputError("val_fraction 0 leaves no validation data", "set val_fraction or val_split")
-            return (self.val_split or "" if split == "val" else self.train_split), None
-        rows = len(self._rows_of(self.train_split))
-        order = np.random.default_rng(self.split_seed).permutation(rows)
-        held_out = round(self.val_fraction * rows)
-        if split == "val" and held_out == 0:
-            raise InputError(f"val_fraction {self.val_fraction} of {rows} rows leaves no validation data")
-        if held_out == rows:
-            raise InputError(f"val_fraction {self.val_fraction} of {rows} rows leaves no training data")
-        return self.train_split, np.sort(order[:held_out] if split == "val" else order[held_out:])
-
     def _prepare(self, stage: str | None) -> None:
         if self.streaming or self.cache == "none":
             return
@@ -464,62 +293,6 @@ class HFDataModule(pl.LightningDataModule):
             if split != "val" or self._validates:
                 name, _ = self._part(split)
                 self._array(name, frozen=split != "train" or self._kind().trains_frozen)
-
-    def _array(self, name: str, frozen: bool) -> Tensor:
-        """The decoded samples of one of the data set's own splits, as evaluation sees them where `frozen`."""
-        kind, rows = self._kind(), self._rows_of(name)
-        frozen = frozen and kind.frozen is not None
-        if (name, frozen) in self._arrays:
-            return self._arrays[name, frozen]
-        about = fingerprint(kind, rows, self.input_columns) if self.cache == "disk" else {}
-        if frozen:
-            about |= {"frozen": kind.frozen, "seed": self.split_seed}
-            chunks = self._frozen(name)
-        else:
-            check_columns(self.input_columns, rows.features)
-            chunks = decode_chunks(kind, rows, self.input_columns, name)
-        if self.cache == "disk":
-            title = f"{self.path if isinstance(self.path, str) else 'a data set in memory'}, {name}"
-            array = cached(title, about, len(rows), chunks)
-        else:
-            array = in_memory(len(rows), chunks)
-        samples = torch.from_numpy(array)
-        for (other, _), known in self._arrays.items():
-            if known.shape[1:] != samples.shape[1:]:
-                raise InputError(
-                    f"samples of split {name!r} have the shape {tuple(samples.shape[1:])}, those of split "
-                    f"{other!r} {tuple(known.shape[1:])}",
-                    "images can be brought to one: kind=Image(size=(height, width), channels=1 or 3)",
-                )
-        self._arrays[name, frozen] = samples
-        return samples
-
-    def _frozen(self, name: str) -> Iterator[np.ndarray]:
-        generator = torch.Generator().manual_seed(self.split_seed)
-        for part in self._array(name, frozen=False).split(4096):
-            yield self._kind().freeze(part, generator).numpy()
-
-    def _chunks(self) -> Iterator[Tensor]:
-        """Samples of the training split; of any that is open, where they will do."""
-        if self.streaming or self.cache == "none":
-            rows: Any = self._rows_of(self.train_split).select_columns(self.input_columns).with_format("arrow")
-            first = 0
-            for table in rows.iter(256):
-                yield torch.from_numpy(self._kind().decode(table, self.input_columns, self.train_split, first))
-                first += len(table)
-            if first == 0:
-                raise InputError(f"split {self.train_split!r} of the data set is empty")
-        elif self._arrays and not self._kind().fitted:
-            yield next(iter(self._arrays.values()))
-        else:
-            name, rows = self._part("train")
-            samples = self._array(name, frozen=False)
-            parts = (
-                samples.split(65536)
-                if rows is None
-                else (samples[part] for part in torch.from_numpy(rows).split(65536))
-            )
-            yield from parts
 
     def _evaluation_loader(self, split: str) -> BatchLoader | StreamLoader:
         if self.trainer is None:
@@ -545,6 +318,7 @@ class HFDataModule(pl.LightningDataModule):
             "prefetch": self.prefetch,
             "pin_memory": torch.cuda.is_available() and not self.on_device,
             "identity": (lambda: self.identity) if training else None,
+            "natural": True,
         }
         name, rows = self._part(split)
         frozen = self._kind().frozen is not None and (not training or self._kind().trains_frozen)
@@ -586,15 +360,6 @@ class HFDataModule(pl.LightningDataModule):
         columns = Columns(samples, None if rows is None else torch.from_numpy(rows))
         return BatchLoader(self._on_device(columns, name), order, position=position, **options)
 
-    def _declared(self, name: str) -> int | None:
-        """How many samples a stream says it has; of an object of the user's, which may be filtered, None."""
-        from datasets import IterableDataset, IterableDatasetDict
-
-        own = isinstance(self.path, IterableDataset | IterableDatasetDict)
-        splits = None if own else self.splits[name].info.splits
-        samples: int | None = splits[name].num_examples if splits and name in splits else None
-        return samples or None
-
     def _position(self) -> tuple[int, int]:
         """The epoch of training, and how many of its batches have been used."""
         assert self.trainer is not None
@@ -616,7 +381,7 @@ class HFDataModule(pl.LightningDataModule):
         return columns.to(device)
 
     def _ready(self, batch: Batch) -> Batch:
-        return batch | {self._key: self.preprocess(batch[self._key])}
+        return dict(batch) | {self._key: self.preprocess(batch[self._key])}
 
 
 def _share(trainer: Any) -> tuple[int, int]:

@@ -168,6 +168,10 @@ class Signature:
         return replace(self, support=None if support == (-math.inf, math.inf) else support)
 
 
+class Natural(dict[str, Any]):
+    """A batch in natural units, which the data module has yet to make what a model takes."""
+
+
 def listed(names: Sequence[Any], shown: int = SHOWN) -> str:
     """Names in a message: the first ones, and how many more there are."""
     text = ", ".join(str(name) for name in names[:shown])

@@ -12,6 +12,7 @@ from torch.utils.data import IterableDataset as TorchIterableDataset
 
 from lightning_ae.data.identity import Identity, check_identity
 from lightning_ae.data.loader import Batch, split_evenly
+from lightning_ae.data.signature import Natural
 from lightning_ae.errors import InputError
 from lightning_ae.exact import GLOBAL_BATCH_SIZE
 
@@ -168,6 +169,7 @@ class StreamLoader:
         position: the epoch, and how many of its batches have been used; by default, what `set_epoch` said, and how many
             were given out.
         identity: of the data, see `lightning_ae.data.identity`.
+        natural: whether batches are in natural units, so that no model takes them as they are.
     """
 
     def __init__(
@@ -178,8 +180,9 @@ class StreamLoader:
         pin_memory: bool = False,
         position: Callable[[], tuple[int, int]] | None = None,
         identity: Callable[[], Identity] | None = None,
+        natural: bool = False,
     ) -> None:
-        self.stream, self._position, self._identity = stream, position, identity
+        self.stream, self._position, self._identity, self.natural = stream, position, identity, natural
         self._start = self._given = 0
         options: dict[str, Any] = {"prefetch_factor": prefetch} if prefetch and num_workers else {}
         self._loader: Any = DataLoader(
@@ -215,7 +218,7 @@ class StreamLoader:
                 raise batch
             self._given += 1
             samples += batch.get(GLOBAL_BATCH_SIZE) or len(next(iter(batch.values())))
-            yield batch
+            yield Natural(batch) if self.natural else batch
         self._given = 0  # the next epoch's beginning
         if start == 0:
             self.stream.counted = samples

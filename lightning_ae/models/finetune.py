@@ -13,6 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.config import import_class, to_plain
+from lightning_ae.data.signature import Signature
 from lightning_ae.errors import InputError
 from lightning_ae.parts.likelihoods import at_least_float32
 from lightning_ae.training.module import ExactModule
@@ -81,7 +82,6 @@ class FineTuneClassifier(ExactModule):
         self.model = model
         self.num_classes, self.freeze_encoder = num_classes, freeze
         self.lr, self.layer_decay, self.weight_decay = lr, layer_decay, weight_decay
-        self.signature = model.signature
         self.data_config = model.data_config
         learned = [] if freeze else _encoding_weights(model.eval())
         self.model.requires_grad_(False)
@@ -111,6 +111,15 @@ class FineTuneClassifier(ExactModule):
             raise InputError(f"pretrained must describe an autoencoder by class_path and init_args, got {plain!r}")
         found: Any = import_class(plain["class_path"], Autoencoder, "pretrained")
         return super().from_init_args({**init_args, "pretrained": found.from_init_args(plain["init_args"])})
+
+    @property
+    def signature(self) -> Signature | None:
+        """What goes into the autoencoder."""
+        return self.model.signature
+
+    @signature.setter
+    def signature(self, signature: Signature | None) -> None:
+        self.model.signature = signature
 
     def forward(self, x: Tensor, **given: Tensor) -> Tensor:
         """The classes' logits: (B, *input_shape) to (B, num_classes); `given` is what else the autoencoder takes."""

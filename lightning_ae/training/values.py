@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_ae.data.signature import Signature
+from lightning_ae.parts.likelihoods import at_least_float32
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,9 @@ class Watch:
         flat = x.detach().flatten(1)
         # how far outside; NaN where it is NaN, and for a maximum NaN is the largest
         far, at = (flat - flat.clamp(low, high)).abs().flatten().max(dim=0)
-        width = flat.shape[1]
-        value = flat.flatten()[at].double()
-        number = torch.where(far == 0, -1.0, float(batch)).double()
-        now = torch.stack([number, (at // width).double(), (at % width).double(), value])
+        value = at_least_float32(flat.flatten()[at])  # whose type holds the numbers of batches and rows, too
+        number = torch.where(far == 0, -1.0, float(batch))
+        now = torch.stack([each.to(value.dtype) for each in (number, at // flat.shape[1], at % flat.shape[1], value)])
         self._found = now if self._found is None else torch.where(self._found[0] >= 0, self._found, now)
 
     def first(self) -> Offender | None:

@@ -180,9 +180,14 @@ def test_a_retyped_column_is_refused(checkpoint: Path, tmp_path: Path) -> None:
 def test_a_classifier_takes_the_statistics_of_its_encoder(checkpoint: Path, tmp_path: Path) -> None:
     model = FineTuneClassifier(load_model(checkpoint), num_classes=2)
     module = data(table(30.0))  # which would not standardise
-    trainer(tmp_path).fit(model, module)
+    fit = trainer(tmp_path)
+    fit.fit(model, module)
     assert module.preprocess == load_model(checkpoint).preprocess
     assert model.signature == load_model(checkpoint).signature
+    fit.save_checkpoint(tmp_path / "classifier.ckpt")
+    values = np.array(table()["test"].to_pandas()[["a", "b", "c"]])
+    again = load_model(tmp_path / "classifier.ckpt").model
+    torch.testing.assert_close(again.features(values), model.model.features(values), rtol=0, atol=0)
 
 
 def test_a_data_module_of_ones_own_must_not_have_another_preprocessing(checkpoint: Path, tmp_path: Path) -> None:
@@ -251,3 +256,16 @@ def test_a_kind_that_reads_otherwise_than_the_model_is_refused(tmp_path: Path) -
         trainer(tmp_path).test(model, data(pictures((8, 8)), kind=Images(size=(4, 4))), verbose=False)
     with pytest.raises(InputError, match="no column of images"):
         trainer(tmp_path).test(model, data(table()), verbose=False)
+
+
+@pytest.mark.parametrize("rows", ["digits", "table"])
+@pytest.mark.parametrize("streaming", [False, True], ids=["held", "streamed"])
+def test_a_loader_without_its_data_module_is_refused(tmp_path: Path, rows: str, streaming: bool) -> None:
+    """Its batches are in natural units, which only the data module makes what a model takes."""
+    module = data("digits" if rows == "digits" else table(), streaming=streaming)  # type: ignore[arg-type]
+    model = Autoencoder((1, 8, 8) if rows == "digits" else (3,), 2)
+    with pytest.raises(InputError, match="natural units.*\n.*datamodule=data"):
+        trainer(tmp_path).fit(model, module.train_dataloader())
+    batch = next(iter(module.train_dataloader()))
+    assert model.loss(*model.unpack(module.on_after_batch_transfer(batch, 0))[:2])["loss"].isfinite()
+    assert model.loss(*model.unpack(next(module.batches("test")))[:2])["loss"].isfinite()
