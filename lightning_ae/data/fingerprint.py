@@ -58,10 +58,7 @@ def fingerprint(kind: Kind, rows: Dataset, columns: list[str]) -> dict[str, Any]
         "content": _content(rows, columns),
         "files": states([*mapped, *named]),
         "columns": columns,
-        **kind.decoding,
-        "class_path": class_path(type(kind)).replace("__mp_main__", "__main__"),  # as of spawned processes
-        "decoding": DECODING,
-        "code": _Code().of(kind),
+        "kind": {**kind.decoding, "class_path": _named(class_path(type(kind))), "code": _Code().of(kind) or DECODING},
     }
 
 
@@ -230,7 +227,7 @@ class _Code:
         if _package(cls.__module__) == "lightning_ae":
             return None
         self.packages = {_package(base.__module__) for base in cls.__mro__} - sys.stdlib_module_names - {"lightning_ae"}
-        self._add(cls)
+        self._add([DECODING, cls])
         names = {*getattr(kind, "__dataclass_fields__", ()), *getattr(kind, "__dict__", ())}
         for name in sorted(names):
             if not isinstance(getattr(cls, name, None), cached_property):
@@ -261,6 +258,8 @@ class _Code:
             self._add(value.fget)
         elif isinstance(value, cached_property):
             self._add(value.func)
+        elif isinstance(value, types.MethodType):
+            self._add([value.__func__, value.__self__])
         elif isinstance(value, partial):
             self._add([value.func, value.args, value.keywords])
         elif isinstance(value, types.ModuleType):
@@ -340,5 +339,5 @@ def _package(module: str | None) -> str:
 
 
 def _named(module: str | None) -> str:
-    """A module's name; of a script, the same in processes that were spawned."""
-    return "__main__" if module in (None, "__mp_main__") else str(module)
+    """A module's name, or a path that begins with it; of a script, the same in processes that were spawned."""
+    return (module or "__main__").replace("__mp_main__", "__main__")

@@ -243,6 +243,7 @@ CASES = [
     Case("an edited function that decode calls", calls("def change(x): return x * N"), [2, 3, 2]),
     Case("... and one that this calls", calls("def f(x): return x * N", "def change(x): return f(x)"), [2, 3, 2]),
     Case("... in a closure", calls("def of(n): return lambda x: x * n", "change = of(N)"), [2, 3, 2]),
+    Case("... of an object", calls("class Of:", "  def f(self, x): return x * N", "change = Of().f"), [2, 3, 2]),
     Case("... in a default", calls("def change(x, n=N): return x * n"), [2, 3, 2]),
     Case(
         "... behind a cache",
