@@ -16,6 +16,7 @@ from torch import Tensor
 from lightning_ae.data.cache import cached, in_memory
 from lightning_ae.data.columns import check_columns, choose, describe, find_label, label_columns, scalar_columns
 from lightning_ae.data.decoding import decode_chunks
+from lightning_ae.data.fingerprint import fingerprint
 from lightning_ae.data.kinds import Kind, Tabular, kind_of
 from lightning_ae.data.labels import Beside, label_column
 from lightning_ae.data.signature import Column, Signature, listed
@@ -185,7 +186,7 @@ class Samples:
         frozen = frozen and kind.frozen is not None
         if (name, frozen) in self._arrays:
             return self._arrays[name, frozen]
-        about: dict[str, Any] = {"fingerprint": rows._fingerprint, "columns": self.input_columns, **kind.decoding}
+        about = fingerprint(kind, rows, self.input_columns) if self.cache == "disk" else {}
         if frozen:
             about |= {"frozen": kind.frozen, "seed": self.split_seed}
             chunks = self._frozen(name)

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from lightning_ae.data.fingerprint import states
 from lightning_ae.errors import InputError
 
 DIGITS = Path(__file__).parent / "digits"
@@ -70,7 +71,7 @@ def _load(path: Any, name: str | None, revision: str | None, streaming: bool) ->
             if any((folder / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
                 loaded = load_from_disk(str(folder))
                 return loaded if isinstance(loaded, DatasetDict) else DatasetDict({"train": loaded})
-            return load_dataset(str(folder), name, streaming=streaming)
+            return load_dataset(str(folder), name, streaming=True) if streaming else _prepared(folder, name)
         except Exception as error:  # each file format's reader raises errors of its own
             raise InputError(
                 f"the folder {path!r} cannot be read as a data set: {_first_line(error)}",
@@ -93,6 +94,21 @@ def _load(path: Any, name: str | None, revision: str | None, streaming: bool) ->
             "check the id and the network; offline, give path the folder of a local copy, or set HF_HUB_OFFLINE=1 to "
             "use one that is cached",
         ) from error
+
+
+def _prepared(folder: Path, name: str | None) -> Any:
+    """The splits of a folder of files, from the copy that `datasets` makes of them: a new one after any change.
+
+    By itself it knows its copy by paths and time stamps, and some versions what they unpacked by its path alone.
+    """
+    from datasets import DownloadConfig, load_dataset_builder
+    from datasets.config import HF_DATASETS_CACHE
+
+    builder = load_dataset_builder(str(folder), name, cache_dir=os.path.join(HF_DATASETS_CACHE, "lightning_ae"))
+    files = [file for files in (builder.config.data_files or {}).values() for file in files]
+    copy = f"{builder.cache_dir}-{states(files)}"
+    builder.download_and_prepare(copy, download_config=DownloadConfig(cache_dir=f"{copy}-unpacked"))
+    return builder.as_dataset()
 
 
 def _check_folder(folder: Path) -> None:
