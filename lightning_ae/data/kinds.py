@@ -21,7 +21,8 @@ from lightning_ae.data.columns import check_columns, choose, image_columns, reas
 from lightning_ae.data.signature import Column, Signature, listed
 from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise
-from lightning_ae.preprocess import ImagePreprocess, Preprocess, TabularPreprocess, image_array
+from lightning_ae.natural import pixels
+from lightning_ae.preprocess import ImagePreprocess, Preprocess, TabularPreprocess
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -454,11 +455,8 @@ def open_image(item: dict[str, Any] | None, split: str, row: int) -> Iterator[PI
 
 def _pixels(item: dict[str, Any] | None, split: str, row: int) -> np.ndarray:
     """One encoded image as uint8 (C, H, W)."""
-    import PIL.ImageOps
-
     with open_image(item, split, row) as opened:
         try:
-            # photographs may lie on their side, as `datasets` knows too
-            return image_array(PIL.ImageOps.exif_transpose(opened))
+            return pixels(opened)
         except InputError as error:
             raise InputError(f"row {row} of split {split!r}: {error.message}", error.hint) from None
