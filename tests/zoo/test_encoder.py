@@ -214,21 +214,24 @@ def test_values_are_looked_at_where_they_are_there_to_be_read() -> None:
     torch.testing.assert_close(exported(16 * x), encoder.encode(16 * x))  # a graph has no place for it
     with pytest.raises(InputError, match="row 0, channel 0, pixel .* where floats of images lie in"):
         encoder(16 * x)
+    encoder.model.preprocess = ImagePreprocess()
     with pytest.raises(InputError, match="shape .1, 9, 9., where ae_mlp.digits_v1 takes .1, 8, 8."):
-        encoder.model.preprocess = ImagePreprocess()
         encoder(torch.rand(3, 1, 9, 9))
 
 
+class Masked(Autoencoder):
+    given = ("mask",)
+
+
 def test_what_is_unknown_is_zero_as_in_training(digits: torch.Tensor) -> None:
-    name = next(name for name in DIGITS if "mask" in zoo.load(name).given)
-    model, encoder = zoo.load(name), zoo.load_encoder(name)
+    model = Masked((1, 8, 8), 4)
+    model.preprocess = ImagePreprocess((8, 8), 1)
     mask = torch.rand(digits[:4].shape, generator=torch.Generator().manual_seed(0)) > 0.3
     holes = digits[:4].where(mask, torch.nan)
     expected = model.features(digits[:4].where(mask, 0), mask=mask)
-    for found in (model.features(holes, mask=mask), encoder(holes, mask=mask), encoder.features(holes, mask=mask)):
-        torch.testing.assert_close(found.detach(), expected)
+    torch.testing.assert_close(model.features(holes, mask=mask), expected)
     with pytest.raises(InputError, match="holds NaN"):
-        encoder(holes)
+        model.features(holes)
 
 
 @pytest.mark.parametrize("name", ["ae_mlp.digits_v1", "vq_vae_conv.digits_v1"])
