@@ -72,6 +72,10 @@ class Kind(Configurable):
         """The columns of which the model's type cannot tell values apart that differ in these rows."""
         return []
 
+    def of_features(self, features: Features) -> Kind:
+        """This kind with what the data set says of itself."""
+        return self
+
     def of_signature(self, signature: Signature) -> Kind:
         """This kind as a trained model asks for its input.
 
@@ -177,6 +181,25 @@ class Image(Kind):
         """The column of images, with the shape that the first one has before it is resized."""
         plain = replace(self, size=None, channels=None)
         return [replace(columns[0], shape=plain.decode(first, [columns[0].name], "train", 0).shape[1:])]
+
+    def of_features(self, features: Features) -> Image:
+        """Grey or colour as `datasets.Image(mode=...)` says.
+
+        Raises:
+            InputError: when that is another mode, or this kind says otherwise.
+        """
+        columns = [self.column] if self.column is not None else image_columns(features)
+        modes = {getattr(features.get(column), "mode", None) for column in columns} - {None}
+        if not modes:
+            return self
+        channels: Any = {"L": 1, "RGB": 3}.get(str(modes.pop()))
+        if channels is None or modes or self.channels not in (None, channels):
+            raise InputError(
+                f"the data set's column {columns[0]!r} is {features[columns[0]]}, where the kind reads "
+                f"{self.channels or 'one or three'} channels",
+                "cast it to Image(mode='L') or Image(mode='RGB') (Dataset.cast_column)",
+            )
+        return replace(self, channels=channels)
 
     def of_signature(self, signature: Signature) -> Image:
         """Images in the model's size, channels and normalisation.

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor
 
 from lightning_ae.config import arguments, class_path, from_plain, import_class, to_plain
 from lightning_ae.data.decoding import OnTheFly
@@ -173,6 +174,12 @@ class HFDataModule(Samples, pl.LightningDataModule):
         """A pass over a split in order, as evaluation sees it, ready for a model, on the CPU."""
         for batch in self._loader(split, batch_size=batch_size or self.batch_size):
             yield self._ready(batch)
+
+    def rows(self, split: str, positions: Tensor) -> Batch:
+        """The samples at these positions, int64 (B,), in the order of evaluation, ready for a model, on the CPU."""
+        loader = self._loader(split)
+        assert isinstance(loader, BatchLoader)
+        return self._ready(loader.read(positions))
 
     @property
     def identity(self) -> Identity:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -9,12 +10,21 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lightning_ae.data.cache import cached, in_memory
-from lightning_ae.data.columns import check_columns, choose, describe, find_label, label_columns, scalar_columns
+from lightning_ae.data.columns import (
+    check_columns,
+    choose,
+    describe,
+    find_label,
+    image_columns,
+    label_columns,
+    scalar_columns,
+)
 from lightning_ae.data.decoding import decode_chunks
 from lightning_ae.data.fingerprint import fingerprint
 from lightning_ae.data.kinds import Kind, Tabular, kind_of
@@ -51,6 +61,7 @@ class Samples:
         self._of_model: Signature | None = None  # whose signature is taken over
         self._own: Preprocess | None = None
         self._reading: Kind | None = None  # the kind, as that model asks for
+        self._settled = False  # the kind, by what the data set says of itself
         self._said = False  # which columns were chosen
 
     # ---- what the data are -----------------------------------------------------------------------------------
@@ -67,7 +78,7 @@ class Samples:
         """The columns that make the model's input, in order."""
         if self._of_model is not None and self._of_model.columns:
             return self._of_model.names
-        return self._kind().input_columns(self._rows_of(self.train_split).features, self.label)
+        return self._kind().input_columns(self._rows_of(self._typical).features, self.label)
 
     @property
     def label(self) -> str | None:
@@ -133,6 +144,34 @@ class Samples:
         name, rows = self._part(split)
         return self._rows_of(name) if rows is None else self._rows_of(name).select(rows)
 
+    def has(self, split: str) -> bool:
+        """Whether there are rows of "train", "val" or "test"."""
+        names = {"train": self.train_split, "val": self.val_split or self.train_split, "test": self.test_split}
+        if split == "val" and self.val_split is None and self.train_split in self.splits:
+            return not self.streaming and round(self.val_fraction * len(self.splits[self.train_split])) > 0
+        return names[split] in self.splits
+
+    def keys(self, split: str) -> dict[str, Any]:
+        """By what a row of "train", "val" or "test" is found again, in the order of evaluation.
+
+        "row" is its number in the data set's own split, "path" the file of its image, relative to a local data set's
+        folder, where images are files.
+        """
+        name, rows = self._part(split)
+        found: dict[str, Any] = {"row": np.arange(len(self._rows_of(name))) if rows is None else rows}
+        images = [column for column in self.input_columns if column in image_columns(self._rows_of(name).features)]
+        if images:
+            table = self.dataset(split).select_columns(images[:1]).with_format("arrow")[:]
+            paths = pc.struct_field(table[images[0]].combine_chunks(), "path").to_pylist()
+            if any(path is not None for path in paths):
+                folder = os.path.abspath(os.path.expanduser(os.fspath(self.path))) if self._is_local else None
+                found["path"] = [_relative(path, folder) for path in paths]
+        return found
+
+    @property
+    def _is_local(self) -> bool:
+        return isinstance(self.path, str | os.PathLike) and os.path.isdir(os.path.expanduser(os.fspath(self.path)))
+
     # ---- what a model takes of them ----------------------------------------------------------------------------------
 
     @property
@@ -142,7 +181,7 @@ class Samples:
         if of_model is not None and of_model.columns:
             return of_model
         if self._signature is None:
-            known = describe(self._rows_of(self.train_split).features)
+            known = describe(self._rows_of(self._typical).features)
             columns = self._kind().described([known[name] for name in self.input_columns], self._first_row())
             preprocess = self.own_preprocess if of_model is None else of_model.preprocess
             self._signature = Signature(preprocess, tuple(columns), self._label)
@@ -157,7 +196,7 @@ class Samples:
         if signature == self._of_model:
             return
         kind = self._kind().of_signature(signature)
-        signature.check(describe(self._rows_of(self.train_split).features))
+        signature.check(describe(self._rows_of(self._typical).features))
         self._say_what_changes(signature)
         self._of_model, self._reading, self._signature = signature, kind, None
         self._arrays.clear()
@@ -246,7 +285,7 @@ class Samples:
                 rank_zero_info("the data are standardised by the statistics of the model's training data")
             return
         assert isinstance(wanted, ImagePreprocess)
-        columns = [describe(self._rows_of(self.train_split).features)[name] for name in self.input_columns]
+        columns = [describe(self._rows_of(self._typical).features)[name] for name in self.input_columns]
         native = self._kind().described(columns, self._first_row())[0].shape
         if native not in [column.shape for column in signature.columns] and (lost := wanted.lost(native)):
             rank_zero_warn(lost)
@@ -255,7 +294,7 @@ class Samples:
         return self._first_rows(1)
 
     def _first_rows(self, n: int) -> pa.Table:
-        rows: Any = self._rows_of(self.train_split).select_columns(self.input_columns).with_format("arrow")
+        rows: Any = self._rows_of(self._typical).select_columns(self.input_columns).with_format("arrow")
         return next(rows.iter(n)) if self.streaming else rows[:n]
 
     def _say_choice(self) -> None:
@@ -263,10 +302,10 @@ class Samples:
         if self._said:
             return
         self._said, kind = True, self._kind()
-        choice = choose(self._rows_of(self.train_split).features, self.label, self.input_columns)
+        choice = choose(self._rows_of(self._typical).features, self.label, self.input_columns)
         names = self.class_names
         classes = "" if names is None else f"{len(names)} classes: {listed(names)}"
-        if self.has_classes and not self.streaming and (without := int((self._labels_of(self.train_split) < 0).sum())):
+        if self.has_classes and not self.streaming and (without := int((self._labels_of(self._typical) < 0).sum())):
             classes += f"; {without} rows have none"
         rank_zero_info(
             choice.said(classes and f" ({classes})", hint=isinstance(kind, Tabular) and kind.columns is None)
@@ -280,7 +319,7 @@ class Samples:
     @cached_property  # every batch asks for it
     def _label(self) -> Column | None:
         """The column of labels, with its classes as batches number them."""
-        rows = self._rows_of(self.train_split)
+        rows = self._rows_of(self._typical)
         name, features = self._given_label, rows.features
         of_model = None if self._of_model is None else self._of_model.label
         if name is not None:
@@ -327,20 +366,33 @@ class Samples:
         columns = self.input_columns
         if len(columns) == 1:
             return columns[0]
-        key, others = "x", self._others(self._rows_of(self.train_split).features)
+        key, others = "x", self._others(self._rows_of(self._typical).features)
         while key in others:
             key += "_"
         return key
 
     def _kind(self) -> Kind:
-        if self.kind is None:
-            self.kind = kind_of(self._rows_of(self.train_split).features)
+        if not self._settled:
+            features = self._rows_of(self._typical).features
+            self.kind = (self.kind or kind_of(features)).of_features(features)
+            self._settled = True
+        assert self.kind is not None
         return self._reading or self.kind
+
+    @property
+    def _typical(self) -> str:
+        """The split whose columns stand for all: the training one or, of data that only feed a model, the first."""
+        splits = (self.train_split, self.val_split, self.test_split)
+        return next((name for name in splits if name is not None and name in self.splits), self.train_split)
 
     def _rows_of(self, name: str) -> Any:
         if name not in self.splits:
             argument = next(a for a in ("train_split", "val_split", "test_split") if getattr(self, a) == name)
-            raise InputError(f"the data set has no split {name!r} ({argument})", f"it has {list(self.splits)}")
+            there = list(self.splits)
+            raise InputError(
+                f"the data set has no split {name!r} ({argument})",
+                f"it has {listed([repr(each) for each in there])}: name one, {argument}={there[0]!r}",
+            )
         rows = self.splits[name]
         if not self.streaming and len(rows) == 0:
             raise InputError(f"split {name!r} of the data set is empty")
@@ -378,3 +430,7 @@ class Samples:
         splits = None if own else self.splits[name].info.splits
         samples: int | None = splits[name].num_examples if splits and name in splits else None
         return samples or None
+
+
+def _relative(path: str | None, folder: str | None) -> str | None:
+    return os.path.relpath(path, folder) if path and folder and path.startswith(folder + os.sep) else path
