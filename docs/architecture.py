@@ -19,7 +19,7 @@ LAYERS = (
     ("errors", "files", "lazy", "signatures", "strict_yaml"),
     ("registry", "config", "recipes"),
     ("exact",),
-    ("parts", "preprocess"),
+    ("parts", "natural", "preprocess"),
     ("architectures", "data"),
     ("training",),
     ("batches", "autoencoder"),

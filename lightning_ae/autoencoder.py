@@ -15,10 +15,10 @@ from lightning_ae.architectures import MLP, Architecture
 from lightning_ae.batches import Batches, mask_of, rows_of
 from lightning_ae.config import from_plain, to_plain
 from lightning_ae.errors import InputError
+from lightning_ae.natural import batch_of, vectors
 from lightning_ae.parts.corruptions import Corruption
 from lightning_ae.parts.likelihoods import Gaussian, Likelihood, LikelihoodHead, output_shape
 from lightning_ae.parts.schedules import Schedule
-from lightning_ae.preprocess import stack
 from lightning_ae.signatures import complete
 from lightning_ae.training.constraints import Constraints
 from lightning_ae.training.module import ExactModule
@@ -263,16 +263,24 @@ class Autoencoder(Batches, ExactModule):  # type: ignore[misc]  # Lightning's lo
         """The codes of data in natural units, as vectors, after the preprocessing that the model was trained with.
 
         Args:
-            data: for images a sequence of PIL images or arrays, or a tensor (B, H, W) or (B, C, H, W), uint8 or floats
-                in [0, 1]; for vectors anything that makes an array (B, dimensions).
+            data: images of any form, size and mode: a PIL image, a sequence of such or of arrays, an array or a tensor
+                (B, H, W), (B, C, H, W) or (B, H, W, C), uint8 or floats in [0, 1]; vectors (B, dimensions) as an array,
+                a tensor or nested lists, or by the names of their columns as a data frame or a dict.
+                `Preprocess.natural` says more. A model that no data module trained takes its own units.
             given: what else the model takes, by the names in `given`.
 
         Returns:
             (B, feature_dim), on the model's device and in its weights' type, under autocast too.
+
+        Raises:
+            InputError: naming row, place or column, and value of what the model was not trained on: NaN, another range,
+                columns that are missing.
         """
-        x = data if isinstance(data, Tensor) else stack(data)
-        x = x.to(self.device)
-        x = x if self.preprocess is None else self.preprocess(x)
+        mask = None if given.get("mask") is None else torch.as_tensor(given["mask"])
+        if self.signature is not None:
+            x = self.signature.preprocess(self.signature.natural(data, mask).to(self.device))
+        else:
+            x = (vectors(data, mask=mask) if len(self.input_shape) == 1 else batch_of(data, mask)).to(self.device)
         self.check_given(given)
         whole = {"mask": torch.ones_like(x, dtype=torch.bool)} if "mask" in self.given else {}
         roles = {role: torch.as_tensor(value, device=self.device) for role, value in {**whole, **given}.items()}
@@ -415,7 +423,8 @@ class Autoencoder(Batches, ExactModule):  # type: ignore[misc]  # Lightning's lo
     def configure_callbacks(self) -> list[Any]:
         """One more where `constrain` has something to do, or the loss asks for the data's size."""
         own = type(self).constrain is not Autoencoder.constrain or self.needs_data_size
-        return [*super().configure_callbacks(), *([Constraints()] if own else [])]
+        there = any(isinstance(callback, Constraints) for callback in getattr(self._trainer, "callbacks", []))
+        return [*super().configure_callbacks(), *([Constraints()] if own and not there else [])]
 
     def setup(self, stage: str) -> None:
         """Keeps what the data module says of its data at the first fit, so that checkpoints carry it.

@@ -7,14 +7,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from PIL.Image import Image as PILImage
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_ae.config import Configurable
 from lightning_ae.errors import InputError
+from lightning_ae.natural import (
+    batch_of,
+    column_keys,
+    image_batch,
+    image_of,
+    image_units,
+    is_array,
+    taken,
+    vectors,
+    warn_if_dark,
+)
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _WIDE = (torch.float64, torch.int32, torch.int64, torch.uint32, torch.uint64)  # hold more than float32 does
@@ -31,17 +42,28 @@ class Preprocess(Configurable):
     def inverse(self, x: Tensor) -> Tensor:
         """The model's units to natural ones; what was resized or converted stays so."""
 
-    def natural(self, data: Any, names: Sequence[str] = ()) -> Tensor:
-        """Data of any form as a tensor in natural units, which this map takes.
+    def natural(
+        self,
+        data: Any,
+        names: Sequence[str] = (),
+        *,
+        read: tuple[int, ...] = (),
+        mask: Tensor | None = None,
+        check: bool = True,
+    ) -> Tensor:
+        """Data of any form as a tensor in natural units, which this map takes, on the data's device.
 
         Args:
             data: a tensor, or what makes one.
             names: the columns that make the input, in order, where they are known.
+            read: the shape of images in training, before they were brought to the model's, where it is known.
+            mask: true where a value is known, of the data's shape; the others become zero.
+            check: whether floats are looked at, which waits for the device.
 
         Raises:
             InputError: naming the row, and the column, of what cannot be used.
         """
-        return data if isinstance(data, Tensor) else stack(data)
+        return batch_of(data, mask, check)
 
 
 @dataclass(frozen=True)
@@ -102,21 +124,79 @@ class ImagePreprocess(Preprocess):
             x = F.interpolate(x.float(), self.size, mode="bilinear", antialias=True, align_corners=False)
         return x.round().clamp(0, 255).to(given) if given == torch.uint8 and x.dtype != given else x
 
-    def lost(self, shape: tuple[int, ...]) -> str | None:
+    def natural(
+        self,
+        data: Any,
+        names: Sequence[str] = (),
+        *,
+        read: tuple[int, ...] = (),
+        mask: Tensor | None = None,
+        check: bool = True,
+    ) -> Tensor:
+        """Images of any form as bytes, or as floats in [0, 1], (B, C, H, W).
+
+        Those of a sequence are each brought to `size` and `channels`, as in training; those of an array `__call__`
+        brings to them. Where that loses something, one warning says what.
+
+        Args:
+            data: a PIL image, or a sequence of such and of arrays (H, W), (C, H, W) and (H, W, C), of any sizes; or
+                one array or tensor (H, W), (H, W, 3), (B, H, W), (B, C, H, W) or (B, H, W, C). Integers in 0..255 are
+                bytes, booleans black and white. Of a dict or a frame, the column of images.
+            names: of the column of images, where it is known.
+            read: see `Preprocess.natural`, as are the others.
+            mask: true where a value is known.
+            check: whether floats are looked at.
+
+        Raises:
+            InputError: naming row, place and value of what cannot be used.
+        """
+        if (keys := column_keys(data)) is not None:
+            if not names and len(keys) != 1:
+                raise InputError(
+                    f"the data have {len(keys)} columns, and the model does not know which holds its images",
+                    "give the images alone: a sequence of PIL images, or an array (B, C, H, W)",
+                )
+            (name,) = taken(keys, names or list(keys))
+            data = list(data[keys[name]])
+        if isinstance(data, PILImage):
+            data = [data]
+        if isinstance(data, str | bytes) or not hasattr(data, "__iter__"):
+            raise InputError(f"images must be PIL images or arrays, got {data!r:.80}", "PIL.Image.open(file) reads one")
+        if is_array(data):
+            x = image_batch(data, self.size, self.channels)
+            x, shapes = image_units(x, 0, mask, check), [tuple(x.shape[1:])]
+        else:
+            images = [image_of(item, row) for row, item in enumerate(data)]
+            masks = [None] * len(images) if mask is None else [each[None] for each in mask]
+            images = [image_units(each[None], row, masks[row], check) for row, each in enumerate(images)]
+            shapes = [tuple(each.shape[1:]) for each in images]
+            x = _joined([self.resize(each) for each in images])
+        said = [lost for shape in dict.fromkeys(shapes) if (lost := self.lost(shape, read))]
+        if said:
+            rank_zero_warn(said[0] + (f"; {len(said) - 1} other shapes likewise" if len(said) > 1 else ""))
+        if check:
+            warn_if_dark(x)
+        return x
+
+    def lost(self, shape: tuple[int, ...], read: tuple[int, ...] = ()) -> str | None:
         """What becomes of images (channels, height, width) of another kind than the model's, in words; None of its own.
 
         The words say what was given, what the model takes, and what is lost.
+
+        Args:
+            shape: of what is given.
+            read: of what the model was trained on, where it is known: what was done in training surprises nobody.
         """
         channels, size = self.channels or shape[0], self.size or shape[1:]
-        if (channels, *size) == tuple(shape):
-            return None
-        done = [] if size == tuple(shape[1:]) else ["they are resized"]
-        if channels != shape[0]:
+        done = []
+        if size != tuple(shape[1:]) and (not read or size == tuple(read[1:])):
+            done.append("they are resized")
+        if channels != shape[0] and (not read or channels == read[0]):
             done.append("their colour is lost" if channels == 1 else "grey becomes colour")
-        given, taken = (
+        given, takes = (
             f"{'grey' if c == 1 else 'colour'} {h} x {w}" for c, (h, w) in ((shape[0], shape[1:]), (channels, size))
         )
-        return f"images in {given} for a model that takes {taken}: {' and '.join(done)}"
+        return f"images in {given} for a model that takes {takes}: {' and '.join(done)}" if done else None
 
     def inverse(self, x: Tensor) -> Tensor:
         """The model's units to images in [0, 1], of shape (B, C, H, W)."""
@@ -149,41 +229,49 @@ class TabularPreprocess(Preprocess):
         x = x.double() if x.dtype in _WIDE else x.float()
         return _standardize(x, self.mean, self.std, "dimensions").float()
 
+    def natural(
+        self,
+        data: Any,
+        names: Sequence[str] = (),
+        *,
+        read: tuple[int, ...] = (),
+        mask: Tensor | None = None,
+        check: bool = True,
+    ) -> Tensor:
+        """Vectors of any form as a tensor (B, dimensions).
+
+        Args:
+            data: an array, a sparse one too, nested lists or a tensor (B, dimensions), in the model's order; or a data
+                frame or a dict of columns, which are found by their names.
+            names: of the columns, in the model's order, where they are known.
+            read: see `Preprocess.natural`, as are the others.
+            mask: true where a value is known.
+            check: whether floats are looked at.
+
+        Raises:
+            InputError: naming the column that is missing, or row and column of what is no finite number.
+        """
+        return vectors(data, names, mask, check)
+
     def inverse(self, x: Tensor) -> Tensor:
         """The model's units to natural ones."""
         return _unstandardize(x, self.mean, self.std)
 
 
-def image_array(image: PILImage) -> np.ndarray:
-    """A PIL image as uint8 (C, H, W), of one channel or three: palettes become colours, transparency is dropped.
-
-    Raises:
-        InputError: when the image has more than 8 bits a channel.
-    """
-    if image.mode.startswith(("I", "F")):
+def _joined(images: Sequence[Tensor]) -> Tensor:
+    """Images (1, C, H, W), bytes or floats, as one tensor; bytes among floats as floats."""
+    shapes = [tuple(each.shape[1:]) for each in images]
+    if not images:
+        raise InputError("the data hold no image")
+    if len(set(shapes)) > 1:
+        other = next(row for row, shape in enumerate(shapes) if shape != shapes[0])
         raise InputError(
-            f"an image of mode {image.mode!r} has more than 8 bits", "scale it to 8 bits first (Dataset.map)"
+            f"the samples must have one shape, but row 0 has {shapes[0]}, row {other} {shapes[other]}",
+            "resize images first",
         )
-    if image.mode in ("1", "LA"):
-        image = image.convert("L")
-    elif image.mode not in ("L", "RGB"):
-        image = image.convert("RGB")
-    pixels = np.array(image)  # a copy: torch warns of PIL's read-only memory
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-
-
-def stack(items: Sequence[Any]) -> Tensor:
-    """PIL images, arrays, tensors or lists of numbers, of one shape, as one tensor; PIL images as (B, C, H, W).
-
-    Raises:
-        InputError: when the shapes differ.
-    """
-    arrays = [image_array(item) if isinstance(item, PILImage) else np.asarray(item) for item in items]
-    if len({a.shape for a in arrays}) != 1:
-        raise InputError(
-            f"the samples must have one shape, got {sorted({a.shape for a in arrays})}", "resize images first"
-        )
-    return torch.from_numpy(np.stack(arrays))
+    if len({each.dtype for each in images}) > 1:
+        images = [each.float() / 255 if each.dtype == torch.uint8 else each.float() for each in images]
+    return torch.cat([each.to(images[0].device) for each in images])
 
 
 def _check_moments(mean: Any, std: Any) -> None:

@@ -161,15 +161,20 @@ def test_numpys_type_trains_as_float32_does(digits: Tensor, fit: Any) -> None:
         assert model.features(digits[:4].numpy().astype(np.float64)).dtype == torch.float32
 
 
-def test_integers_are_refused(digits: Tensor) -> None:
+def test_integers_of_images_are_bytes(digits: Tensor) -> None:
     with pytest.raises(InputError, match="int64, but models take floats"):
         build("ae").unpack(digits[:2].long())
-    with pytest.raises(InputError, match="int64"):
-        build("ae").features(digits[:2].long())
+    images = (255 * digits[:2]).long()
+    for model in (build("ae"), zoo.load_encoder("ae_mlp.digits_v1")):
+        assert torch.equal(model.features(images), model.features(images.to(torch.uint8)))
+        with pytest.raises(
+            InputError, match="row 1, channel 0, pixel .* holds 256, where integers of images are bytes"
+        ):
+            model.features(images + 1)
     transformer = EncoderTransformer("ae_mlp.digits_v1")
-    with pytest.raises(InputError, match="int64"):
-        transformer.fit_transform((255 * digits[:2]).long().numpy())
-    with pytest.raises(InputError, match="X must hold numbers, got object"):
+    expected = zoo.load_encoder("ae_mlp.digits_v1")(images.to(torch.uint8))
+    np.testing.assert_array_equal(transformer.fit_transform(images.numpy()), expected.numpy())
+    with pytest.raises(InputError, match="row 0, channel 0, pixel .* holds NaN"):
         transformer.fit_transform(np.array([[None] * 64]))
 
 

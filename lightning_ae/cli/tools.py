@@ -27,8 +27,9 @@ def features(
     """Write the codes of a data set to parquet files, one for each split, beside the data set's other columns.
 
     The column "code" holds lists of feature_dim float32 values: the code as a vector, of a map or of tokens the mean
-    over positions, of a hierarchy the codes beside each other. Where labels are known and both "train" and "test" are
-    written, it also prints the error of a 5-nearest-neighbour classifier on the codes.
+    over positions, of a hierarchy the codes beside each other; it is "code_" where the data set has a column "code".
+    Where labels name classes and both "train" and "test" are written, it also prints the error of a
+    5-nearest-neighbour classifier on the codes of the rows that have a label.
 
     Args:
         checkpoint: the model's checkpoint, or the name of a zoo entry.
@@ -58,20 +59,19 @@ def features(
         codes[split] = trained.encode(model, data, split, batch_size)
         rows = data.dataset(split)
         rows = rows.remove_columns([name for name in data.input_columns if name in rows.column_names])
-        written.write_parquet(rows, codes[split], file, overwrite)
+        code = written.write_parquet(rows, codes[split], file, overwrite)
     console = Console(highlight=False, soft_wrap=True)
     console.print("[bold]Written[/]")
     for split, file in files.items():
-        console.print(f"  {file}  ({len(codes[split])} rows, code[{codes[split].shape[1]}])")
-    if data.label is not None and {"train", "test"} <= set(splits):
+        console.print(f"  {file}  ({len(codes[split])} rows, {code}[{codes[split].shape[1]}])")
+    if data.has_classes and {"train", "test"} <= set(splits):
         from lightning_ae.metrics import knn_error
 
-        labels = [
-            data.dataset(split).select_columns(data.label).with_format("torch")[:][data.label]
-            for split in ("train", "test")
-        ]
         try:
-            error = knn_error(codes["train"], labels[0], codes["test"], labels[1], k=5)
+            found = [data.labels(split) for split in ("train", "test")]
+            labelled = [each >= 0 for each in found]
+            train, test = (labels[known] for labels, known in zip(found, labelled, strict=True))
+            error = knn_error(codes["train"][labelled[0]], train, codes["test"][labelled[1]], test, k=5)
         except InputError as reason:  # the files are written all the same
             console.print(f"No 5-nearest-neighbour error of the test split's codes: {reason.message}")
         else:

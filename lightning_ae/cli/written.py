@@ -27,18 +27,22 @@ def check_free(files: Iterable[Path], overwrite: bool) -> None:
             raise InputError(f"{file} exists already", "give another output, or set overwrite")
 
 
-def write_parquet(rows: Any, codes: torch.Tensor, file: Path, overwrite: bool) -> None:
-    """Writes the rows of a Dataset with a column "code"."""
+def write_parquet(rows: Any, codes: torch.Tensor, file: Path, overwrite: bool) -> str:
+    """Writes the rows of a Dataset with a column "code", "code_" where they have one; its name."""
     import pyarrow as pa
     from datasets import Dataset, concatenate_datasets
 
     flat = pa.array(codes.flatten().numpy())
     code = pa.FixedSizeListArray.from_arrays(flat, codes[0].numel())
-    table = Dataset(pa.table({"code": code}))
+    name = "code"
+    while name in rows.column_names:
+        name += "_"
+    table = Dataset(pa.table({name: code}))
     if rows.column_names:
         table = concatenate_datasets([table, rows], axis=1)
     with whole_file(file, overwrite) as part:
         table.to_parquet(part)
+    return name
 
 
 def save_figure(figure: Any, file: Path, overwrite: bool) -> Path:

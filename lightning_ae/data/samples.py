@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -13,16 +14,17 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lightning_ae.data.cache import cached, in_memory
-from lightning_ae.data.columns import check_columns, describe, scalar_columns
+from lightning_ae.data.columns import check_columns, choose, describe, find_label, label_columns, scalar_columns
 from lightning_ae.data.decoding import decode_chunks
 from lightning_ae.data.fingerprint import fingerprint
-from lightning_ae.data.kinds import Kind, kind_of
-from lightning_ae.data.signature import Signature
+from lightning_ae.data.kinds import Kind, Tabular, kind_of
+from lightning_ae.data.labels import Beside, label_column
+from lightning_ae.data.signature import Column, Signature, listed
 from lightning_ae.data.source import load_splits
 from lightning_ae.errors import InputError
 from lightning_ae.preprocess import ImagePreprocess, Preprocess, TabularPreprocess
 
-LABELS = ("label", "labels", "target", "class", "y")
+LOOKED_AT = 10_000  # rows in which values are compared
 
 
 class Samples:
@@ -49,6 +51,7 @@ class Samples:
         self._of_model: Signature | None = None  # whose signature is taken over
         self._own: Preprocess | None = None
         self._reading: Kind | None = None  # the kind, as that model asks for
+        self._said = False  # which columns were chosen
 
     # ---- what the data are -----------------------------------------------------------------------------------
 
@@ -69,26 +72,52 @@ class Samples:
     @property
     def label(self) -> str | None:
         """The column of labels, or None."""
-        features = self._rows_of(self.train_split).features
-        if self._given_label is not None:
-            check_columns([self._given_label], features)
-            if self._given_label not in scalar_columns(features):
-                raise InputError(
-                    f"label {self._given_label!r} holds {features[self._given_label]}, not numbers or classes",
-                    f"columns of numbers or classes: {scalar_columns(features)}",
-                )
-            return self._given_label
-        classes = [name for name, feature in features.items() if type(feature).__name__ == "ClassLabel"]
-        if len(classes) == 1:
-            return classes[0]
-        return next((name for name in LABELS if name in scalar_columns(features)), None)
+        return None if self._label is None else self._label.name
 
     @property
     def class_names(self) -> list[str] | None:
-        """The names of the label's classes, or None."""
-        feature = self.splits[self.train_split].features.get(self.label)
-        names: list[str] | None = getattr(feature, "names", None)
-        return names
+        """The names of the label's classes, in the order of their numbers, or None."""
+        return None if self._label is None or self._label.classes is None else list(self._label.classes)
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether labels are classes, not numbers; a stream's whole numbers are taken for classes as they are."""
+        return self._label is not None and self._label.kind == "category"
+
+    def labels(self, split: str) -> Tensor:
+        """The labels of "train", "val" or "test" as batches have them, (N,), in the order of evaluation.
+
+        Raises:
+            InputError: when there are none, or one is no class of the training split.
+        """
+        name, rows = self._part(split)
+        labels = self._labels_of(name)
+        return labels if rows is None else labels[torch.from_numpy(rows)]
+
+    def refuse_unlabelled(self, splits: Iterable[str]) -> None:
+        """Refuses rows without a class in "train", "val" or "test", for a model that needs one of each; what a stream
+        holds shows when it is read.
+
+        Raises:
+            InputError: naming the first such row.
+        """
+        for split in splits if self.has_classes and not self.streaming else ():
+            if (missing := self.labels(split) < 0).any():
+                (name, rows), at = self._part(split), int(missing.int().argmax())
+                raise InputError(
+                    f"the model needs a label for each sample, and {self.label!r} of split {name!r} has none in row "
+                    f"{at if rows is None else int(rows[at])} (missing, or -1)",
+                    "drop such rows (Dataset.filter)",
+                )
+
+    def _labels_of(self, name: str) -> Tensor:
+        """The labels of one of the data set's own splits, (N,)."""
+        if self.label is None:
+            raise InputError("the data set has no label column", "give label=...")
+        rows = self._rows_of(name)
+        check_columns([self.label], rows.features)
+        table = rows.select_columns([self.label]).with_format("arrow")[:]
+        return self._beside([self.label], name)(table, range(len(rows)))[self.label]
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -116,7 +145,7 @@ class Samples:
             known = describe(self._rows_of(self.train_split).features)
             columns = self._kind().described([known[name] for name in self.input_columns], self._first_row())
             preprocess = self.own_preprocess if of_model is None else of_model.preprocess
-            self._signature = Signature(preprocess, tuple(columns), known.get(self.label or ""))
+            self._signature = Signature(preprocess, tuple(columns), self._label)
         return self._signature
 
     def use_signature(self, signature: Signature) -> None:
@@ -132,7 +161,7 @@ class Samples:
         self._say_what_changes(signature)
         self._of_model, self._reading, self._signature = signature, kind, None
         self._arrays.clear()
-        for name in ("input_columns", "_key"):
+        for name in ("input_columns", "_key", "_label"):
             vars(self).pop(name, None)
 
     @property
@@ -223,13 +252,85 @@ class Samples:
             rank_zero_warn(lost)
 
     def _first_row(self) -> pa.Table:
+        return self._first_rows(1)
+
+    def _first_rows(self, n: int) -> pa.Table:
         rows: Any = self._rows_of(self.train_split).select_columns(self.input_columns).with_format("arrow")
-        return next(rows.iter(1)) if self.streaming else rows[:1]
+        return next(rows.iter(n)) if self.streaming else rows[:n]
+
+    def _say_choice(self) -> None:
+        """Once, which columns were chosen, and what of their values is lost."""
+        if self._said:
+            return
+        self._said, kind = True, self._kind()
+        choice = choose(self._rows_of(self.train_split).features, self.label, self.input_columns)
+        names = self.class_names
+        classes = "" if names is None else f"{len(names)} classes: {listed(names)}"
+        if self.has_classes and not self.streaming and (without := int((self._labels_of(self.train_split) < 0).sum())):
+            classes += f"; {without} rows have none"
+        rank_zero_info(
+            choice.said(classes and f" ({classes})", hint=isinstance(kind, Tabular) and kind.columns is None)
+        )
+        if isinstance(kind, Tabular) and (lost := kind.unlike(self._first_rows(LOOKED_AT), self.input_columns)):
+            rank_zero_warn(
+                f"float32 cannot tell apart some different values of {listed(lost)}: give "
+                "kind=Tabular(standardize=True), which centres them in float64 first"
+            )
+
+    @cached_property  # every batch asks for it
+    def _label(self) -> Column | None:
+        """The column of labels, with its classes as batches number them."""
+        rows = self._rows_of(self.train_split)
+        name, features = self._given_label, rows.features
+        of_model = None if self._of_model is None else self._of_model.label
+        if name is not None:
+            check_columns([name], features)
+            if name not in label_columns(features):
+                raise InputError(
+                    f"label {name!r} holds {features[name]}, not numbers, classes or text",
+                    f"columns of those: {listed(label_columns(features))}",
+                )
+        elif of_model is not None and of_model.name in label_columns(features):
+            name = of_model.name
+        else:
+            name = find_label(features, texts=not self.streaming)
+        if name is None:
+            return None
+        classes = None if of_model is None else of_model.classes
+        try:
+            label = label_column(rows, name, self.streaming, classes)
+        except InputError:  # texts that are no classes
+            if self._given_label is not None:
+                raise
+            return None
+        if classes is not None and label.classes is not None and not set(label.classes) & set(classes):
+            rank_zero_warn(
+                f"label {name!r} has the classes {listed(label.classes)}, none of which the model was trained with "
+                f"({listed(classes)}): they are numbered by themselves"
+            )
+            return label
+        return label if classes is None or label.classes is None else replace(label, classes=classes)
+
+    def _beside(self, names: list[str], split: str) -> Beside:
+        """Reads what a batch of one of the data set's own splits has besides the input."""
+        return Beside(names, self._label, dict(self._rows_of(split).features), split)
+
+    def _others(self, features: Any) -> list[str]:
+        """The columns that a batch has besides the input."""
+        names = scalar_columns(features)
+        label = [self.label] if self.label is not None and self.label in features and self.label not in names else []
+        taken = set(self.input_columns)
+        return [name for name in names + label if name not in taken]
 
     @cached_property  # every batch asks for it
     def _key(self) -> str:
         columns = self.input_columns
-        return columns[0] if len(columns) == 1 else "x"
+        if len(columns) == 1:
+            return columns[0]
+        key, others = "x", self._others(self._rows_of(self.train_split).features)
+        while key in others:
+            key += "_"
+        return key
 
     def _kind(self) -> Kind:
         if self.kind is None:

@@ -151,17 +151,24 @@ class Signature:
                     f"trained on {listed(list(column.classes))}"
                 )
 
-    def tensor(self, data: Any) -> Tensor:
-        """Data in natural units, of any form, as the model takes them: (B, ...), float32, on the data's device.
+    def natural(self, data: Any, mask: Tensor | None = None, check: bool = True) -> Tensor:
+        """Data of any form in natural units, (B, ...), on the data's device; see `Preprocess.natural`.
 
         Args:
             data: for images a PIL image, an array or a tensor, or a sequence of them; for columns a data frame, a dict
                 of columns, or anything that makes an array (B, dimensions).
+            mask: true where a value is known, of the data's shape; the others become zero.
+            check: whether floats are looked at, which waits for the device.
 
         Raises:
             InputError: naming the row, and the column, of what cannot be used.
         """
-        return self.preprocess(self.preprocess.natural(data, self.names))
+        read = self.columns[0].shape if len(self.columns) == 1 else ()
+        return self.preprocess.natural(data, self.names, read=read, mask=mask, check=check)
+
+    def tensor(self, data: Any) -> Tensor:
+        """Data of any form, in natural units, as the model takes them: (B, ...), float32; see `natural`."""
+        return self.preprocess(self.natural(data))
 
     def with_support(self, support: tuple[float, float]) -> Signature:
         """The same, of a model whose likelihood takes values in this interval."""

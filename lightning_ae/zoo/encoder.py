@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.data.signature import Signature
 from lightning_ae.errors import InputError, unknown
+from lightning_ae.files import whole_file
+from lightning_ae.parts.likelihoods import known
 from lightning_ae.preprocess import Preprocess
 from lightning_ae.zoo.artefact import load_with_config
 from lightning_ae.zoo.schema import Config, golden_input
@@ -19,15 +26,21 @@ Pool = Literal["avg", "max"]
 
 
 class Encoder(nn.Module):
-    """From images in natural units to features, (B, ...) to (B, feature_dim).
+    """From data in natural units to features, (B, ...) to (B, feature_dim).
 
     Features are the code as a vector: of a map or of tokens the mean over positions, of a hierarchy the codes beside
     each other.
 
-    Its input is what the preprocessing takes: images as uint8 or as floats in [0, 1], (B, H, W) or (B, C, H, W), grey
-    or in colour, of any size; vectors as numbers, (B, dimensions). It is differentiable, can be a part of any module,
-    which it follows to another type or device, and can be exported. It computes in the type of its weights, after the
-    preprocessing in float32. `model` is the autoencoder without its decoder.
+    Its input is what `Autoencoder.features` takes: images of any form, size and mode, vectors as arrays or by the
+    names of their columns. What is no tensor goes to where the weights are; a tensor has to lie there, as for every
+    module. Called on tensors it is differentiable, can be a part of any module, which it follows to another type or
+    device, and can be exported. It computes in the type of its weights, after the preprocessing in float32. `model` is
+    the autoencoder without its decoder.
+
+    Values of another range than the model's, and NaN, are refused. To look at them waits for the device, so of floats
+    on an accelerator only the first batch is looked at; `features` looks at all. In a graph that is exported or
+    compiled nothing is looked at, and only what the preprocessing itself takes goes in: bytes or floats in [0, 1], (B,
+    H, W) or (B, C, H, W); vectors as numbers, (B, dimensions).
 
     Args:
         model: the autoencoder; its decoder is dropped.
@@ -44,6 +57,7 @@ class Encoder(nn.Module):
 
     mean: Tensor
     std: Tensor
+    _looked = False  # at the values of a batch
 
     def __init__(
         self,
@@ -88,7 +102,7 @@ class Encoder(nn.Module):
         self.eval()
         with torch.no_grad():
             x = golden_input(config)
-            self._feature_dim = int(self(x, **self.model.stand_ins(len(x))).shape[1])
+            self._feature_dim = int(self.encode(x, self.model.stand_ins(len(x))).shape[1])
         if freeze:
             self.freeze()
         else:
@@ -105,10 +119,15 @@ class Encoder(nn.Module):
         return [each.model_dump() for each in self.config.features.layers]
 
     @property
+    def signature(self) -> Signature:
+        """What goes into it; `forward` reads its input so."""
+        assert self.model.signature is not None
+        return self.model.signature
+
+    @property
     def preprocess(self) -> Preprocess:
-        """From natural units to what the model takes; `forward` applies it."""
-        assert self.model.preprocess is not None
-        return self.model.preprocess
+        """From natural units to what the model takes: a part of the signature."""
+        return self.signature.preprocess
 
     def freeze(self) -> Encoder:
         """Keeps the weights, and what depends on the mode, as they are; gradients still reach the input."""
@@ -129,7 +148,7 @@ class Encoder(nn.Module):
         parameters = list(self.parameters())
         x = golden_input(self.config).to(parameters[0].device)
         with torch.enable_grad():
-            features = self(x, **self.model.stand_ins(len(x)))
+            features = self.encode(x, self.model.stand_ins(len(x)))
             gradients = torch.autograd.grad(features.sum(), parameters, allow_unused=True)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.requires_grad_(gradient is not None)
@@ -139,10 +158,76 @@ class Encoder(nn.Module):
         """Sets the mode, unless frozen."""
         return super().train(mode and not self.frozen)
 
-    def forward(self, x: Tensor, **given: Tensor) -> Tensor:
-        """(B, ...) in natural units to (B, feature_dim); what else the model takes by the names in its `given`."""
+    @torch.no_grad()
+    def features(self, data: Any, **given: Any) -> Tensor:
+        """The features of data of any form, without gradients, (B, feature_dim); all values are looked at.
+
+        Args:
+            data: see `Autoencoder.features`.
+            given: what else the model takes, by the names in its `given`.
+
+        Raises:
+            InputError: naming row, place or column, and value of what the model was not trained on.
+        """
+        roles = {role: torch.as_tensor(value, device=self.model.device) for role, value in given.items()}
+        x = self.signature.natural(data, roles.get("mask")).to(self.model.device)
+        return self.encode(x, roles)
+
+    def forward(self, x: Any, **given: Tensor) -> Tensor:
+        """(B, ...) in natural units to (B, feature_dim); what else the model takes by the names in its `given`.
+
+        Raises:
+            InputError: naming row, place or column, and value of what the model was not trained on.
+        """
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # exporting, too
+            return self.encode(x, given)
+        if not isinstance(x, Tensor):
+            natural = self.signature.natural(x, given.get("mask")).to(self.model.device)
+        else:
+            natural = self.signature.natural(x, given.get("mask"), check=x.device.type == "cpu" or not self._looked)
+            self._looked = True
+        return self.encode(natural, given)
+
+    def export(self, file: str | os.PathLike[str], example: Tensor | None = None) -> None:
+        """Writes the encoder as a graph that runs without this package, for batches of any number of samples.
+
+        `torch.export.load(file)` reads it; `extra_files` of that function gives "signature.json", the plain form of the
+        signature, and "signature_hash".
+
+        Args:
+            file: to write, by custom *.pt2.
+            example: a batch in natural units, of the type and shape that the graph is to take; by default bytes in the
+                model's size for images, float32 for vectors.
+
+        Raises:
+            InputError: for a model that takes more than its input.
+        """
+        if set(self.model.given) - {"mask"}:
+            raise InputError(
+                f"{self.config.name} takes {', '.join(self.model.given)} besides its input, which a graph of one input "
+                "has no place for",
+                "export a module of your own around it: torch.export.export(module, inputs)",
+            )
+        x = golden_input(self.config) if example is None else example
+        x = x.to(self.model.device)
+        batch = torch.export.Dim("batch", min=1)
+        program = torch.export.export(_Alone(self), (x,), dynamic_shapes=({0: batch},))
+        extra = {"signature.json": json.dumps(self.signature.plain()), "signature_hash": self.signature.hash}
+        with whole_file(Path(file)) as temporary:
+            torch.export.save(program, temporary, extra_files=extra)
+
+    def encode(self, x: Tensor, given: Mapping[str, Tensor] = MappingProxyType({})) -> Tensor:
+        """What `forward` does once the data are a tensor in natural units, (B, ...), which it does not look at."""
+        x = self.preprocess(x)
+        if tuple(x.shape[1:]) != self.config.input_shape:
+            raise InputError(
+                f"the samples have the shape {tuple(x.shape[1:])}, where {self.config.name} takes "
+                f"{self.config.input_shape}"
+            )
         dtype = self.model.dtype
-        x = self.preprocess(x).to(dtype)
+        x = x.to(dtype)
+        if (mask := given.get("mask")) is not None:
+            x = known(x, mask)
         if self.layer is not None:
             features = self._at(self.layer, x, given)
         elif self.latent == "indices":
@@ -155,7 +240,7 @@ class Encoder(nn.Module):
             features = (features - self.mean) / self.std
         return features.to(dtype) if features.is_floating_point() else features
 
-    def _at(self, layer: str, x: Tensor, given: dict[str, Tensor]) -> Tensor:
+    def _at(self, layer: str, x: Tensor, given: Mapping[str, Tensor]) -> Tensor:
         found: list[Tensor] = []
         module = self.model.encoder.get_submodule(layer)
         handle = module.register_forward_hook(lambda module, args, output: found.append(output))
@@ -167,6 +252,18 @@ class Encoder(nn.Module):
         if self.pool == "avg":
             return value.mean(dim=(2, 3))
         return value.amax(dim=(2, 3)) if self.pool == "max" else value.flatten(1)
+
+
+class _Alone(nn.Module):
+    """An encoder as a module of its input alone."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.encoder(x)
+        return features
 
 
 def load_encoder(

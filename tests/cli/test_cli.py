@@ -285,3 +285,56 @@ def test_a_class_of_ones_own_where_one_stands(way: str, tmp_path: Path) -> None:
                     "--trainer.fast_dev_run", "true")  # fmt: skip
     assert found.returncode == 0, found.stderr
     assert not (tmp_path / "mark").exists()
+
+
+def test_what_the_source_says_is_what_classes_take() -> None:
+    import inspect
+
+    from lightning_ae.cli.source import options, place_of
+    from lightning_ae.config import import_class, import_own
+    from lightning_ae.registry import CLASSES
+
+    import_own()
+    for name in (*CLASSES, "FineTuneClassifier"):
+        found = options(place_of(name)) or {}
+        assert list(found) == list(inspect.signature(import_class(name, torch.nn.Module, "model")).parameters), name
+        assert all(option.help for option in found.values()), name
+
+
+def test_help_is_of_the_model_that_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, there, not_there in (
+        (["-c", "topk_dictionary"], "--model.k ", "--model.beta "),
+        ([], "--data.path", "--model.k "),
+    ):
+        with pytest.raises(SystemExit):
+            main(["fit", *words, "--help"])
+        text = capsys.readouterr().out
+        assert len(text.splitlines()) < 80
+        assert max(map(len, text.splitlines())) <= 100
+        assert there in text
+        assert not_there not in text
+
+
+def test_a_checkpoint_says_what_is_evaluated(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    checkpoint = ["--ckpt_path", str(run / "checkpoints" / "best.ckpt")]
+    quiet = ["--trainer.logger", "false", *SHORT[2:]]
+    main(["test", *checkpoint, *quiet])
+    assert "test/loss" in capsys.readouterr().out
+    said = fails(capsys, "test", *RECIPE, "--model.beta", "4", *checkpoint, *quiet)
+    assert "beta = 1.0, and --model.beta says 4.0" in said
+    assert "latent_dim = 8, and the recipe vae says 20" in fails(capsys, "test", "-c", "vae", *checkpoint, *quiet)
+    assert "and the recipe ae says Autoencoder" in fails(capsys, "test", "-c", "ae", *checkpoint, *quiet)
+
+
+def test_the_data_say_the_input_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["fit", "--model", "vae", "--data.path", "digits", "--run_dir", "r", *SHORT])
+    assert load_model("r/checkpoints/last.ckpt").input_shape == (1, 8, 8)
+
+
+def test_a_list_of_one_needs_no_brackets(run: Path, tmp_path: Path) -> None:
+    main(["features", str(run / "checkpoints" / "best.ckpt"), "--splits", "test", "--output", str(tmp_path)])
+    assert [file.name for file in tmp_path.iterdir()] == ["test.parquet"]

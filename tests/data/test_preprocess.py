@@ -12,7 +12,8 @@ from sklearn.preprocessing import StandardScaler
 
 from lightning_ae import InputError
 from lightning_ae.config import from_plain, to_plain
-from lightning_ae.preprocess import ImagePreprocess, Preprocess, TabularPreprocess, image_array, stack
+from lightning_ae.natural import batch_of, pixels
+from lightning_ae.preprocess import ImagePreprocess, Preprocess, TabularPreprocess
 
 
 @pytest.fixture
@@ -33,14 +34,14 @@ def test_bytes_become_unit_floats() -> None:
 
 
 def test_grey_is_the_luma_of_pil(photo: PIL.Image.Image) -> None:
-    grey = ImagePreprocess(channels=1)(stack([photo]))
+    grey = ImagePreprocess(channels=1)(batch_of([photo]))
     expected = np.asarray(photo.convert("L")) / 255
     assert grey.shape == (1, 1, 24, 32)
     np.testing.assert_allclose(grey[0, 0].numpy(), expected, atol=1 / 255)
 
 
 def test_grey_to_colour_repeats(photo: PIL.Image.Image) -> None:
-    grey = stack([photo.convert("L")])
+    grey = batch_of([photo.convert("L")])
     colour = ImagePreprocess(channels=3)(grey)
     assert colour.shape == (1, 3, 24, 32)
     for channel in range(3):
@@ -49,9 +50,9 @@ def test_grey_to_colour_repeats(photo: PIL.Image.Image) -> None:
 
 @pytest.mark.parametrize("size", [(12, 10), (48, 40)])
 def test_resize_is_that_of_pil(photo: PIL.Image.Image, size: tuple[int, int]) -> None:
-    resized = ImagePreprocess(size=size)(stack([photo]))
+    resized = ImagePreprocess(size=size)(batch_of([photo]))
     expected = photo.resize(size[::-1], PIL.Image.Resampling.BILINEAR)
-    np.testing.assert_allclose(resized.numpy(), stack([expected]).numpy() / 255, atol=1.5 / 255)
+    np.testing.assert_allclose(resized.numpy(), batch_of([expected]).numpy() / 255, atol=1.5 / 255)
 
 
 def test_normalisation_and_inverse() -> None:
@@ -114,7 +115,7 @@ def test_plain_form_round_trip(preprocess: Preprocess) -> None:
         (lambda: ImagePreprocess()(torch.rand(4, 4)), "images must be"),
         (lambda: ImagePreprocess()(torch.ones(2, 4, 4, dtype=torch.int64)), "int64"),
         (lambda: ImagePreprocess(channels=3)(torch.rand(2, 2, 4, 4)), "2 channels"),
-        (lambda: stack([np.zeros((2, 2)), np.zeros((2, 3))]), "one shape"),
+        (lambda: batch_of([np.zeros((2, 2)), np.zeros((2, 3))]), "one shape"),
     ],
 )
 def test_refused(make: Any, words: str) -> None:
@@ -124,13 +125,13 @@ def test_refused(make: Any, words: str) -> None:
 
 def test_pil_modes(photo: PIL.Image.Image) -> None:
     colour = np.asarray(photo).transpose(2, 0, 1)
-    np.testing.assert_array_equal(image_array(photo), colour)
-    np.testing.assert_array_equal(image_array(photo.convert("RGBA")), colour)
+    np.testing.assert_array_equal(pixels(photo), colour)
+    np.testing.assert_array_equal(pixels(photo.convert("RGBA")), colour)
     grey = photo.convert("L")
-    np.testing.assert_array_equal(image_array(grey), np.asarray(grey)[None])
-    np.testing.assert_array_equal(image_array(grey.convert("LA")), np.asarray(grey)[None])
-    assert set(np.unique(image_array(grey.convert("1")))) == {0, 255}
+    np.testing.assert_array_equal(pixels(grey), np.asarray(grey)[None])
+    np.testing.assert_array_equal(pixels(grey.convert("LA")), np.asarray(grey)[None])
+    assert set(np.unique(pixels(grey.convert("1")))) == {0, 255}
     palette = photo.convert("P")
-    np.testing.assert_array_equal(image_array(palette), np.asarray(palette.convert("RGB")).transpose(2, 0, 1))
+    np.testing.assert_array_equal(pixels(palette), np.asarray(palette.convert("RGB")).transpose(2, 0, 1))
     with pytest.raises(InputError, match="8 bits"):
-        image_array(PIL.Image.fromarray(np.zeros((4, 4), np.int32)))
+        pixels(PIL.Image.fromarray(np.zeros((4, 4), np.int32)))

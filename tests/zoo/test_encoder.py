@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
+import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
+from safetensors.torch import save_file
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
+from sklearn.utils import estimator_checks, get_tags
+from sklearn.utils.estimator_checks import check_estimator
 from torch import nn
 
-from lightning_ae import InputError, zoo
+from lightning_ae import Autoencoder, InputError, zoo
+from lightning_ae.data.signature import Signature
+from lightning_ae.preprocess import ImagePreprocess
 from lightning_ae.zoo import index
+from lightning_ae.zoo.artefact import plain_weights
+from lightning_ae.zoo.schema import Config
 from lightning_ae.zoo.transformer import EncoderTransformer
 
 DIGITS = [name for name in index.names() if name.endswith("digits_v1")]
@@ -193,6 +204,110 @@ def test_fine_tuning_in_another_module(fit: Any, digits: torch.Tensor, freeze: b
         torch.testing.assert_close(again.encoder(digits[:5]), module.eval().encoder(digits[:5]))
 
 
+def test_values_are_looked_at_where_they_are_there_to_be_read() -> None:
+    encoder = zoo.load_encoder("ae_mlp.digits_v1")
+    x = torch.rand(3, 1, 8, 8)
+    torch.testing.assert_close(torch.vmap(lambda one: encoder(one[None])[0])(x), encoder(x))
+    jacobian = torch.func.vmap(torch.func.jacrev(lambda one: encoder(one[None])[0]))(x)
+    assert jacobian.shape == (3, 8, 1, 8, 8)
+    exported = torch.export.export(encoder, (x,)).module()
+    torch.testing.assert_close(exported(16 * x), encoder.encode(16 * x))  # a graph has no place for it
+    with pytest.raises(InputError, match="row 0, channel 0, pixel .* where floats of images lie in"):
+        encoder(16 * x)
+    encoder.model.preprocess = ImagePreprocess()
+    with pytest.raises(InputError, match="shape .1, 9, 9., where ae_mlp.digits_v1 takes .1, 8, 8."):
+        encoder(torch.rand(3, 1, 9, 9))
+
+
+class Masked(Autoencoder):
+    given = ("mask",)
+
+
+def test_what_is_unknown_is_zero_as_in_training(digits: torch.Tensor) -> None:
+    model = Masked((1, 8, 8), 4)
+    model.preprocess = ImagePreprocess((8, 8), 1)
+    mask = torch.rand(digits[:4].shape, generator=torch.Generator().manual_seed(0)) > 0.3
+    holes = digits[:4].where(mask, torch.nan)
+    expected = model.features(digits[:4].where(mask, 0), mask=mask)
+    torch.testing.assert_close(model.features(holes, mask=mask), expected)
+    with pytest.raises(InputError, match="holds NaN"):
+        model.features(holes)
+
+
+@pytest.mark.parametrize("name", ["ae_mlp.digits_v1", "vq_vae_conv.digits_v1"])
+def test_a_graph_takes_any_batch_and_says_what_it_was_trained_on(name: str, tmp_path: Path) -> None:
+    encoder, file = zoo.load_encoder(name), tmp_path / "encoder.pt2"
+    encoder.export(file)
+    said: dict[str, Any] = {"signature.json": "", "signature_hash": ""}
+    graph = torch.export.load(file, extra_files=said).module()
+    assert said["signature_hash"] == encoder.signature.hash == zoo.load(name).signature.hash  # type: ignore[union-attr]
+    assert Signature.from_plain(json.loads(said["signature.json"])) == encoder.signature
+    for size in (1, 2, 7):
+        images = torch.randint(256, (size, 1, 8, 8), dtype=torch.uint8)
+        torch.testing.assert_close(graph(images), encoder(images))
+    with pytest.raises(InputError, match="label besides its input"):
+        zoo.load_encoder("conditional_vae_mlp.digits_v1").export(file)
+
+
+def vectors(folder: Path, width: int) -> str:
+    """An artefact of a model of vectors, whose columns have no names."""
+    torch.manual_seed(0)
+    model = Autoencoder((width,), 2)
+    config = Config.model_validate({
+        "schema": 1, "name": "ae_mlp.vectors_v1", "model": "ae", "config": model.init_args,
+        "preprocess": {"kind": "tabular"}, "features": {"latents": ["mean"], "dim": 2, "layers": []},
+    })  # fmt: skip
+    folder.mkdir()
+    (folder / "config.json").write_text(config.model_dump_json(by_alias=True))
+    save_file(plain_weights(model), folder / "model.safetensors")
+    return str(folder)
+
+
+OTHER_WIDTH = {
+    "check_estimators_overwrite_params": 2, "check_estimators_fit_returns_self": 2, "check_readonly_memmap_input": 2,
+    "check_fit_idempotent": 2, "check_fit_check_is_fitted": 2, "check_n_features_in": 2,
+    "check_n_features_in_after_fitting": 4, "check_positive_only_tag_during_fit": 4, "check_estimators_dtypes": 5,
+    "check_dtype_object": 10, "check_fit2d_1sample": 10, "check_fit2d_1feature": 1,
+}  # fmt: skip
+"""The checks of scikit-learn whose data have not three columns, and how many they have."""
+
+
+@pytest.mark.filterwarnings("ignore")  # the checks give frames to models without names
+def test_what_scikit_learn_asks_of_a_transformer(tmp_path: Path) -> None:
+    reasons = {check: f"its data have {width} columns, the entry takes 3" for check, width in OTHER_WIDTH.items()}
+    found = check_estimator(
+        EncoderTransformer(vectors(tmp_path / "three", 3)), expected_failed_checks=reasons, on_skip=None
+    )
+    assert {each["check_name"] for each in found if each["status"] == "xfail"} == set(OTHER_WIDTH)
+    assert [each["check_name"] for each in found if each["status"] == "skipped"] == ["check_array_api_input"]
+    for width in set(OTHER_WIDTH.values()):  # given data of that width, an entry passes these, too
+        transformer = EncoderTransformer(vectors(tmp_path / str(width), width))
+        for check in [check for check, wanted in OTHER_WIDTH.items() if wanted == width]:
+            getattr(estimator_checks, check)("EncoderTransformer", transformer)
+
+
+def test_what_a_transformer_says_of_itself(digits: torch.Tensor, tmp_path: Path) -> None:
+    images = digits[:5].numpy()
+    transformer = EncoderTransformer("ae_mlp.digits_v1").set_output(transform="pandas")
+    with pytest.raises(NotFittedError):
+        transformer.transform(images)
+    frame = pd.DataFrame(images.reshape(5, 64), index=list("abcde")).add_prefix("pixel")
+    codes = transformer.fit_transform(frame)
+    assert list(codes.index) == list("abcde")
+    assert list(codes.columns) == list(transformer.get_feature_names_out()) == [f"code{i}" for i in range(8)]
+    assert list(transformer.feature_names_in_) == list(frame.columns)
+    joblib.dump(transformer, tmp_path / "transformer")
+    again = joblib.load(tmp_path / "transformer")
+    pd.testing.assert_frame_equal(again.transform(frame), codes)
+    assert get_tags(again).input_tags.three_d_array
+    transformer.fit(images)
+    assert transformer.n_features_in_ == 64
+    assert not hasattr(transformer, "feature_names_in_")
+    sampling = clone(transformer).set_params(name="vae_mlp.digits_v1", latent="sample")
+    assert get_tags(sampling).non_deterministic
+    assert not get_tags(transformer).non_deterministic
+
+
 def test_in_a_pipeline(digits: torch.Tensor) -> None:
     from sklearn.datasets import load_digits
 
@@ -210,7 +325,7 @@ def test_in_a_pipeline(digits: torch.Tensor) -> None:
     again = pickle.loads(pickle.dumps(pipeline))
     np.testing.assert_array_equal(again.predict(images[:50]), pipeline.predict(images[:50]))
     assert list(transformer.get_feature_names_out()[:2]) == ["code0", "code1"]
-    with pytest.raises(InputError, match="X has 63 columns"):
+    with pytest.raises(InputError, match="X has 63 features, but EncoderTransformer is expecting 64 features"):
         transformer.transform(images.reshape(-1, 64)[:, :63])
 
 
