@@ -14,6 +14,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from enum import Enum
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -324,9 +325,16 @@ class _Code:
     def _object(self, value: Any) -> None:
         from datasets.fingerprint import Hasher
 
-        self._add(type(value))
+        cls = type(value)
+        self._add(cls)
         try:
-            self._word(Hasher.hash(value))
+            if isinstance(value, Enum):
+                self._add([value.name, value.value])
+            elif self._is_own(cls.__module__) and cls.__reduce__ is object.__reduce__:
+                if self._is_new(value):  # its state; pickled, it would name a script as each process does
+                    self._add(value.__reduce_ex__(2)[1:3])
+            else:
+                self._word(Hasher.hash(value))
         except Exception:  # each type that has no bytes to show says so in its own way
             rank_zero_warn(
                 f"the code that decodes uses a {type(value).__name__}, which cannot be looked into: after a change of "

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import os
 import shutil
+import sys
+import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,9 +153,11 @@ PLAIN = "Tabular.decode(self, *of)"
 def written(body: str, *more: str) -> Any:
     """A kind of a user's module, as it is imported after an edit."""
     text = [*more, "class Mine(Tabular):", "    def decode(self, *of):", f"        return {body}"]
-    names: dict[str, Any] = {"__name__": "a_module", "Tabular": Tabular, "np": np, "Opens": Opens}
-    exec("\n".join(text), names)
-    return names["Mine"]()
+    module: Any = types.ModuleType("a_module")
+    module.Tabular, module.np = Tabular, np
+    exec("\n".join(text), vars(module))
+    sys.modules["a_module"] = module
+    return module.Mine()
 
 
 def edited(*kinds: Any) -> Callable[[Path], list[int]]:
