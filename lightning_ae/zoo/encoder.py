@@ -231,7 +231,7 @@ class Encoder(nn.Module):
         if self.layer is not None:
             features = self._at(self.layer, x, given)
         elif self.latent == "indices":
-            features = self.model.encode_indices(x, **given).reshape(len(x), -1)  # type: ignore[operator]
+            features = self.model.encode_indices(x, **given).reshape(x.shape[0], -1)  # type: ignore[operator]
         elif self.latent == "sample":
             features = self.model.pool(self.model.draw(x, **given))
         else:

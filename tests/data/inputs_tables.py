@@ -130,7 +130,7 @@ def wide(tmp_path: Path) -> int:
 
 
 def codes_beside(tmp_path: Path) -> list[str]:
-    write_parquet(table(code=IDS, label=IDS), torch.zeros(N, 3), tmp_path / "c.parquet", False)
+    write_parquet(table(code=IDS, label=IDS), torch.zeros(N, 3), {"row": range(N)}, {}, tmp_path / "c.parquet", False)
     return list(Dataset.from_parquet(str(tmp_path / "c.parquet")).column_names)
 
 
@@ -233,7 +233,7 @@ CASES = [
     Case("an input called target", lambda _: unpacked({"target": X, "y": X[:, 0]}), [X.tolist()] * 2),
     Case("a target of the input's shape", lambda _: unpacked({"x": X, "target": 2 * X}),
          [X.tolist(), (2 * X).tolist()]),
-    Case("a column code beside the codes", codes_beside, ["code_", "code", "label"]),
+    Case("a column code beside the codes", codes_beside, ["code_", "row", "code", "label"]),
     # ---- bad values, by the data set's own row -----------------------------------------------------------------------
     Case("NaN where batches are decoded each time", lambda _: fed_through(
         nan_in(503, 600), cache="none", val_fraction=0.3, batch_size=32), Refused(r"first in row 503\b")),
