@@ -423,7 +423,8 @@ class Autoencoder(Batches, ExactModule):  # type: ignore[misc]  # Lightning's lo
     def configure_callbacks(self) -> list[Any]:
         """One more where `constrain` has something to do, or the loss asks for the data's size."""
         own = type(self).constrain is not Autoencoder.constrain or self.needs_data_size
-        return [*super().configure_callbacks(), *([Constraints()] if own else [])]
+        there = any(isinstance(callback, Constraints) for callback in getattr(self._trainer, "callbacks", []))
+        return [*super().configure_callbacks(), *([Constraints()] if own and not there else [])]
 
     def setup(self, stage: str) -> None:
         """Keeps what the data module says of its data at the first fit, so that checkpoints carry it.

@@ -59,7 +59,7 @@ class Batches:
                 for k, v in batch.items()
                 if isinstance(v, Tensor) and v.shape[1:] == self.input_shape and k not in taken
             }
-            target = fits.pop("target", None)
+            target = fits.pop("target", None) if len(fits) > 1 else None  # alone it is the input
             if len(fits) != 1:
                 shapes = {k: tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__ for k, v in batch.items()}
                 raise InputError(

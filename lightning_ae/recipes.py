@@ -17,7 +17,8 @@ from typing import Any
 import yaml
 
 import lightning_ae
-from lightning_ae.errors import InputError, unknown
+from lightning_ae import registry
+from lightning_ae.errors import InputError, nearest, unknown
 from lightning_ae.strict_yaml import load_yaml
 
 FOLDERS = ("models", "data", "loggers", "precision", "strategies")
@@ -45,25 +46,34 @@ def find(given: str) -> str:
     """The file of a recipe.
 
     Args:
-        given: a recipe's name; anything else (a file, an address, the text of a recipe) is given back as it is.
+        given: a recipe's name, or another name of a variant, "vqvae" say; anything else (a file, an address, the text
+            of a recipe) is given back as it is.
 
     Raises:
         InputError: when there is no recipe of that name, or more than one, or no such file.
     """
     if not re.fullmatch(r"[\w-]+", given):
         if re.fullmatch(r"[^\n{}]+\.ya?ml", given) and "://" not in given and not os.path.exists(given):
-            raise InputError(f"there is no file {given!r}", f"recipes have names, too; {overview()}")
+            raise InputError(
+                f"there is no file {given!r}", f"{_nearest_file(given)}recipes have names, too; {overview()}"
+            )
         return given
     found = [file for kind in FOLDERS if (file := recipes_folder() / kind / f"{given}.yaml").is_file()]
     found += [Path(given)] if os.path.isfile(given) else []
     if not found:
+        with contextlib.suppress(InputError):  # a variant by another name
+            known = recipes_folder() / "models" / f"{registry.variant(given)}.yaml"
+            found = [known] if known.is_file() else []
+    if not found:
+        if registry.lacking(given):
+            registry.variant(given)
         raise unknown("recipe", given, (name for kind in FOLDERS for name in names(kind)))
     if len(found) > 1:
         raise InputError(f"the recipe {given!r} may be any of {', '.join(map(str, found))}", "give a path: ./NAME")
     return str(found[0])
 
 
-def compose(words: Sequence[str]) -> list[str]:
+def compose(words: Sequence[str], of_checkpoint: str = "") -> list[str]:
     """The words of a command with files for the names of recipes, so that the order of those does not matter.
 
     A recipe of data states the model's `input_shape` and leaves its class to others. So the first class that is named
@@ -71,12 +81,13 @@ def compose(words: Sequence[str]) -> list[str]:
 
     Args:
         words: what follows `lightning-ae fit`, say.
+        of_checkpoint: the class of the model, where a checkpoint says it.
 
     Raises:
         InputError: for an unknown recipe, or one of data without a model.
     """
     composed: list[str] = []
-    chosen, waiting = "", ""  # the first class of a model, and the recipe that came before it without one
+    chosen, waiting = of_checkpoint, ""  # the first class of a model, and the recipe that came before it without one
     last: dict[str, tuple[Path, int]] = {}  # of each kind the recipe, and where in `composed` it ends
     given = iter(words)
     for word in given:
@@ -93,6 +104,7 @@ def compose(words: Sequence[str]) -> list[str]:
             if os.path.isfile(value):
                 last[_kind(Path(value))] = Path(value).resolve(), len(composed)
         else:
+            value = named = class_of(value)
             composed += ["--model", value]
         if named is not None:
             chosen, waiting = (chosen or named), (waiting if chosen or named else value)
@@ -105,6 +117,31 @@ def compose(words: Sequence[str]) -> list[str]:
         hint = f"add one, by -c NAME or --model CLASS: {', '.join(names('models'))}"
         raise InputError(f"the recipe {Path(waiting).stem!r} goes with a model, and none is given", hint)
     return ["--model", chosen, *composed] if waiting else composed
+
+
+def class_of(name: str) -> str:
+    """The class of a variant by any of its names; what may be a class's own name or path is given back as it is.
+
+    Raises:
+        InputError: when there is no such variant.
+    """
+    classes = [*registry.CLASSES, "FineTuneClassifier"]
+    if name in classes or not re.fullmatch(r"[\w-]+", name) or os.path.isfile(name):
+        return name
+    try:
+        return registry.class_path(registry.variant(name))
+    except InputError as error:
+        if registry.lacking(name):
+            raise
+        raise unknown("model", name, classes) from error
+
+
+def called(file: str) -> str:
+    """What a message calls a recipe's file: one of this package's by its name."""
+    path, folder = Path(file).absolute(), recipes_folder().absolute()
+    if not path.is_relative_to(folder):
+        return file
+    return f"the recipe {path.stem}{f' on {path.parent.name}' if _is_pair(path) else ''}"
 
 
 def pairs(files: Iterable[object]) -> list[Path]:
@@ -124,6 +161,15 @@ def title(files: Iterable[object]) -> str:
         if _kind(file) in ("models", "data", "") and not _is_pair(file):
             parts.append(file.stem)
     return "-".join(parts)
+
+
+def _nearest_file(given: str) -> str:
+    """The beginning of a hint: a file beside one that is not there, or a recipe, whose name is nearly the same."""
+    path = Path(given)
+    beside = [file.name for file in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+    files = [str(path.with_name(name)) for name in nearest(path.name, beside)]
+    found = files or nearest(path.stem, [name for kind in FOLDERS for name in names(kind)])
+    return f"did you mean {' or '.join(f'-c {name}' for name in found)}? " if found else ""
 
 
 def _paths(files: Iterable[object]) -> list[Path]:

@@ -7,6 +7,7 @@ pyproject.toml, with lines such as `my_vae = "my_package:MyVAE"`.
 from __future__ import annotations
 
 import importlib
+import re
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,28 @@ MODELS: dict[str, str] = {
     "iwae": "lightning_ae.models.vae_variants:IWAE",
     "beta_tc_vae": "lightning_ae.models.vae_variants:BetaTCVAE",
 }
+ALIASES: dict[str, str] = {
+    "autoencoder": "ae", "vanilla": "ae", "deep_ae": "ae", "pca": "linear", "linear_ae": "linear",
+    "sae": "sparse", "sparse_ae": "sparse", "ksae": "k_sparse", "k_sparse_ae": "k_sparse",
+    "topk": "topk_dictionary", "topk_sae": "topk_dictionary", "sparse_dictionary": "topk_dictionary",
+    "dictionary": "topk_dictionary", "dae": "denoising", "denoising_ae": "denoising", "cae": "contractive",
+    "contractive_ae": "contractive", "sdae": "stacked", "stacked_ae": "stacked", "dsm": "score_matching",
+    "variational": "vae", "beta_vae": "vae", "cvae": "conditional_vae", "conditional": "conditional_vae",
+    "aae": "adversarial", "adversarial_ae": "adversarial", "lvae": "ladder_vae", "ladder": "ladder_vae",
+    "vq": "vq_vae", "vamp": "vampprior_vae", "vampprior": "vampprior_vae", "vamp_vae": "vampprior_vae",
+    "importance_weighted": "iwae", "tc_vae": "beta_tc_vae", "btc_vae": "beta_tc_vae",
+}  # fmt: skip
+"""What variants are called elsewhere; case, "_" and "-" do not matter."""
+SETTINGS = {"beta_vae": "give beta, 4 say: at its default of 1 it is the plain VAE"}
+"""What makes an alias more than another name."""
+NEAREST: dict[str, str] = {
+    "mae": "denoising", "masked": "denoising", "wae": "adversarial", "info_vae": "adversarial",
+    "mmd_vae": "adversarial", "factor_vae": "beta_tc_vae", "dip_vae": "beta_tc_vae", "nvae": "ladder_vae",
+    "vd_vae": "ladder_vae", "hvae": "ladder_vae", "vq_vae_2": "vq_vae", "vq_gan": "vq_vae",
+    "rq_vae": "vq_vae", "fsq": "vq_vae",
+    "gated_sae": "topk_dictionary", "jump_relu": "topk_dictionary", "batch_topk": "topk_dictionary",
+}  # fmt: skip
+"""Of what is not here, the variant that comes nearest."""
 CLASSES: dict[str, str] = {name: module for module, _, name in (place.partition(":") for place in MODELS.values())}
 """The module of each class."""
 
@@ -43,21 +66,60 @@ def list_models() -> list[str]:
     return [*MODELS, *(name for name in sorted(_registered()) if name not in MODELS)]
 
 
+def variant(name: str) -> str:
+    """The name here of a variant that is known elsewhere under another, "vqvae" or "beta-VAE" say.
+
+    Raises:
+        InputError: when there is no such variant, with the nearest one suggested.
+    """
+    known = list_models()
+    if name in known:
+        return name
+    plain = _plain(name)
+    classes = {place.rpartition(":")[2]: own for own, place in MODELS.items()}
+    for names in ({each: each for each in known}, ALIASES, classes):
+        for other, own in names.items():
+            if _plain(other) == plain:
+                return own
+    if (nearest := lacking(name)) is not None:
+        raise InputError(f"there is no model {name!r} here yet", f"the nearest is {nearest!r}")
+    raise unknown("model", name, known)
+
+
+def lacking(name: str) -> str | None:
+    """The variant that comes nearest to a known one that is not here."""
+    return next((nearest for other, nearest in NEAREST.items() if _plain(other) == _plain(name)), None)
+
+
+def class_path(name: str) -> str:
+    """The class of a variant, for a recipe: its bare name, or of another package's the import path."""
+    place = MODELS[name] if name in MODELS else _registered()[name].value
+    return place.rpartition(":")[2] if name in MODELS else place.replace(":", ".")
+
+
+def setting(name: str) -> str:
+    """What is to be set besides for a name of elsewhere, in words; "" for most."""
+    return next((text for other, text in SETTINGS.items() if _plain(other) == _plain(name)), "")
+
+
 def get_model(name: str) -> type[Autoencoder]:
-    """The class of the variant `name`.
+    """The class of the variant `name`, which may be one of its names elsewhere; see `ALIASES`.
 
     Raises:
         InputError: for an unknown name, with the nearest one suggested; for a registered one that is no autoencoder.
     """
     from lightning_ae.autoencoder import Autoencoder
 
+    if text := setting(name):
+        from pytorch_lightning.utilities import rank_zero_info
+
+        rank_zero_info(f"{name} is {variant(name)} here; {text}")
+    name = variant(name)
     if name in MODELS:
         module, _, cls_name = MODELS[name].partition(":")
         own: type[Autoencoder] = getattr(importlib.import_module(module), cls_name)
         return own
-    found = _registered().get(name)
-    if found is None:
-        raise unknown("model", name, list_models())
+    found = _registered()[name]
     cls: Any = found.load()
     if not (isinstance(cls, type) and issubclass(cls, Autoencoder)):
         raise InputError(f"the model {name!r} is registered as {found.value!r}, which is no subclass of Autoencoder")
@@ -82,6 +144,10 @@ def model_name(cls: type[Autoencoder]) -> tuple[str, str | None]:
         f"""register it in its package's pyproject.toml, [project.entry-points."lightning_ae.models"], """
         f'my_name = "{place}", and install the package',
     )
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[_\-\s]", "", name).lower()
 
 
 def _registered() -> dict[str, EntryPoint]:

@@ -49,7 +49,8 @@ def test_every_public_name_is_there_and_typed() -> None:
 WITHOUT_TORCH = [
     "--help", "--version", "fitt", "zoo list", "zoo info vae_mlp.digits_v1", "zoo info nope", "features --help",
     "sample --help", "certify --help", "rate-distortion --help", "cache --help", "features", "features no.ckpt --nope",
-    "cache",
+    "cache", "fit --help", "fit -c vae -c digits --help", "fit -c vea", "fit --model VEA",
+    "fit -c vae --model.latent_dmi 8",
 ]  # fmt: skip
 
 

@@ -225,6 +225,11 @@ class LatentProbe(pl.Callback):
             )
         if data.label is None:
             raise InputError("LatentProbe needs labels, but the data set has no label column", "leave LatentProbe out")
+        if not getattr(data, "has_classes", True):
+            raise InputError(
+                f"LatentProbe needs classes, but the label {data.label!r} holds numbers",
+                "leave LatentProbe out, or declare classes (Dataset.cast_column with ClassLabel)",
+            )
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: D102
         if is_due(trainer, self.every_n_epochs):
@@ -306,4 +311,6 @@ def _codes(model: Autoencoder, trainer: pl.Trainer, split: str) -> tuple[Tensor,
         x, given = read_input(model, batch)
         codes.append(model.pool(model.encode(x, **given)).float().cpu())
         labels.append(batch[data.label])
-    return torch.cat(codes), torch.cat(labels)
+    of_all = torch.cat(labels)
+    labelled = of_all >= 0  # -1 marks rows without a class
+    return torch.cat(codes)[labelled], of_all[labelled]

@@ -30,6 +30,8 @@ COMMANDS = {
     "completion": "print a completion script for your shell",
 }
 
+TRAINING = ("fit", "validate", "test", "predict")
+
 HELP = """usage: lightning-ae COMMAND [options]
 
 Train, evaluate and use autoencoders.
@@ -118,9 +120,20 @@ def _find_own_classes(args: list[str]) -> None:
 
 
 def _run(command: str, args: list[str]) -> None:
-    if command in ("fit", "validate", "test", "predict"):
+    from lightning_ae.cli import options
+
+    if command in TRAINING:
+        if "--help" in args or "-h" in args:
+            print(options.help_of(command, args, COMMANDS[command]), end="")
+            sys.exit(0)
+        if "--help-all" not in args:
+            options.read(command, args)  # what does not exist is said before seconds of imports
         from lightning_ae.cli import run_folder
-        from lightning_ae.cli.training import TrainingCLI
+        from lightning_ae.cli.training import TrainingCLI, training_parser
+
+        if "--help-all" in args:
+            training_parser(command).print_help()
+            sys.exit(0)
 
         try:
             TrainingCLI(command, args, COMMANDS[command]).run()
@@ -136,6 +149,16 @@ def _run(command: str, args: list[str]) -> None:
         from lightning_ae.cli import tools
 
         parser = _tool_parser(command)
+        parameters = inspect.signature(getattr(tools, command.replace("-", "_"))).parameters.values()
+        lists = {f"--{each.name}" for each in parameters if str(each.annotation).startswith("Sequence[")}
+        args = [
+            options.as_list(word) if before in lists else word for before, word in zip(["", *args], args, strict=False)
+        ]
+        args = [
+            f"{name}={options.as_list(value)}" if name in lists and value else word
+            for word in args
+            for name, _, value in [word.partition("=")]
+        ]
         getattr(tools, command.replace("-", "_"))(**parser.parse_args(args).as_dict())
 
 
@@ -167,7 +190,7 @@ def _completion(args: list[str]) -> str:
     for name, text in COMMANDS.items():
         if name == "completion":
             commands.add_subcommand(name, ToolParser(), help=text)
-        elif name in ("fit", "validate", "test", "predict"):
+        elif name in TRAINING:
             commands.add_subcommand(name, training_parser(name), help=text)
         elif name == "zoo":
             inner = ToolParser()

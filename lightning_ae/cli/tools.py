@@ -18,7 +18,7 @@ from lightning_ae.errors import InputError
 def features(
     checkpoint: str,
     path: str | None = None,
-    splits: Sequence[str] = ("train", "test"),
+    splits: Sequence[str] | None = None,
     output: str | None = None,
     batch_size: int = 1024,
     device: str = "auto",
@@ -27,13 +27,16 @@ def features(
     """Write the codes of a data set to parquet files, one for each split, beside the data set's other columns.
 
     The column "code" holds lists of feature_dim float32 values: the code as a vector, of a map or of tokens the mean
-    over positions, of a hierarchy the codes beside each other. Where labels are known and both "train" and "test" are
-    written, it also prints the error of a 5-nearest-neighbour classifier on the codes.
+    over positions, of a hierarchy the codes beside each other; it is "code_" where the data set has a column "code".
+    Where labels name classes and both "train" and "test" are written, it also prints the error of a
+    5-nearest-neighbour classifier on the codes of the rows that have a label. The columns "row", the number in the
+    data set's own split, and "path", where images are files, say which sample it is. The file's metadata hold the hash
+    of the model's signature.
 
     Args:
         checkpoint: the model's checkpoint, or the name of a zoo entry.
         path: the data set: a hub id, a local folder or "digits" (default: what the model was trained on).
-        splits: any of train, val and test.
+        splits: any of train, val and test (default: all that the data have, which together are all rows).
         output: the folder to write to (default: "features" beside the folder of the checkpoint).
         batch_size: how many samples to encode at a time.
         device: cpu, cuda, mps, or auto for the fastest there is.
@@ -49,6 +52,7 @@ def features(
 
     model = trained.load(checkpoint, device)
     data = trained.data_of(model, checkpoint, path)
+    splits = [split for split in ("train", "val", "test") if data.has(split)] if splits is None else list(splits)
     folder = Path(output) if output else written.beside(checkpoint) / "features"
     files = {split: folder / f"{split}.parquet" for split in splits}
     written.check_free(files.values(), overwrite)
@@ -58,20 +62,20 @@ def features(
         codes[split] = trained.encode(model, data, split, batch_size)
         rows = data.dataset(split)
         rows = rows.remove_columns([name for name in data.input_columns if name in rows.column_names])
-        written.write_parquet(rows, codes[split], file, overwrite)
+        about = {"model": checkpoint, "signature": "" if model.signature is None else model.signature.hash}
+        code = written.write_parquet(rows, codes[split], data.keys(split), about, file, overwrite)
     console = Console(highlight=False, soft_wrap=True)
     console.print("[bold]Written[/]")
     for split, file in files.items():
-        console.print(f"  {file}  ({len(codes[split])} rows, code[{codes[split].shape[1]}])")
-    if data.label is not None and {"train", "test"} <= set(splits):
+        console.print(f"  {file}  ({len(codes[split])} rows, {code}[{codes[split].shape[1]}])")
+    if data.has_classes and {"train", "test"} <= set(splits):
         from lightning_ae.metrics import knn_error
 
-        labels = [
-            data.dataset(split).select_columns(data.label).with_format("torch")[:][data.label]
-            for split in ("train", "test")
-        ]
         try:
-            error = knn_error(codes["train"], labels[0], codes["test"], labels[1], k=5)
+            found = [data.labels(split) for split in ("train", "test")]
+            labelled = [each >= 0 for each in found]
+            train, test = (labels[known] for labels, known in zip(found, labelled, strict=True))
+            error = knn_error(codes["train"][labelled[0]], train, codes["test"][labelled[1]], test, k=5)
         except InputError as reason:  # the files are written all the same
             console.print(f"No 5-nearest-neighbour error of the test split's codes: {reason.message}")
         else:
@@ -84,6 +88,7 @@ def reconstruct(
     path: str | None = None,
     split: str = "test",
     n: int = 16,
+    seed: int = 0,
     output: str | None = None,
     show: bool = False,
     device: str = "auto",
@@ -95,7 +100,8 @@ def reconstruct(
         checkpoint: the model's checkpoint, or the name of a zoo entry.
         path: the data set: a hub id, a local folder or "digits" (default: what the model was trained on).
         split: train, val or test.
-        n: how many images, the first ones of the split.
+        n: how many images, drawn from the split, in turn from each class where labels are known.
+        seed: of the draw.
         output: the PNG to write (default: "reconstructions.png" beside the folder of the checkpoint).
         show: print small images in the terminal, too.
         device: cpu, cuda, mps, or auto for the fastest there is.
@@ -119,7 +125,7 @@ def reconstruct(
     written.check_free([file], overwrite)
     data = trained.data_of(model, checkpoint, path)
     data.prepare_data()
-    x, given = read_input(model, next(data.batches(split, n)))
+    x, given = read_input(model, trained.some_rows(data, trained.split_of(data, split), n, seed))
     if show:
         with torch.no_grad():
             written.print_images(model, {"input": x, "reconstruction": model(x, **given)})
@@ -173,6 +179,7 @@ def rate_distortion(
     checkpoint: str,
     path: str | None = None,
     samples: int = 2000,
+    seed: int = 0,
     output: str | None = None,
     device: str = "auto",
     overwrite: bool = False,
@@ -182,7 +189,8 @@ def rate_distortion(
     Args:
         checkpoint: the model's checkpoint, or the name of a zoo entry.
         path: the data set: a hub id, a local folder or "digits" (default: what the model was trained on).
-        samples: how many samples of each split, the first ones.
+        samples: how many samples of train and test, as far as the data have them.
+        seed: of the draw of these samples.
         output: the folder to write to (default: beside the folder of the checkpoint).
         device: cpu, cuda, mps, or auto for the fastest there is.
         overwrite: replace files that exist.
@@ -202,8 +210,9 @@ def rate_distortion(
     written.check_free([folder / "rate_distortion.csv", folder / "rate_distortion.png"], overwrite)
     data = trained.data_of(model, checkpoint, path)
     data.prepare_data()
-    read = {split: read_input(model, next(data.batches(split, samples))) for split in ("train", "test")}
-    reference, of_reference = read["train"]
+    splits = [split for split in ("train", "test") if data.has(split)]
+    read = {split: read_input(model, trained.some_rows(data, split, samples, seed)) for split in splits}
+    reference, of_reference = read[splits[0]]
     points = [
         point
         for split, (x, given) in read.items()

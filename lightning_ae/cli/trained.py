@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from pytorch_lightning.utilities import rank_zero_info
 from tqdm.auto import tqdm
 
 from lightning_ae.autoencoder import Autoencoder
@@ -33,6 +36,9 @@ def data_of(model: Autoencoder, checkpoint: str, path: str | None) -> HFDataModu
         raise InputError(f"{checkpoint!r} does not say what it was trained on", "give path, the data set to use")
     config = config or {"class_path": "lightning_ae.data.HFDataModule", "init_args": {}}
     data = HFDataModule.from_config(config, **({"path": path} if path else {}))
+    if not any(data.has(split) for split in ("train", "val", "test")) and len(data.splits) == 1:
+        (data.test_split,) = data.splits
+        rank_zero_info(f"the data have one split, {data.test_split!r}, which is taken for test")
     if model.signature is not None:
         data.use_signature(model.signature)
     model.use_columns_of(data)
@@ -49,6 +55,31 @@ def encode(model: Autoencoder, data: HFDataModule, split: str, batch_size: int) 
             x, given = read_input(model, batch)
             codes.append(model.pool(model.encode(x, **given)).float().cpu())
     return torch.cat(codes)
+
+
+def split_of(data: HFDataModule, wanted: str) -> str:
+    """The split of that name or, where the data have none, another one, which is said."""
+    found = next((split for split in (wanted, "test", "val", "train") if data.has(split)), wanted)
+    if found != wanted:
+        rank_zero_info(f"the data have no {wanted} split: {found} is taken")
+    return found
+
+
+def some_rows(data: HFDataModule, split: str, n: int, seed: int) -> dict[str, Any]:
+    """A batch of `n` rows of a split, drawn by seed, in turn from each class where labels are known; a stream's first
+    ones."""
+    if data.streaming:
+        return next(data.batches(split, n))
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(data.dataset(split)), generator=generator)
+    if data.has_classes:
+        labels = data.labels(split)[order]
+        turn = torch.zeros_like(labels)
+        for label in labels.unique():
+            of_it = labels == label
+            turn[of_it] = torch.arange(int(of_it.sum()))
+        order = order[turn.argsort(stable=True)]
+    return data.rows(split, order[:n])
 
 
 def check_images(model: Autoencoder) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import traceback
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import torch
@@ -20,14 +22,14 @@ import lightning_ae.callbacks
 import lightning_ae.data.module  # noqa: F401  imported, all these are known by their bare names
 from lightning_ae import recipes
 from lightning_ae.autoencoder import Autoencoder
-from lightning_ae.cli import run_folder
+from lightning_ae.cli import options, run_folder, source
 from lightning_ae.cli.parsing import MODE, one_line
 from lightning_ae.cli.run_folder import LastCheckpoint
-from lightning_ae.config import import_own
+from lightning_ae.config import current_path, import_class, import_own
 from lightning_ae.errors import InputError
 from lightning_ae.files import whole_file
 from lightning_ae.models.finetune import FineTuneClassifier
-from lightning_ae.training.checkpoint import check_class, read_checkpoint
+from lightning_ae.training.checkpoint import METADATA_KEY, OF_TRAINING, check_class, read_checkpoint
 from lightning_ae.training.preemption import Preemption
 from lightning_ae.training.progress import draw_always, draw_seldom
 from lightning_ae.training.rebuild import check_weights
@@ -85,36 +87,43 @@ class TrainingCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:  # noqa: D102
-        parser.add_argument("--ckpt_path", type=str | None, default=None, help="checkpoint to continue or evaluate")
-        parser.add_argument(
-            "--run_dir",
-            type=str | None,
-            default=None,
-            help="folder for what this run writes; must be new (default: runs/<recipes>/<command>-<number>)",
-        )
-
-        if self.command == "fit":
-            parser.add_argument(
-                "--compile",
-                type=bool,
-                default=False,
-                help="compile the networks (torch.compile); slower on a CPU",
-            )
-        parser.add_argument(
-            "--channels_last",
-            type=bool,
-            default=False,
-            help="keep the channels of images beside each other in memory, faster for convolutions on most GPUs",
-        )
-        parser.add_argument(
-            "--matmul_precision",
-            type=Literal["highest", "high", "medium"] | None,
-            default=None,
-            help="of float32 matrix products: high uses TF32 on recent GPUs, medium bfloat16 (default: highest)",
-        )
+        for name, option in options.OPTIONS.items():
+            if name != "compile" or self.command == "fit":
+                parser.add_argument(f"--{name}", type=option.type, default=option.default, help=option.help)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: D102
-        self.config = parser.parse_args(recipes.compose(args))
+        given = options.read(self.command, args)
+        path = options.checkpoint_of(args)
+        if self.command != "fit" and path is not None:
+            trained = Trained(path, given)
+            given = options.read(self.command, args, trained.class_path)
+            trained.check_data(given)
+            config = parser.parse_args(["-c", trained.text, *given.words])
+            config.config = config.config[1:]
+            trained.check(config.model, given)
+            self.config = config
+        else:
+            options.check_complete(given)
+            self.config = self._of_data(parser, given)
+        for note in given.notes:
+            rank_zero_info(note)
+
+    def _of_data(self, parser: LightningArgumentParser, given: options.Given) -> Namespace:
+        """The configuration, with the `input_shape` of a model for which none is given."""
+        taken = source.options(source.place_of(given.classes.get("model", "")), all_of_it=False) or {}
+        asked = "input_shape" in taken and taken["input_shape"].default is None
+        if not asked or given.says("model.input_shape"):
+            return parser.parse_args(given.words)
+        config = parser.parse_args([*given.words, "--model.input_shape", "[1]"])
+        data = parser.instantiate_classes(Namespace(data=config.data)).data
+        shape = getattr(data, "input_shape", None)
+        if shape is None:
+            raise InputError(
+                f"{type(data).__name__} does not say the shape of a sample, and no input_shape is given",
+                "add --model.input_shape 1,28,28, say",
+            )
+        config.model.init_args.input_shape = list(shape)
+        return config
 
     def before_instantiate_classes(self) -> None:
         """Claims the run folder, and points the loggers there."""
@@ -238,6 +247,68 @@ class TrainingCLI(LightningCLI):
             console.print(f"  lightning-ae features {rows[1][1]}")
 
 
+class Trained:
+    """What a checkpoint says of its model and its data, for a command that evaluates it.
+
+    Args:
+        path: the checkpoint.
+        given: what the command says.
+
+    Raises:
+        InputError: when it cannot be read, or holds a class that is neither imported nor named by the command.
+    """
+
+    def __init__(self, path: str, given: options.Given) -> None:
+        self.path = path
+        checkpoint = read_checkpoint(path)
+        saved, kept = checkpoint[METADATA_KEY], checkpoint.get("hyper_parameters", {})
+        self.class_path: str = current_path(saved["class_path"])
+        self.init_args = {name: kept[name] for name in saved.get("arguments", kept) if name in kept}
+        named = given.classes.get("model")
+        if named is not None and not _same_class(named, self.class_path):
+            raise InputError(
+                f"the checkpoint holds a {self.class_path}, and {given.places['model']} says {named}",
+                f"leave the model out: {path!r} says it",
+            )
+        self.data = saved.get("data")
+        # a recipe, or a class, of data stands for all of them; an option changes the checkpoint's
+        if "data" in given.places:
+            self.data = None
+        content = {"model": {"class_path": self.class_path, "init_args": self.init_args}}
+        content |= {} if self.data is None else {"data": self.data}
+        for cls in _class_paths(content):
+            if current_path(cls) not in given.classes.values():
+                import_class(cls, object, "the checkpoint")  # a file cannot make Python run a module
+        self.text = json.dumps(content)
+
+    def check_data(self, given: options.Given) -> None:
+        """Refuses a command that has no data, and whose checkpoint does not say any."""
+        options.check_complete(given, model=True, data=self.data is not None)
+
+    def check(self, model: Namespace, given: options.Given) -> None:
+        """Refuses what the command says of the model otherwise than it was trained; what it leaves out is as it was.
+
+        Raises:
+            InputError: naming each option, both values, and where it stands.
+        """
+        now = model.init_args.as_dict()
+        differ = [
+            f"{path} = {_short(kept)}, and {given.places[f'model.{path}']} says {_short(value)}"
+            for name, whole in self.init_args.items()
+            if name not in OF_TRAINING
+            for path, value, kept in _differences(name, now[name], whole)
+            if f"model.{path}" in given.places
+        ]
+        if differ:
+            raise InputError(
+                f"the checkpoint was trained with {'; with '.join(differ)}",
+                f"leave the recipe or the option out: {self.path!r} says what its model is",
+            )
+        for name, kept in self.init_args.items():
+            if any(_differences(name, now[name], kept)):
+                model.init_args[name] = kept
+
+
 class ProgressBar(RichProgressBar):
     """Lightning's bar with losses only, brought up to date a few times a second: more takes time from training."""
 
@@ -273,6 +344,39 @@ def training_parser(command: str) -> TrainingParser:
         parser: TrainingParser = built.value
         return parser
     raise AssertionError("unreachable: parse_arguments raises")
+
+
+def _class_paths(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        if isinstance(value.get("class_path"), str):
+            yield value["class_path"]
+        value = list(value.values())
+    for each in value if isinstance(value, list) else ():
+        yield from _class_paths(each)
+
+
+def _same_class(a: str, b: str) -> bool:
+    """Whether two paths, of which one may be a bare name, name one class."""
+    a, b = current_path(a), current_path(b)
+    return a == b or (("." not in a or "." not in b) and a.rpartition(".")[2] == b.rpartition(".")[2])
+
+
+def _differences(path: str, now: Any, kept: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Where two values differ, by the path of the option, and both."""
+    classes = [str(each["class_path"]) for each in (now, kept) if isinstance(each, Mapping) and "class_path" in each]
+    if len(classes) == 2 and _same_class(*classes):
+        own, other = now.get("init_args") or {}, kept.get("init_args") or {}
+        for name in own.keys() & other.keys():
+            yield from _differences(f"{path}.{name}", own[name], other[name])
+    elif (list(now) if isinstance(now, tuple) else now) != (list(kept) if isinstance(kept, tuple) else kept):
+        yield path, now, kept
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping) and "class_path" in value:
+        inner = ", ".join(f"{name}={_short(each)}" for name, each in (value.get("init_args") or {}).items())
+        return f"{value['class_path'].rpartition('.')[2]}({inner})"
+    return repr(value)
 
 
 def _joined(parts: list[Any]) -> Any:

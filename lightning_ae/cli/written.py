@@ -27,18 +27,39 @@ def check_free(files: Iterable[Path], overwrite: bool) -> None:
             raise InputError(f"{file} exists already", "give another output, or set overwrite")
 
 
-def write_parquet(rows: Any, codes: torch.Tensor, file: Path, overwrite: bool) -> None:
-    """Writes the rows of a Dataset with a column "code"."""
+def write_parquet(
+    rows: Any, codes: torch.Tensor, keys: dict[str, Any], about: dict[str, str], file: Path, overwrite: bool
+) -> str:
+    """Writes the rows of a Dataset with their codes and keys; the name of the codes' column.
+
+    Args:
+        rows: what stands beside the codes.
+        codes: (N, features), the column "code".
+        keys: columns by which rows are found again; see `HFDataModule.keys`. Where the rows have a column of a name, an
+            underscore follows it.
+        about: words for the file's own metadata, under names that begin with "lightning_ae.".
+        file: to write.
+        overwrite: replace it where it exists.
+    """
     import pyarrow as pa
     from datasets import Dataset, concatenate_datasets
+    from pyarrow import parquet
 
     flat = pa.array(codes.flatten().numpy())
-    code = pa.FixedSizeListArray.from_arrays(flat, codes[0].numel())
-    table = Dataset(pa.table({"code": code}))
+    columns: dict[str, Any] = {}
+    for name, values in {"code": pa.FixedSizeListArray.from_arrays(flat, codes[0].numel()), **keys}.items():
+        while name in rows.column_names:
+            name += "_"
+        columns[name] = values
+    table = Dataset(pa.table(columns))
     if rows.column_names:
         table = concatenate_datasets([table, rows], axis=1)
     with whole_file(file, overwrite) as part:
         table.to_parquet(part)
+        written = parquet.read_table(part)
+        said = {f"lightning_ae.{name}": value for name, value in about.items()}
+        parquet.write_table(written.replace_schema_metadata({**(written.schema.metadata or {}), **said}), part)
+    return next(iter(columns))
 
 
 def save_figure(figure: Any, file: Path, overwrite: bool) -> Path:

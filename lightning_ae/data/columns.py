@@ -1,15 +1,103 @@
-"""What the columns of a data set are."""
+"""What the columns of a data set are, and which of them make a model's input where nobody says so."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lightning_ae.data.signature import Column
+from lightning_ae.data.signature import Column, listed
 from lightning_ae.errors import InputError
 
 if TYPE_CHECKING:
     from datasets import Features
+
+LABELS = ("label", "labels", "target", "class", "y")
+TARGETS = {
+    *(*LABELS, "targets", "classes", "outcome", "response", "diagnosis"),
+    *("fraud", "anomaly", "outlier", "churn", "default", "is_fraud", "is_anomaly", "is_outlier", "is_default"),
+}
+TARGET_ENDINGS = ("_label", "_labels", "_target", "_class", "_outcome")
+IDENTIFIER = re.compile(r"(^|[_\-. ])(id|ids|uuid|guid|key|pk|rowid|row_?id|idx)$")
+CAMEL_IDENTIFIER = re.compile(r"[a-z](Id|ID)$")
+INDEX = re.compile(r"__index_level_\d+__|Unnamed: ?\d+(_level_\d+)?|level_\d+|[Ii]ndex|")
+LOOKS = ("looks like a target", "an identifier", "an index")
+_LISTS = ("List", "LargeList", "Sequence")
+_WHOLE = ("int", "uint")
+_NUMBERS = (*_WHOLE, "float", "double", "bool", "decimal")
+_DATES = ("timestamp", "date", "time", "duration")
+_TEXTS = ("string", "large_string", "string_view")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which columns of a data set a model takes, and which it does not.
+
+    Args:
+        input: the columns that make the input, in order.
+        label: the column of labels, or None.
+        left_out: what else there is, with the reason why it makes no input.
+    """
+
+    input: tuple[str, ...]
+    label: str | None
+    left_out: Mapping[str, str]
+
+    def said(self, classes: str = "", hint: bool = False) -> str:
+        """In one line; `classes` is said of the label, and `hint` says how to take what was left out by its name."""
+        names = listed(self.input)
+        columns = names if len(self.input) == 1 else f"{len(self.input)} columns ({names})"
+        parts = [f"input: {columns}", f"label: {'none' if self.label is None else self.label + classes}"]
+        if self.left_out:
+            parts.append(f"left out: {reasons(self.left_out)}")
+        if hint and any(reason in LOOKS for reason in self.left_out.values()):
+            parts.append("to take one all the same, name the input: kind=Tabular(columns=[...])")
+        return "; ".join(parts)
+
+
+def choose(features: Features, label: str | None, chosen: Iterable[str] | None = None) -> Choice:
+    """The columns of a table that make the input: the only one of vectors, else all of numbers.
+
+    What looks like a target, an index or an identifier is left out, whatever it holds; see `Tabular`.
+
+    Args:
+        features: of the data set.
+        label: the column of labels, or None.
+        chosen: the columns that make the input, where that is settled; the rest is left out then.
+    """
+    known = describe(features)
+    why: dict[str, str] = {}
+    for name, feature in features.items():
+        if name != label:
+            looks = _looks(name, feature, features)
+            why[name] = looks or ("" if name in known and known[name].kind != "category" else _what(feature))
+    if chosen is not None:
+        taken = tuple(chosen)
+    else:
+        vectors = tuple(name for name, reason in why.items() if not reason and known[name].kind == "vector")
+        numbers = tuple(name for name, reason in why.items() if not reason and known[name].kind == "number")
+        taken = vectors or numbers
+    beside = "not among the input's columns"
+    return Choice(taken, label, {name: reason or beside for name, reason in why.items() if name not in taken})
+
+
+def find_label(features: Features, texts: bool = True) -> str | None:
+    """The only column of classes, else one named label, labels, target, class or y, in any case; else None.
+
+    Where there is a column x of numbers, y is a coordinate. Columns of text count where `texts` says so.
+    """
+    classes = [name for name, feature in features.items() if type(feature).__name__ == "ClassLabel"]
+    if len(classes) == 1:
+        return classes[0]
+    able = [
+        name for name in (label_columns if texts else scalar_columns)(features)
+        if not (name.lower() == "y" and _coordinates(features))
+    ]  # fmt: skip
+    for wanted in LABELS:
+        if named := [name for name in able if name.lower() == wanted]:
+            return named[0] if wanted not in named else wanted
+    return None
 
 
 def describe(features: Features) -> dict[str, Column]:
@@ -17,14 +105,14 @@ def describe(features: Features) -> dict[str, Column]:
     not known before they are read."""
     found: dict[str, Column] = {}
     schema = features.arrow_schema
-    for name in features:
-        if name in image_columns(features):
+    for name, feature in features.items():
+        if type(feature).__name__ == "Image":
             found[name] = Column(name, "image", "image", range=(0, 255))
-        elif (classes := getattr(features[name], "names", None)) is not None:
+        elif (classes := getattr(feature, "names", None)) is not None:
             found[name] = Column(name, "category", str(schema.field(name).type), classes=tuple(classes))
-        elif name in scalar_columns(features):
+        elif _is_number(feature):
             found[name] = Column(name, "number", str(schema.field(name).type))
-        elif name in vector_columns(features):
+        elif _is_vector(feature):
             found[name] = Column(name, "vector", str(schema.field(name).type))
     return found
 
@@ -41,21 +129,90 @@ def scalar_columns(features: Features) -> list[str]:
 
 def vector_columns(features: Features) -> list[str]:
     """The columns that hold a list of numbers each."""
-    return [
-        name for name, feature in features.items()
-        if type(feature).__name__ in ("List", "LargeList", "Sequence") and _is_number(feature.feature)
-    ]  # fmt: skip
+    return [name for name, feature in features.items() if _is_vector(feature)]
+
+
+def label_columns(features: Features) -> list[str]:
+    """The columns that hold a number, a class or a text each."""
+    return [name for name, feature in features.items() if _is_number(feature) or _dtype(feature) in _TEXTS]
+
+
+def is_text(feature: Any) -> bool:
+    """Whether a column holds texts."""
+    return _dtype(feature) in _TEXTS
+
+
+def is_whole(feature: Any) -> bool:
+    """Whether a column holds whole numbers, of no declared class."""
+    return type(feature).__name__ == "Value" and _dtype(feature).startswith(_WHOLE)
+
+
+def reasons(left_out: Mapping[str, str]) -> str:
+    """Columns in a message, each with why it was left out: those named by themselves first."""
+    order = sorted(left_out, key=lambda name: left_out[name] not in LOOKS)
+    return listed([f"{name} ({left_out[name]})" for name in order])
 
 
 def check_columns(names: Iterable[str], features: Features) -> None:
     """Raises InputError for a column that is not there, listing those that are."""
     for name in names:
         if name not in features:
-            raise InputError(f"the data set has no column {name!r}", f"it has {list(features)}")
+            raise InputError(
+                f"the data set has no column {name!r}", f"it has [{listed([repr(each) for each in features])}]"
+            )
+
+
+def _looks(name: str, feature: Any, features: Features) -> str | None:
+    """What a column is by its name, whatever it holds."""
+    lower = name.lower()
+    if (lower in TARGETS or lower.endswith(TARGET_ENDINGS)) and not (lower == "y" and _coordinates(features)):
+        return "looks like a target"
+    if name.startswith("__index_level_") and INDEX.fullmatch(name):
+        return "an index"
+    if not (is_whole(feature) or is_text(feature)):
+        return None
+    if INDEX.fullmatch(name):
+        return "an index"
+    return "an identifier" if IDENTIFIER.search(lower) or CAMEL_IDENTIFIER.search(name) else None
+
+
+def _coordinates(features: Features) -> bool:
+    """Whether y stands beside a number x, so that it is a coordinate."""
+    return any(name.lower() == "x" and _is_number(feature) for name, feature in features.items())
+
+
+def _what(feature: Any) -> str:
+    """What a column that makes no input holds, in words."""
+    name, dtype = type(feature).__name__, _dtype(feature)
+    if name == "ClassLabel":
+        return "classes"
+    if name in _LISTS:
+        inner = feature.feature
+        return "lists of images" if type(inner).__name__ == "Image" else "nested lists" if (
+            type(inner).__name__ in _LISTS) else f"lists: {_what(inner)}"  # fmt: skip
+    if name.startswith("Array"):
+        return f"arrays of shape {tuple(feature.shape)}"
+    if isinstance(feature, dict):
+        return "a struct"
+    if name == "Image":
+        return "images"
+    if name != "Value":
+        return name.lower()
+    if dtype in _TEXTS:
+        return "text"
+    if dtype == "null":
+        return "all values missing"
+    return "a date" if dtype.startswith(_DATES) else dtype
+
+
+def _dtype(feature: Any) -> str:
+    return str(feature.dtype) if type(feature).__name__ in ("Value", "ClassLabel") else ""
 
 
 def _is_number(feature: Any) -> bool:
     # arrays of two and more dimensions have a dtype as well
-    return type(feature).__name__ in ("Value", "ClassLabel") and feature.dtype.startswith(
-        ("int", "uint", "float", "bool")
-    )
+    return _dtype(feature).startswith(_NUMBERS)
+
+
+def _is_vector(feature: Any) -> bool:
+    return type(feature).__name__ in _LISTS and _is_number(feature.feature)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from lightning_ae.data.kinds import Kind
+    from lightning_ae.data.labels import Beside
 
 CHUNK_BYTES = 4 << 20
 WORTH_WORKERS = 0.5  # seconds of decoding
@@ -44,18 +45,36 @@ def decode_chunks(kind: Kind, rows: Dataset, columns: list[str], split: str) -> 
             if isinstance(chunk, InputError):
                 raise chunk
             if (chunk.shape[1:], chunk.dtype) != (first.shape[1:], first.dtype):
-                raise mixed_shapes(first, chunk, split, i * size)
+                raise mixed_shapes(first, chunk, split, 0, i * size)
             bar.update(len(chunk))
             yield chunk
 
 
-def mixed_shapes(first: np.ndarray, chunk: np.ndarray, split: str, row: int) -> InputError:
-    """Says that chunks of a split differ."""
+def mixed_shapes(one: np.ndarray, other: np.ndarray, split: str, row: Any, other_row: Any) -> InputError:
+    """Says that samples of a split differ."""
     return InputError(
-        f"samples differ: the first of split {split!r} is {first.dtype} {first.shape[1:]}, row {row} is "
-        f"{chunk.dtype} {chunk.shape[1:]}",
-        "images can be brought to one shape: kind=Image(size=(height, width), channels=1 or 3)",
+        f"samples of split {split!r} differ: row {row} is {one.dtype} {one.shape[1:]}, row {other_row} is "
+        f"{other.dtype} {other.shape[1:]}",
+        "bring vectors to one length first (Dataset.map); images are brought to one shape by kind=Image(size=(height, "
+        "width), channels=1 or 3)",
     )
+
+
+def decode_rows(kind: Kind, rows: pa.Table, columns: list[str], split: str, numbers: Sequence[int]) -> np.ndarray:
+    """The samples of rows from anywhere in a split, where `numbers` are the data set's own, so that errors name those.
+
+    Raises:
+        InputError: when samples cannot be used, or differ in shape.
+    """
+    try:
+        return kind.decode(rows, columns, split, numbers[0])
+    except InputError:
+        # a kind counts on from the first row: one by one, each has its own number
+        alone = [kind.decode(rows[i : i + 1], columns, split, number) for i, number in enumerate(numbers)]
+        for each, number in zip(alone, numbers, strict=True):
+            if each.shape != alone[0].shape:
+                raise mixed_shapes(alone[0], each, split, numbers[0], number) from None
+        raise
 
 
 class OnTheFly:
@@ -67,7 +86,8 @@ class OnTheFly:
         split: its name, for errors.
         columns: those that make the input.
         key: the input's name in a batch.
-        others: columns that a batch has besides.
+        beside: reads what a batch has besides.
+        numbers: the data set's own of the rows, int64 (N,); by default they are all of them.
         seed: of what evaluation draws once for each sample; None where it draws nothing.
     """
 
@@ -78,20 +98,22 @@ class OnTheFly:
         split: str,
         columns: list[str],
         key: str,
-        others: list[str],
+        beside: Beside,
+        numbers: np.ndarray | None = None,
         seed: int | None = None,
     ) -> None:
-        self.kind, self.split, self.columns, self.key, self.others = kind, split, columns, key, others
-        self.seed = seed
-        self.rows = rows.select_columns([*columns, *others]).with_format("arrow")
+        self.kind, self.split, self.columns, self.key, self.beside = kind, split, columns, key, beside
+        self.numbers, self.seed = numbers, seed
+        self.rows = rows.select_columns([*columns, *beside.names]).with_format("arrow")
 
     def __call__(self, positions: Tensor) -> dict[str, Tensor]:
         """The samples at these positions, int64 (B,)."""
-        return self._decode(self.rows[positions.tolist()], int(positions[0]))
+        numbers = positions.numpy() if self.numbers is None else self.numbers[positions.numpy()]
+        return self._decode(self.rows[positions.tolist()], numbers.tolist())
 
-    def share(self, rows: pa.Table, share: slice, index: int, size: int) -> dict[str, Tensor]:
+    def share(self, rows: pa.Table, numbers: list[int], share: slice, index: int, size: int) -> dict[str, Tensor]:
         """The samples `rows` of a stream, which are a rank's share of batch `index` of `size` samples."""
-        batch = self._decode(rows, 0)
+        batch = self._decode(rows, numbers)
         if self.seed is not None:  # each sample keeps its draw: the order of evaluation is always the same
             generator = torch.Generator().manual_seed(self.seed + index)
             whole = batch[self.key].new_zeros(size, *batch[self.key].shape[1:])
@@ -99,9 +121,9 @@ class OnTheFly:
             batch[self.key] = self.kind.freeze(whole, generator)[share]
         return batch
 
-    def _decode(self, rows: pa.Table, first: int) -> dict[str, Tensor]:
-        samples = torch.from_numpy(self.kind.decode(rows, self.columns, self.split, first))
-        return {self.key: samples, **{name: torch.from_numpy(rows[name].to_numpy().copy()) for name in self.others}}
+    def _decode(self, rows: pa.Table, numbers: list[int]) -> dict[str, Tensor]:
+        samples = torch.from_numpy(decode_rows(self.kind, rows, self.columns, self.split, numbers))
+        return {self.key: samples, **self.beside(rows, numbers)}
 
 
 class _Chunks(TorchDataset[Any]):

@@ -49,18 +49,21 @@ def identity(data: HFDataModule, samples: int | None) -> Identity:
     """
     rows, columns, kind = data.splits[data.train_split], data.input_columns, data.kind
     assert kind is not None  # settled by the columns
-    others = sorted(column for column in scalar_columns(rows.features) if column not in columns)
-    schema = rows.features.arrow_schema
+    features = rows.features  # a copy each time
+    images = set(image_columns(features))
+    besides = {*scalar_columns(features), *([] if data.label is None else [data.label])}  # a label may be text
+    others = sorted(besides - set(columns))
+    schema = features.arrow_schema
     content: dict[str, Any] = {} if samples is None else {"rows": samples}
     for place, table in _looked_at(rows, columns + others, data.streaming):
         for column in table.column_names:
-            digest = _digest(table[column], column in image_columns(rows.features), data.train_split)
+            digest = _digest(table[column], column in images, data.train_split)
             content[f"{place} of column {column!r}"] = digest
     reading = {
         "input columns": [f"{column}: {schema.field(column).type}" for column in columns],
         "further columns": [f"{column}: {schema.field(column).type}" for column in others],
         "label": data.label,
-        "classes": data.class_names,
+        "classes": getattr(features.get(data.label), "names", None),  # as declared: others are in the content
         **{f"kind.{name}": value for name, value in _options(kind).items()},
     }
     if isinstance(data.own_preprocess, TabularPreprocess) and kind.fitted:

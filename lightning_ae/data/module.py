@@ -11,9 +11,9 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor
 
 from lightning_ae.config import arguments, class_path, from_plain, import_class, to_plain
-from lightning_ae.data.columns import scalar_columns
 from lightning_ae.data.decoding import OnTheFly
 from lightning_ae.data.identity import Identity, check_identity, identity
 from lightning_ae.data.kinds import Kind
@@ -30,7 +30,12 @@ class HFDataModule(Samples, pl.LightningDataModule):
     A split is decoded once, into one array of its own type from which whole batches are gathered. By default the array
     lies in a file that later runs, and all processes of a machine, map into memory. Scaling, normalisation and
     binarisation happen on the device. A batch is a dict: the input under its column's name ("x" where several columns
-    make it), and every other column of numbers or classes under its own.
+    make it, "x_" where another column is called so), and every other column of numbers or classes under its own. Which
+    columns make the input, and what was left out, is said in one line (see `Tabular`).
+
+    A label that names classes is their number in a batch, int64, -1 where a row has none: the names are `class_names`,
+    those of the training split in every split, or the model's where the data feed a trained one; see
+    `lightning_ae.data.labels` for what counts as classes.
 
     A batch is that of all ranks together, of which each takes its share: the batches, their order (shuffled by torch's
     seed and the epoch) and what is drawn for them are the same on any number of ranks, and each sample comes once in an
@@ -45,7 +50,7 @@ class HFDataModule(Samples, pl.LightningDataModule):
         revision: the revision on the hub.
         kind: how samples are read, `Image(...)` or `Tabular(...)`; by default as the data set's features suggest.
         label: the column of labels; by default the only column of classes, or one named label, labels, target, class
-            or y.
+            or y, in any case.
         train_split: the split to train on.
         val_split: the split to validate on; by default a part of the training split.
         test_split: the split to test on.
@@ -170,6 +175,12 @@ class HFDataModule(Samples, pl.LightningDataModule):
         for batch in self._loader(split, batch_size=batch_size or self.batch_size):
             yield self._ready(batch)
 
+    def rows(self, split: str, positions: Tensor) -> Batch:
+        """The samples at these positions, int64 (B,), in the order of evaluation, ready for a model, on the CPU."""
+        loader = self._loader(split)
+        assert isinstance(loader, BatchLoader)
+        return self._ready(loader.read(positions))
+
     @property
     def identity(self) -> Identity:
         """By what a fit that goes on knows its data again; see `lightning_ae.data.identity`."""
@@ -186,6 +197,7 @@ class HFDataModule(Samples, pl.LightningDataModule):
         """Downloads and decodes into the caches; Lightning calls it in one process of each node."""
         _ = self.splits
         self._meet_model()
+        self._say_choice()
         if self.cache == "disk":
             self._prepare(self.trainer.state.fn if self.trainer is not None else None)
 
@@ -195,6 +207,7 @@ class HFDataModule(Samples, pl.LightningDataModule):
             self._seed = None
             self._run_seed()
         self._meet_model()
+        self._say_choice()
         self._prepare(stage)
         _ = self.preprocess
         if stage == "fit":
@@ -323,15 +336,10 @@ class HFDataModule(Samples, pl.LightningDataModule):
         name, rows = self._part(split)
         frozen = self._kind().frozen is not None and (not training or self._kind().trains_frozen)
         data = self._rows_of(name)
-        others = [column for column in scalar_columns(data.features) if column not in self.input_columns]
-        if self._key in others:
-            raise InputError(
-                f"several columns make the input, named {self._key!r} in a batch, but there is a column of that name",
-                "rename it (Dataset.rename_column) or make it part of the input",
-            )
+        beside = self._beside(self._others(data.features), name)
         if self.streaming:
             seeds = self.split_seed if frozen else None
-            decoded = OnTheFly(self._kind(), data, name, self.input_columns, self._key, others, seeds)
+            decoded = OnTheFly(self._kind(), data, name, self.input_columns, self._key, beside, seed=seeds)
             buffer = self.shuffle_buffer if shuffle else 0
             stream = Stream(decoded.rows, decoded.share, batch_size, buffer, seed, world, rank, self._declared(name))
             if training:
@@ -349,13 +357,11 @@ class HFDataModule(Samples, pl.LightningDataModule):
         if self.cache == "none":
             self._orders[split] = order
             taken = data if rows is None else data.select(rows)
-            read = OnTheFly(self._kind(), taken, name, self.input_columns, self._key, others)
+            read = OnTheFly(self._kind(), taken, name, self.input_columns, self._key, beside, rows)
             return BatchLoader(read, order, self.num_workers, position=position, **options)
-        table = data.select_columns(others).with_format("torch")[:] if others else {}
-        samples = {
-            self._key: self._array(name, frozen),
-            **{column: torch.as_tensor(table[column]) for column in others},
-        }
+        samples = {self._key: self._array(name, frozen)}
+        if beside.names:
+            samples |= beside(data.select_columns(beside.names).with_format("arrow")[:], range(len(data)))
         self._orders[split] = order
         columns = Columns(samples, None if rows is None else torch.from_numpy(rows))
         return BatchLoader(self._on_device(columns, name), order, position=position, **options)

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lightning_ae.data.cache import cached, in_memory
-from lightning_ae.data.columns import check_columns, describe, scalar_columns
+from lightning_ae.data.columns import (
+    check_columns,
+    choose,
+    describe,
+    find_label,
+    image_columns,
+    label_columns,
+    scalar_columns,
+)
 from lightning_ae.data.decoding import decode_chunks
-from lightning_ae.data.kinds import Kind, kind_of
-from lightning_ae.data.signature import Signature
+from lightning_ae.data.fingerprint import fingerprint
+from lightning_ae.data.kinds import Kind, Tabular, kind_of
+from lightning_ae.data.labels import Beside, label_column
+from lightning_ae.data.signature import Column, Signature, listed
 from lightning_ae.data.source import load_splits
 from lightning_ae.errors import InputError
 from lightning_ae.preprocess import ImagePreprocess, Preprocess, TabularPreprocess
 
-LABELS = ("label", "labels", "target", "class", "y")
+LOOKED_AT = 10_000  # rows in which values are compared
 
 
 class Samples:
@@ -48,6 +61,8 @@ class Samples:
         self._of_model: Signature | None = None  # whose signature is taken over
         self._own: Preprocess | None = None
         self._reading: Kind | None = None  # the kind, as that model asks for
+        self._settled = False  # the kind, by what the data set says of itself
+        self._said = False  # which columns were chosen
 
     # ---- what the data are -----------------------------------------------------------------------------------
 
@@ -63,31 +78,57 @@ class Samples:
         """The columns that make the model's input, in order."""
         if self._of_model is not None and self._of_model.columns:
             return self._of_model.names
-        return self._kind().input_columns(self._rows_of(self.train_split).features, self.label)
+        return self._kind().input_columns(self._rows_of(self._typical).features, self.label)
 
     @property
     def label(self) -> str | None:
         """The column of labels, or None."""
-        features = self._rows_of(self.train_split).features
-        if self._given_label is not None:
-            check_columns([self._given_label], features)
-            if self._given_label not in scalar_columns(features):
-                raise InputError(
-                    f"label {self._given_label!r} holds {features[self._given_label]}, not numbers or classes",
-                    f"columns of numbers or classes: {scalar_columns(features)}",
-                )
-            return self._given_label
-        classes = [name for name, feature in features.items() if type(feature).__name__ == "ClassLabel"]
-        if len(classes) == 1:
-            return classes[0]
-        return next((name for name in LABELS if name in scalar_columns(features)), None)
+        return None if self._label is None else self._label.name
 
     @property
     def class_names(self) -> list[str] | None:
-        """The names of the label's classes, or None."""
-        feature = self.splits[self.train_split].features.get(self.label)
-        names: list[str] | None = getattr(feature, "names", None)
-        return names
+        """The names of the label's classes, in the order of their numbers, or None."""
+        return None if self._label is None or self._label.classes is None else list(self._label.classes)
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether labels are classes, not numbers; a stream's whole numbers are taken for classes as they are."""
+        return self._label is not None and self._label.kind == "category"
+
+    def labels(self, split: str) -> Tensor:
+        """The labels of "train", "val" or "test" as batches have them, (N,), in the order of evaluation.
+
+        Raises:
+            InputError: when there are none, or one is no class of the training split.
+        """
+        name, rows = self._part(split)
+        labels = self._labels_of(name)
+        return labels if rows is None else labels[torch.from_numpy(rows)]
+
+    def refuse_unlabelled(self, splits: Iterable[str]) -> None:
+        """Refuses rows without a class in "train", "val" or "test", for a model that needs one of each; what a stream
+        holds shows when it is read.
+
+        Raises:
+            InputError: naming the first such row.
+        """
+        for split in splits if self.has_classes and not self.streaming else ():
+            if (missing := self.labels(split) < 0).any():
+                (name, rows), at = self._part(split), int(missing.int().argmax())
+                raise InputError(
+                    f"the model needs a label for each sample, and {self.label!r} of split {name!r} has none in row "
+                    f"{at if rows is None else int(rows[at])} (missing, or -1)",
+                    "drop such rows (Dataset.filter)",
+                )
+
+    def _labels_of(self, name: str) -> Tensor:
+        """The labels of one of the data set's own splits, (N,)."""
+        if self.label is None:
+            raise InputError("the data set has no label column", "give label=...")
+        rows = self._rows_of(name)
+        check_columns([self.label], rows.features)
+        table = rows.select_columns([self.label]).with_format("arrow")[:]
+        return self._beside([self.label], name)(table, range(len(rows)))[self.label]
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -103,6 +144,34 @@ class Samples:
         name, rows = self._part(split)
         return self._rows_of(name) if rows is None else self._rows_of(name).select(rows)
 
+    def has(self, split: str) -> bool:
+        """Whether there are rows of "train", "val" or "test"."""
+        names = {"train": self.train_split, "val": self.val_split or self.train_split, "test": self.test_split}
+        if split == "val" and self.val_split is None and self.train_split in self.splits:
+            return not self.streaming and round(self.val_fraction * len(self.splits[self.train_split])) > 0
+        return names[split] in self.splits
+
+    def keys(self, split: str) -> dict[str, Any]:
+        """By what a row of "train", "val" or "test" is found again, in the order of evaluation.
+
+        "row" is its number in the data set's own split, "path" the file of its image, relative to a local data set's
+        folder, where images are files.
+        """
+        name, rows = self._part(split)
+        found: dict[str, Any] = {"row": np.arange(len(self._rows_of(name))) if rows is None else rows}
+        images = [column for column in self.input_columns if column in image_columns(self._rows_of(name).features)]
+        if images:
+            table = self.dataset(split).select_columns(images[:1]).with_format("arrow")[:]
+            paths = pc.struct_field(table[images[0]].combine_chunks(), "path").to_pylist()
+            if any(path is not None for path in paths):
+                folder = os.path.abspath(os.path.expanduser(os.fspath(self.path))) if self._is_local else None
+                found["path"] = [_relative(path, folder) for path in paths]
+        return found
+
+    @property
+    def _is_local(self) -> bool:
+        return isinstance(self.path, str | os.PathLike) and os.path.isdir(os.path.expanduser(os.fspath(self.path)))
+
     # ---- what a model takes of them ----------------------------------------------------------------------------------
 
     @property
@@ -112,10 +181,10 @@ class Samples:
         if of_model is not None and of_model.columns:
             return of_model
         if self._signature is None:
-            known = describe(self._rows_of(self.train_split).features)
+            known = describe(self._rows_of(self._typical).features)
             columns = self._kind().described([known[name] for name in self.input_columns], self._first_row())
             preprocess = self.own_preprocess if of_model is None else of_model.preprocess
-            self._signature = Signature(preprocess, tuple(columns), known.get(self.label or ""))
+            self._signature = Signature(preprocess, tuple(columns), self._label)
         return self._signature
 
     def use_signature(self, signature: Signature) -> None:
@@ -127,11 +196,11 @@ class Samples:
         if signature == self._of_model:
             return
         kind = self._kind().of_signature(signature)
-        signature.check(describe(self._rows_of(self.train_split).features))
+        signature.check(describe(self._rows_of(self._typical).features))
         self._say_what_changes(signature)
         self._of_model, self._reading, self._signature = signature, kind, None
         self._arrays.clear()
-        for name in ("input_columns", "_key"):
+        for name in ("input_columns", "_key", "_label"):
             vars(self).pop(name, None)
 
     @property
@@ -156,7 +225,7 @@ class Samples:
         frozen = frozen and kind.frozen is not None
         if (name, frozen) in self._arrays:
             return self._arrays[name, frozen]
-        about: dict[str, Any] = {"fingerprint": rows._fingerprint, "columns": self.input_columns, **kind.decoding}
+        about = fingerprint(kind, rows, self.input_columns) if self.cache == "disk" else {}
         if frozen:
             about |= {"frozen": kind.frozen, "seed": self.split_seed}
             chunks = self._frozen(name)
@@ -216,29 +285,114 @@ class Samples:
                 rank_zero_info("the data are standardised by the statistics of the model's training data")
             return
         assert isinstance(wanted, ImagePreprocess)
-        columns = [describe(self._rows_of(self.train_split).features)[name] for name in self.input_columns]
+        columns = [describe(self._rows_of(self._typical).features)[name] for name in self.input_columns]
         native = self._kind().described(columns, self._first_row())[0].shape
         if native not in [column.shape for column in signature.columns] and (lost := wanted.lost(native)):
             rank_zero_warn(lost)
 
     def _first_row(self) -> pa.Table:
-        rows: Any = self._rows_of(self.train_split).select_columns(self.input_columns).with_format("arrow")
-        return next(rows.iter(1)) if self.streaming else rows[:1]
+        return self._first_rows(1)
+
+    def _first_rows(self, n: int) -> pa.Table:
+        rows: Any = self._rows_of(self._typical).select_columns(self.input_columns).with_format("arrow")
+        return next(rows.iter(n)) if self.streaming else rows[:n]
+
+    def _say_choice(self) -> None:
+        """Once, which columns were chosen, and what of their values is lost."""
+        if self._said:
+            return
+        self._said, kind = True, self._kind()
+        choice = choose(self._rows_of(self._typical).features, self.label, self.input_columns)
+        names = self.class_names
+        classes = "" if names is None else f"{len(names)} classes: {listed(names)}"
+        if self.has_classes and not self.streaming and (without := int((self._labels_of(self._typical) < 0).sum())):
+            classes += f"; {without} rows have none"
+        rank_zero_info(
+            choice.said(classes and f" ({classes})", hint=isinstance(kind, Tabular) and kind.columns is None)
+        )
+        if isinstance(kind, Tabular) and (lost := kind.unlike(self._first_rows(LOOKED_AT), self.input_columns)):
+            rank_zero_warn(
+                f"float32 cannot tell apart some different values of {listed(lost)}: give "
+                "kind=Tabular(standardize=True), which centres them in float64 first"
+            )
+
+    @cached_property  # every batch asks for it
+    def _label(self) -> Column | None:
+        """The column of labels, with its classes as batches number them."""
+        rows = self._rows_of(self._typical)
+        name, features = self._given_label, rows.features
+        of_model = None if self._of_model is None else self._of_model.label
+        if name is not None:
+            check_columns([name], features)
+            if name not in label_columns(features):
+                raise InputError(
+                    f"label {name!r} holds {features[name]}, not numbers, classes or text",
+                    f"columns of those: {listed(label_columns(features))}",
+                )
+        elif of_model is not None and of_model.name in label_columns(features):
+            name = of_model.name
+        else:
+            name = find_label(features, texts=not self.streaming)
+        if name is None:
+            return None
+        classes = None if of_model is None else of_model.classes
+        try:
+            label = label_column(rows, name, self.streaming, classes)
+        except InputError:  # texts that are no classes
+            if self._given_label is not None:
+                raise
+            return None
+        if classes is not None and label.classes is not None and not set(label.classes) & set(classes):
+            rank_zero_warn(
+                f"label {name!r} has the classes {listed(label.classes)}, none of which the model was trained with "
+                f"({listed(classes)}): they are numbered by themselves"
+            )
+            return label
+        return label if classes is None or label.classes is None else replace(label, classes=classes)
+
+    def _beside(self, names: list[str], split: str) -> Beside:
+        """Reads what a batch of one of the data set's own splits has besides the input."""
+        return Beside(names, self._label, dict(self._rows_of(split).features), split)
+
+    def _others(self, features: Any) -> list[str]:
+        """The columns that a batch has besides the input."""
+        names = scalar_columns(features)
+        label = [self.label] if self.label is not None and self.label in features and self.label not in names else []
+        taken = set(self.input_columns)
+        return [name for name in names + label if name not in taken]
 
     @cached_property  # every batch asks for it
     def _key(self) -> str:
         columns = self.input_columns
-        return columns[0] if len(columns) == 1 else "x"
+        if len(columns) == 1:
+            return columns[0]
+        key, others = "x", self._others(self._rows_of(self._typical).features)
+        while key in others:
+            key += "_"
+        return key
 
     def _kind(self) -> Kind:
-        if self.kind is None:
-            self.kind = kind_of(self._rows_of(self.train_split).features)
+        if not self._settled:
+            features = self._rows_of(self._typical).features
+            self.kind = (self.kind or kind_of(features)).of_features(features)
+            self._settled = True
+        assert self.kind is not None
         return self._reading or self.kind
+
+    @property
+    def _typical(self) -> str:
+        """The split whose columns stand for all: the training one or, of data that only feed a model, the first."""
+        splits = (self.train_split, self.val_split, self.test_split)
+        return next((name for name in splits if name is not None and name in self.splits), self.train_split)
 
     def _rows_of(self, name: str) -> Any:
         if name not in self.splits:
             argument = next(a for a in ("train_split", "val_split", "test_split") if getattr(self, a) == name)
-            raise InputError(f"the data set has no split {name!r} ({argument})", f"it has {list(self.splits)}")
+            there = list(self.splits)
+            raise InputError(
+                f"the data set has no split {name!r} ({argument})",
+                f"it has {listed([repr(each) for each in there])}: name one, {argument}={there[0]!r}",
+            )
         rows = self.splits[name]
         if not self.streaming and len(rows) == 0:
             raise InputError(f"split {name!r} of the data set is empty")
@@ -276,3 +430,7 @@ class Samples:
         splits = None if own else self.splits[name].info.splits
         samples: int | None = splits[name].num_examples if splits and name in splits else None
         return samples or None
+
+
+def _relative(path: str | None, folder: str | None) -> str | None:
+    return os.path.relpath(path, folder) if path and folder and path.startswith(folder + os.sep) else path

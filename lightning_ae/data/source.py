@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+import difflib
 import json
+import logging
 import os
 import pkgutil
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from lightning_ae.data.fingerprint import states
 from lightning_ae.errors import InputError
 
 DIGITS = Path(__file__).parent / "digits"
@@ -32,6 +38,8 @@ def load_splits(path: Any, name: str | None = None, revision: str | None = None,
     from datasets import DatasetDict, IterableDatasetDict, SplitDict, SplitInfo
 
     splits = _load(path, name, revision, streaming)
+    if isinstance(splits, DatasetDict):
+        splits = DatasetDict({split: _as_set(rows, split) for split, rows in splits.items()})
     if streaming and isinstance(splits, DatasetDict):  # of what lies here as a whole
         for split, rows in splits.items():
             if len(rows) == 0:
@@ -43,6 +51,22 @@ def load_splits(path: Any, name: str | None = None, revision: str | None = None,
     if not streaming and isinstance(splits, IterableDatasetDict):
         raise InputError("path is an iterable data set, which can only be streamed", "set streaming=True")
     return splits
+
+
+def _as_set(rows: Any, split: str) -> Any:
+    """The rows of a split as the data set itself is set to give them: the columns of its format, and no others.
+
+    Raises:
+        InputError: when it is set to a function of its own, which batches of whole columns cannot call.
+    """
+    form = rows.format
+    if form["type"] == "custom":
+        raise InputError(
+            f"split {split!r} of the data set has a transform (set_transform, with_transform), which would not be "
+            "called: samples are read by whole columns",
+            "apply it once with Dataset.map, or take it off with Dataset.reset_format()",
+        )
+    return rows if set(form["columns"]) == set(rows.column_names) else rows.select_columns(form["columns"])
 
 
 def _load(path: Any, name: str | None, revision: str | None, streaming: bool) -> Any:
@@ -66,20 +90,26 @@ def _load(path: Any, name: str | None, revision: str | None, streaming: bool) ->
     ).absolute()  # a bare name like "csv" would be that of a format, not of a folder
     if folder.is_dir():
         _check_folder(folder)
+        unread: list[str] = []
         try:
             if any((folder / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
                 loaded = load_from_disk(str(folder))
                 return loaded if isinstance(loaded, DatasetDict) else DatasetDict({"train": loaded})
-            return load_dataset(str(folder), name, streaming=streaming)
+            with _files_not_read(unread):
+                return load_dataset(str(folder), name, streaming=True) if streaming else _prepared(folder, name)
         except Exception as error:  # each file format's reader raises errors of its own
             raise InputError(
-                f"the folder {path!r} cannot be read as a data set: {_first_line(error)}",
-                "it should hold parquet files named after their splits (train-*.parquet), or what save_to_disk wrote",
+                f"the folder {path!r} cannot be read as a data set{''.join(f', {file!r}' for file in unread[:1])}: "
+                f"{_first_line(error)}",
+                "it should hold parquet files named after their splits (train-*.parquet), images, text in UTF-8 as CSV "
+                "or JSON lines, or what save_to_disk wrote",
             ) from error
     if folder.exists():
         raise InputError(f"path {path!r} is a file", f"give the folder it lies in, {str(folder.parent)!r}")
     if path.startswith((".", "/", "~")) or path.count("/") > 1:
         raise InputError(f"path {path!r} looks like a local folder, but there is none", f"looked from {os.getcwd()!r}")
+    if "/" not in path and difflib.get_close_matches(path.lower(), ["digits"], cutoff=0.8):
+        raise InputError(f"path {path!r} is no local folder; did you mean 'digits', the embedded data set?", _else())
     if path in _formats():
         raise InputError(
             f"path {path!r} names a file format, not a data set, and there is no folder of that name",
@@ -88,11 +118,75 @@ def _load(path: Any, name: str | None, revision: str | None, streaming: bool) ->
     try:
         return load_dataset(path, name, revision=revision, streaming=streaming)
     except (OSError, ValueError) as error:  # the hub's client raises a family of each
+        near = difflib.get_close_matches(path, sorted(each.name for each in Path().iterdir() if each.is_dir()), n=1)
         raise InputError(
             f"path {path!r} is no local folder, and cannot be loaded from the hub: {_first_line(error)}",
-            "check the id and the network; offline, give path the folder of a local copy, or set HF_HUB_OFFLINE=1 to "
-            "use one that is cached",
+            "".join(f"did you mean the folder {each!r}? " for each in near)
+            + "check the id and the network; "
+            + _else(),
         ) from error
+
+
+def _prepared(folder: Path, name: str | None) -> Any:
+    """The splits of a folder of files, from the copy that `datasets` makes of them: a new one after any change.
+
+    By itself it knows its copy by paths and time stamps, and some versions what they unpacked by its path alone.
+    """
+    from datasets import DownloadConfig, load_dataset_builder
+    from datasets.config import HF_DATASETS_CACHE
+
+    builder = load_dataset_builder(str(folder), name, cache_dir=os.path.join(HF_DATASETS_CACHE, "lightning_ae"))
+    files = [file for files in (builder.config.data_files or {}).values() for file in files]
+    copy = f"{builder.cache_dir}-{states(files)}"
+    builder.download_and_prepare(copy, download_config=DownloadConfig(cache_dir=f"{copy}-unpacked"))
+    return builder.as_dataset()
+
+
+def _else() -> str:
+    return (
+        "offline, give path the folder of a local copy, or set HF_HUB_OFFLINE=1 to use one that is cached; "
+        "'digits' comes with the package"
+    )
+
+
+@contextmanager
+def _files_not_read(found: list[str]) -> Iterator[None]:
+    """Inside, `found` gets the names of files that `datasets` fails to read, which it says in its log alone."""
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if match := re.search(r"Failed to read (?:file|schema from) '(.+?)'", record.getMessage()):
+                found.append(os.path.basename(match[1]))
+
+    log, listener = logging.getLogger("datasets"), Listener()
+    others, log.handlers = log.handlers, [listener]  # whose words the error repeats
+    try:
+        yield
+    finally:
+        log.handlers = others
+
+
+def _check_tables(folder: Path) -> None:
+    """Refuses tables among images, of which one kind would be left out, and a CSV file's column names that repeat."""
+    own = ("metadata", "dataset_info", "dataset_dict", "dataset_infos", "state")
+    files = [file for file in folder.iterdir() if not file.name.startswith(".")]
+    tables = [f for f in files if f.suffix.lower() in (".csv", ".tsv", ".json", ".jsonl", ".parquet")]
+    tables = [file for file in tables if file.stem not in own]
+    images = (f for f in files if f.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"))
+    if tables and (image := next(images, None)) is not None:
+        raise InputError(
+            f"the folder {str(folder)!r} holds images ({image.name!r}) and tables ({tables[0].name!r}), of which only "
+            "one kind would be read",
+            "give each a folder of its own; a table about the images is called metadata.csv",
+        )
+    for file in tables:
+        if file.suffix.lower() in (".csv", ".tsv"):
+            with file.open(newline="", encoding="utf-8", errors="replace") as opened:
+                names = next(csv.reader(opened, delimiter="\t" if file.suffix.lower() == ".tsv" else ","), [])
+            if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+                raise InputError(
+                    f"{str(file)!r} has the column {twice[0]!r} more than once", "rename them in its header"
+                )
 
 
 def _check_folder(folder: Path) -> None:
@@ -100,6 +194,10 @@ def _check_folder(folder: Path) -> None:
     try:
         endless = [each for place in (folder, *filter(Path.is_dir, folder.iterdir())) for each in _endless(place)]
         named = [] if endless else list(_named(folder))
+        if not endless:
+            _check_tables(folder)
+    except InputError:
+        raise
     except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError) as error:
         raise InputError(
             f"the description of the data in the folder {str(folder)!r} cannot be read: {_first_line(error)}"
@@ -159,5 +257,10 @@ def _formats() -> set[str]:
     return {module.name for module in pkgutil.iter_modules(datasets.packaged_modules.__path__)}
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
+    """The first line of what an error says; where a reader of a file is to blame, of what that one says."""
+    while type(error).__name__.startswith("DatasetGeneration") and (error.__cause__ or error.__context__):
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    if "corresponds to no data" in str(error):
+        return "it holds no rows"
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

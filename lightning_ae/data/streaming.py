@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset as TorchIterableDataset
 
 from lightning_ae.data.identity import Identity, check_identity
 from lightning_ae.data.loader import Batch, split_evenly
-from lightning_ae.data.signature import Natural
+from lightning_ae.data.signature import Natural, listed
 from lightning_ae.errors import InputError
 from lightning_ae.exact import GLOBAL_BATCH_SIZE
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from datasets import IterableDataset
 
 READ = 256  # rows fetched at a time
+_Sample = tuple[int, int | None, dict[str, Any]]  # its number, in which of the files (None: in all of them), the row
 
 
 class Stream(TorchIterableDataset[Any]):
@@ -32,8 +33,9 @@ class Stream(TorchIterableDataset[Any]):
 
     Args:
         rows: the data set.
-        decode: makes this rank's share of a batch, given its rows, which share that is, the number of the batch, and
-            the size of the whole.
+        decode: makes this rank's share of a batch, given its rows, their numbers for errors, which share that is, the
+            number of the batch, and the size of the whole. Rows are counted in the data set, or in their file where
+            files come in an order of the epoch's.
         batch_size: of a batch, over all ranks.
         buffer: how many samples are held to draw from; 0 keeps the data set's order.
         seed: of the orders.
@@ -48,7 +50,7 @@ class Stream(TorchIterableDataset[Any]):
     def __init__(
         self,
         rows: IterableDataset,
-        decode: Callable[[pa.Table, slice, int, int], Batch],
+        decode: Callable[[pa.Table, list[int], slice, int, int], Batch],
         batch_size: int,
         buffer: int = 0,
         seed: int = 0,
@@ -87,7 +89,7 @@ class Stream(TorchIterableDataset[Any]):
                         "use fewer ranks, or a smaller batch_size",
                     )
                 share = slice(self.rank, None, self.world)
-                batch = self.decode(self._table(samples[share]), share, index, len(samples))
+                batch = self._decode(samples[share], share, index, len(samples))
                 yield batch if self.world == 1 else batch | {GLOBAL_BATCH_SIZE: len(samples)}
         if 0 < self.start > index:
             raise InputError(
@@ -95,11 +97,22 @@ class Stream(TorchIterableDataset[Any]):
                 "give the data it began with, or go on from a checkpoint written at the end of an epoch",
             )
 
-    def _table(self, samples: list[Any]) -> pa.Table:
-        return pa.Table.from_pylist(samples, schema=self._schema)
+    def _decode(self, samples: list[_Sample], share: slice, index: int, size: int) -> Batch:
+        rows = pa.Table.from_pylist([row for _, _, row in samples], schema=self._schema)
+        try:
+            return self.decode(rows, [number for number, _, _ in samples], share, index, size)
+        except InputError as error:
+            if samples[0][1] is None:
+                raise
+            names = sorted({file for _, file, _ in samples if file is not None})
+            raise InputError(
+                f"{error.message} (rows are counted in each of the stream's files; it is one of number "
+                f"{listed(names)} of {self.rows.num_shards})",
+                error.hint,
+            ) from error
 
-    def _batches(self) -> Iterator[list[Any]]:
-        waiting: list[Any] = []
+    def _batches(self) -> Iterator[list[_Sample]]:
+        waiting: list[_Sample] = []
         seen = 0
         for sample in self._shuffled():
             waiting.append(sample)
@@ -130,16 +143,16 @@ class Stream(TorchIterableDataset[Any]):
                 "change, set Trainer(reload_dataloaders_every_n_epochs=1)",
             )
 
-    def _shuffled(self) -> Iterator[Any]:
+    def _shuffled(self) -> Iterator[_Sample]:
         if not self.buffer:
             yield from self._samples(self.rows)
             return
         generator = np.random.default_rng((self.seed, self.epoch))
         files = self.rows.num_shards
-        in_turn = (self.rows.shard(files, int(i)) for i in generator.permutation(files))
-        held: list[Any] = []
+        in_turn = ((self.rows.shard(files, int(i)), int(i)) for i in generator.permutation(files))
+        held: list[_Sample] = []
         draws: Iterator[int] = iter(())
-        for sample in (sample for file in in_turn for sample in self._samples(file)):
+        for sample in (sample for file, i in in_turn for sample in self._samples(file, i if files > 1 else None)):
             if len(held) < self.buffer:
                 held.append(sample)
                 continue
@@ -152,10 +165,13 @@ class Stream(TorchIterableDataset[Any]):
         generator.shuffle(held)
         yield from held
 
-    def _samples(self, rows: IterableDataset) -> Iterator[Any]:
+    def _samples(self, rows: IterableDataset, file: int | None = None) -> Iterator[_Sample]:
+        number = 0
         for table in rows.with_format("arrow").iter(READ):
             self._schema = table.schema
-            yield from table.to_pylist()
+            for row in table.to_pylist():
+                yield number, file, row
+                number += 1
 
 
 class StreamLoader:

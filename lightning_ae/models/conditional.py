@@ -135,7 +135,8 @@ class ConditionalVAE(VAE):
         one_hot: Tensor = label.unsqueeze(1) == torch.arange(self.num_classes, device=label.device)
         if not (label.is_meta or one_hot.any(dim=1).all()):
             raise InputError(
-                f"labels of {name} are 0 to {self.num_classes - 1}, got {int(label.min())} to {int(label.max())}",
+                f"labels of {name} are 0 to {self.num_classes - 1}, got {int(label.min())} to {int(label.max())}; "
+                f"another in row {int(one_hot.any(dim=1).int().argmin())} of the batch first (-1: it has none)",
                 "set num_classes to the number of classes, and number them from 0",
             )
         return one_hot.long()

@@ -154,12 +154,14 @@ class FineTuneClassifier(ExactModule):
         """Refuses data without labels.
 
         Raises:
-            InputError: when the data module knows of no label column.
+            InputError: when the data module knows of no label column, or rows have no label.
         """
         super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
         if data is not None and getattr(data, "label", "") is None:
             raise InputError("fine-tuning needs labels, but the data set has no label column", "give the data's label")
+        if data is not None and hasattr(data, "refuse_unlabelled"):
+            data.refuse_unlabelled({"fit": ["train"], "test": ["test"]}.get(stage, []))
 
     def _terms(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         x, _, given = self.model.read(batch)

@@ -67,7 +67,7 @@ class Codebook(nn.Module):
         rows, e = _rows(h) - centre, e - centre
         with without_autocast(h.device):
             distances = torch.addmm(e.square().sum(dim=1), rows, e.T, alpha=-2)  # without |h|^2, the same for all
-        return distances.argmin(dim=1).view(h.shape[0], *h.shape[2:])  # an exported graph reads len() as a constant
+        return distances.argmin(dim=1).view(h.shape[0], *h.shape[2:])  # len() would fix the batch of a graph
 
     def lookup(self, indices: Tensor) -> Tensor:
         """The code that indices stand for: (B, ...) to (B, latent_dim, ...)."""

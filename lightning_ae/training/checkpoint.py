@@ -52,7 +52,7 @@ _TYPES: dict[str, type] = {
     "epoch": int,
     "global_step": int,
 }
-_OF_TRAINING = ("lr", "lr_schedule", "weight_decay", "layer_decay")
+OF_TRAINING = ("lr", "lr_schedule", "weight_decay", "layer_decay")
 """Hyper-parameters that an evaluation does not look at."""
 _CONSTRUCTING = ("hparams", "module_arguments", "hparams_type", "hparams_name")
 """What older versions of Lightning wrote, and its loading obeys."""
@@ -252,7 +252,7 @@ class Checkpointed:
         now = self._plain_hparams()
         differ = [
             f"{name} = {saved[name]!r} (here {now[name]!r})"
-            for name in sorted(saved.keys() & now.keys() - set(_OF_TRAINING))
+            for name in sorted(saved.keys() & now.keys() - set(OF_TRAINING))
             if saved[name] != now[name]
         ]
         if differ:

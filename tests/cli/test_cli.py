@@ -105,6 +105,7 @@ def test_test_agrees_with_a_computation_by_hand(
 
 
 def test_features(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import pyarrow.parquet as pq
     from datasets import Dataset
     from sklearn.neighbors import KNeighborsClassifier
 
@@ -114,9 +115,13 @@ def test_features(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     checkpoint = str(run / "checkpoints" / "best.ckpt")
     main(["features", checkpoint])
     said = capsys.readouterr().out
-    sets = {s: Dataset.from_parquet(str(run / "features" / f"{s}.parquet")) for s in ("train", "test")}
+    sets = {s: Dataset.from_parquet(str(run / "features" / f"{s}.parquet")) for s in ("train", "val", "test")}
     data = HFDataModule("digits")
-    assert sets["test"].column_names == ["code", "label"]
+    assert sets["test"].column_names == ["code", "row", "label"]
+    assert sorted([*sets["train"]["row"], *sets["val"]["row"]]) == list(range(len(data.splits["train"])))
+    assert data.splits["train"][sets["val"]["row"][:]]["label"] == sets["val"]["label"][:]
+    schema = pq.read_schema(run / "features" / "test.parquet")
+    assert schema.metadata[b"lightning_ae.signature"].decode() == load_model(checkpoint).signature.hash
     assert sets["test"]["label"][:] == data.dataset("test")["label"][:]
     images = data.dataset("test")[:20]["image"]
     codes = torch.tensor(sets["test"][:20]["code"])
@@ -162,7 +167,7 @@ def test_predict(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["fit", *RECIPE, "--model.architecture", "ConvNet", "--model.input_shape", "[64]"], "use MLP"),
         (["fit", *RECIPE, "--model.input_shape", "[1, 9, 9]", *SHORT], "{'image': (64, 1, 8, 8), 'label': (64,)}"),
         (["fit", *RECIPE, "--data.path", "./none", *SHORT], "local folder"),
-        (["fit", *RECIPE, "--data.val_split", "valid", *SHORT], "['train', 'test']"),
+        (["fit", *RECIPE, "--data.val_split", "valid", *SHORT], "it has 'train', 'test': name one, val_split="),
         (["fit", *RECIPE, "--data.kind", "Image", "--data.kind.column", "img", *SHORT], "['image', 'label']"),
         (["features", "none.ckpt"], "no checkpoint at 'none.ckpt'"),
         (["completion", "fish"], "unknown shell"),
@@ -285,3 +290,108 @@ def test_a_class_of_ones_own_where_one_stands(way: str, tmp_path: Path) -> None:
                     "--trainer.fast_dev_run", "true")  # fmt: skip
     assert found.returncode == 0, found.stderr
     assert not (tmp_path / "mark").exists()
+
+
+def test_what_the_source_says_is_what_classes_take() -> None:
+    import inspect
+
+    from lightning_ae.cli.source import options, place_of
+    from lightning_ae.config import import_class, import_own
+    from lightning_ae.registry import CLASSES
+
+    import_own()
+    for name in (*CLASSES, "FineTuneClassifier"):
+        found = options(place_of(name)) or {}
+        assert list(found) == list(inspect.signature(import_class(name, torch.nn.Module, "model")).parameters), name
+        assert all(option.help for option in found.values()), name
+
+
+def test_help_is_of_the_model_that_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, there, not_there in (
+        (["-c", "topk_dictionary"], "--model.k ", "--model.beta "),
+        ([], "--data.path", "--model.k "),
+    ):
+        with pytest.raises(SystemExit):
+            main(["fit", *words, "--help"])
+        text = capsys.readouterr().out
+        assert len(text.splitlines()) < 80
+        assert max(map(len, text.splitlines())) <= 100
+        assert there in text
+        assert not_there not in text
+
+
+def test_a_checkpoint_says_what_is_evaluated(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    checkpoint = ["--ckpt_path", str(run / "checkpoints" / "best.ckpt")]
+    quiet = ["--trainer.logger", "false", *SHORT[2:]]
+    main(["test", *checkpoint, *quiet])
+    assert "test/loss" in capsys.readouterr().out
+    said = fails(capsys, "test", *RECIPE, "--model.beta", "4", *checkpoint, *quiet)
+    assert "beta = 1.0, and --model.beta says 4.0" in said
+    assert "latent_dim = 8, and the recipe vae says 20" in fails(capsys, "test", "-c", "vae", *checkpoint, *quiet)
+    assert "and the recipe ae says Autoencoder" in fails(capsys, "test", "-c", "ae", *checkpoint, *quiet)
+
+
+def test_the_data_say_the_input_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["fit", "--model", "vae", "--data.path", "digits", "--run_dir", "r", *SHORT])
+    assert load_model("r/checkpoints/last.ckpt").input_shape == (1, 8, 8)
+
+
+def test_a_list_of_one_needs_no_brackets(run: Path, tmp_path: Path) -> None:
+    main(["features", str(run / "checkpoints" / "best.ckpt"), "--splits", "test", "--output", str(tmp_path)])
+    assert [file.name for file in tmp_path.iterdir()] == ["test.parquet"]
+
+
+def test_codes_of_a_folder_are_traced_to_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of photographs, given to a model of the zoo that takes small grey images."""
+    import PIL.Image
+    from datasets import Dataset
+
+    from lightning_ae import zoo
+
+    for i, name in enumerate(("b/two", "a/one", "a/three")):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.new("RGB", (20, 30), (80 * i, 10, 200)).save(tmp_path / "photos" / f"{name}.png")
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match="colour 30 x 20 for a model that takes grey 8 x 8"):
+        main(["features", "ae_mlp.digits_v1", "--path", "photos", "--output", "codes"])
+    found = Dataset.from_parquet("codes/train.parquet")
+    assert sorted(found["path"]) == ["a/one.png", "a/three.png", "b/two.png"]
+    for row in found:
+        image = PIL.Image.open(tmp_path / "photos" / row["path"])
+        with pytest.warns(UserWarning, match="colour 30 x 20"):
+            expected = zoo.load("ae_mlp.digits_v1").features([image])[0]
+        torch.testing.assert_close(torch.tensor(row["code"]), expected)
+
+
+def test_data_of_one_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from datasets import Dataset, Image
+
+    from lightning_ae.data import HFDataModule
+
+    monkeypatch.chdir(tmp_path)
+    rows = HFDataModule("digits").splits["test"].select(range(40)).cast_column("image", Image())
+    (tmp_path / "data").mkdir()
+    rows.to_parquet("data/validation-0.parquet")
+    main(["features", "vae_mlp.digits_v1", "--path", "data", "--output", "codes"])
+    assert Dataset.from_parquet("codes/test.parquet")["row"][:] == list(range(40))
+    main(["reconstruct", "vae_mlp.digits_v1", "--path", "data", "--output", "r.png"])
+    main(["rate-distortion", "vae_mlp.digits_v1", "--path", "data", "--output", "."])
+    assert (tmp_path / "r.png").is_file()
+    assert "test" in (tmp_path / "rate_distortion.csv").read_text()
+
+
+def test_rows_are_drawn_over_classes() -> None:
+    from lightning_ae.cli.trained import some_rows
+    from lightning_ae.data import HFDataModule
+
+    data = HFDataModule("digits", cache="memory")
+    drawn = some_rows(data, "test", 20, seed=0)
+    assert sorted(drawn["label"].tolist()) == sorted([*range(10)] * 2)
+    assert torch.equal(some_rows(data, "test", 20, seed=0)["image"], drawn["image"])
+    assert not torch.equal(some_rows(data, "test", 20, seed=1)["image"], drawn["image"])

@@ -9,6 +9,8 @@ import re
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
 import warnings
 from collections import namedtuple
@@ -399,6 +401,46 @@ def test_what_tells_entries_apart(folder: Path) -> None:
     assert open_("digits", kind=Image(size=(4, 4))) == 5
     assert open_("digits", kind=Image(binarize="static")) == 6
     assert open_("digits", kind=Image(binarize="static"), split_seed=1) == 7
+
+
+SCRIPT = """
+import enum, multiprocessing, re
+from dataclasses import dataclass
+import numpy as np, torch
+from lightning_ae.data import Image
+from lightning_ae.data.fingerprint import _Code
+
+class Mode(enum.Enum):
+    GREY, COLOUR = 1, 2
+
+TABLE, PATTERN, WEIGHTS, NAMES = {1: [{"p", "q", "r"}]}, re.compile("a+"), torch.arange(3.0), np.array(["a", "b"])
+
+@dataclass(frozen=True)
+class Mine(Image):
+    mode: Mode = Mode.GREY
+    def decode(self, *of):
+        assert of[2] in {"train", "validation", "test"}
+        return super().decode(*of)[TABLE, PATTERN, WEIGHTS, NAMES, Mode.COLOUR]
+
+def code(_):
+    return _Code().of(Mine())
+
+if __name__ == "__main__":
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        print(code(0), *pool.map(code, [0]))
+"""
+
+
+@pytest.mark.slow
+def test_code_is_the_same_in_every_process(tmp_path: Path) -> None:
+    """Whatever order sets have, and whether it is a script or was spawned by one."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    found = set()
+    for seed in "12":
+        command = [sys.executable, str(tmp_path / "script.py")]
+        done = subprocess.run(command, env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, check=True)
+        found |= set(done.stdout.decode().split())
+    assert len(found) == 1
 
 
 def test_a_data_set_that_changed_under_its_name(folder: Path, tmp_path: Path) -> None:
