@@ -14,7 +14,7 @@ import torch
 from jsonargparse import Namespace
 from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
@@ -157,6 +157,10 @@ class TrainingCLI(LightningCLI):
         """Runs the command, and says where things were written."""
         self._speed_up()
         path = self.config.ckpt_path
+        if path is None and self.command != "fit":
+            rank_zero_warn(f"without --ckpt_path, {self.command} takes a model that has not been trained")
+        if self.command == "predict" and self.run_dir is None:
+            rank_zero_warn("without a logger there is no run folder: what is predicted goes to callbacks only")
         if path is not None:
             checkpoint = read_checkpoint(path)
             check_class(checkpoint, type(self.model))
