@@ -225,7 +225,7 @@ class Masked(Autoencoder):
 
 def test_what_is_unknown_is_zero_as_in_training(digits: torch.Tensor) -> None:
     model = Masked((1, 8, 8), 4)
-    model.preprocess = ImagePreprocess((8, 8), 1)
+    model.preprocess = ImagePreprocess((8, 8), 1, (0.3,), (0.2,))  # of which zero is not zero
     mask = torch.rand(digits[:4].shape, generator=torch.Generator().manual_seed(0)) > 0.3
     holes = digits[:4].where(mask, torch.nan)
     expected = model.features(digits[:4].where(mask, 0), mask=mask)
