@@ -28,7 +28,8 @@ from lightning_ae import Autoencoder, InputError, zoo
 from lightning_ae.data.signature import Signature
 from lightning_ae.preprocess import ImagePreprocess
 from lightning_ae.zoo import index
-from lightning_ae.zoo.artefact import plain_weights
+from lightning_ae.zoo.artefact import load_with_config, plain_weights
+from lightning_ae.zoo.encoder import Encoder
 from lightning_ae.zoo.schema import Config
 from lightning_ae.zoo.transformer import EncoderTransformer
 
@@ -232,6 +233,9 @@ def test_what_is_unknown_is_zero_as_in_training(digits: torch.Tensor) -> None:
     torch.testing.assert_close(model.features(holes, mask=mask), expected)
     with pytest.raises(InputError, match="holds NaN"):
         model.features(holes)
+    encoder = Encoder(model, load_with_config("ae_mlp.digits_v1")[1])
+    torch.testing.assert_close(encoder(holes, mask=mask), expected)
+    torch.testing.assert_close(encoder.features(holes, mask=mask), expected)
 
 
 @pytest.mark.parametrize("name", ["ae_mlp.digits_v1", "vq_vae_conv.digits_v1"])
