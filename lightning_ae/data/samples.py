@@ -164,7 +164,7 @@ class Samples:
             table = self.dataset(split).select_columns(images[:1]).with_format("arrow")[:]
             paths = pc.struct_field(table[images[0]].combine_chunks(), "path").to_pylist()
             if any(path is not None for path in paths):
-                folder = os.path.abspath(os.path.expanduser(os.fspath(self.path))) if self._is_local else None
+                folder = os.path.realpath(os.path.expanduser(os.fspath(self.path))) if self._is_local else None
                 found["path"] = [_relative(path, folder) for path in paths]
         return found
 

@@ -181,7 +181,7 @@ def _check_tables(folder: Path) -> None:
         )
     for file in tables:
         if file.suffix.lower() in (".csv", ".tsv"):
-            with file.open(newline="", encoding="utf-8", errors="replace") as opened:
+            with file.open(newline="", encoding="utf-8-sig", errors="replace") as opened:
                 names = next(csv.reader(opened, delimiter="\t" if file.suffix.lower() == ".tsv" else ","), [])
             if twice := [name for i, name in enumerate(names) if name in names[:i]]:
                 raise InputError(
@@ -198,7 +198,7 @@ def _check_folder(folder: Path) -> None:
             _check_tables(folder)
     except InputError:
         raise
-    except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError, csv.Error) as error:
         raise InputError(
             f"the description of the data in the folder {str(folder)!r} cannot be read: {_first_line(error)}"
         ) from error
