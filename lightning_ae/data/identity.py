@@ -14,7 +14,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from lightning_ae.config import to_plain
 from lightning_ae.data.columns import image_columns, scalar_columns
-from lightning_ae.data.kinds import open_image
+from lightning_ae.data.kinds.image import open_image
 from lightning_ae.errors import InputError
 from lightning_ae.preprocess import TabularPreprocess
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from lightning_ae.architectures import MLP
-from lightning_ae.autoencoder import Autoencoder, TrainingOptions
+from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.errors import InputError
 from lightning_ae.exact import sum_over_ranks
 from lightning_ae.parts.likelihoods import Gaussian, at_least_float32
+from lightning_ae.parts.schedules import CosineDecay, Schedule
+
+
+class LinearOptions(TypedDict, total=False):
+    """What `LinearAutoencoder` passes on."""
+
+    weight_decay: float
 
 
 class LinearAutoencoder(Autoencoder):
@@ -32,8 +39,9 @@ class LinearAutoencoder(Autoencoder):
     `principal_components` reads those off, from the decoder and the covariance of the codes in training.
 
     The gradient route converges at the rate of the gap between the eigenvalues on either side of the cut. On centred
-    data, plain gradient descent with momentum and a large, falling learning rate closes it (the recipes do that);
-    Adam takes far longer. `initialization="pca"` starts from the solution, computed from the training data.
+    data, a large learning rate that falls to zero over the fit closes it: by default Adam's along half a cosine, so
+    that what counts is the number of epochs, at any batch size; the recipes take gradient descent with momentum.
+    `initialization="pca"` starts from the solution, computed from the training data.
 
     Args:
         latent_dim: the number of components; at most the number of input dimensions.
@@ -51,9 +59,19 @@ class LinearAutoencoder(Autoencoder):
         latent_dim: int = 16,
         *,
         initialization: Literal["default", "pca"] = "default",
-        **options: Unpack[TrainingOptions],
+        lr: float = 1e-2,
+        lr_schedule: Schedule | None = CosineDecay(),
+        **options: Unpack[LinearOptions],
     ) -> None:
-        super().__init__(input_shape, latent_dim, architecture=MLP(hidden=()), likelihood=Gaussian(), **options)
+        super().__init__(
+            input_shape,
+            latent_dim,
+            architecture=MLP(hidden=()),
+            likelihood=Gaussian(),
+            lr=lr,
+            lr_schedule=lr_schedule,
+            **options,
+        )
         if initialization not in ("default", "pca"):
             raise InputError(f"initialization must be 'default' or 'pca', got {initialization!r}")
         self.initialization = initialization

@@ -1,0 +1,91 @@
+"""What a kind of data is."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from lightning_ae.config import Configurable, class_path
+from lightning_ae.data.signature import Column, Signature
+from lightning_ae.exact import Noise
+from lightning_ae.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from datasets import Features
+
+
+class Kind(Configurable):
+    """Plain data that says how samples are read."""
+
+    @property
+    def fitted(self) -> bool:
+        """Whether `preprocess` learns from the training split; otherwise samples of any split tell it enough."""
+        return False
+
+    @abstractmethod
+    def input_columns(self, features: Features, label: str | None) -> list[str]:
+        """The columns that make the model's input."""
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """The options that tell one decoding of the same rows from another."""
+        return {"class_path": class_path(type(self))}
+
+    @abstractmethod
+    def decode(self, rows: pa.Table, columns: list[str], split: str, first: int) -> np.ndarray:
+        """The samples of some rows as one array (N, ...), in the source's own type where that is compact.
+
+        Args:
+            rows: as the data set has them.
+            columns: those that make the input.
+            split: its name, for errors.
+            first: the number of the first row in it, for errors.
+        """
+
+    @abstractmethod
+    def preprocess(self, chunks: Callable[[], Iterable[Tensor]]) -> Preprocess:
+        """From decoded samples to the model's input; `chunks()` passes over a split, the training one where `fitted`"""
+
+    def described(self, columns: list[Column], first: pa.Table) -> list[Column]:
+        """The input's columns, with what the first row of the training split tells of them."""
+        return columns
+
+    def unlike(self, rows: pa.Table, columns: list[str]) -> list[str]:
+        """The columns of which the model's type cannot tell values apart that differ in these rows."""
+        return []
+
+    def of_features(self, features: Features) -> Kind:
+        """This kind with what the data set says of itself."""
+        return self
+
+    def of_signature(self, signature: Signature) -> Kind:
+        """This kind as a trained model asks for its input.
+
+        Raises:
+            InputError: when it reads another kind of input than the model's, or in another way.
+        """
+        return self
+
+    @property
+    def frozen(self) -> str | None:
+        """The name of what `freeze` does, or None where it does nothing."""
+        return None
+
+    @property
+    def trains_frozen(self) -> bool:
+        """Whether training, too, takes the samples as `freeze` gives them."""
+        return True
+
+    def freeze(self, samples: Tensor, generator: torch.Generator) -> Tensor:
+        """The samples as evaluation sees them: any random choice is made once, from `generator`."""
+        return samples
+
+    def augment(self, x: Tensor, noise: Noise) -> Tensor:
+        """What happens to a training batch (B, ...) on the device each time it is used."""
+        return x

@@ -1,0 +1,198 @@
+"""Images."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from lightning_ae.data.columns import check_columns, image_columns
+from lightning_ae.data.kinds.base import Kind
+from lightning_ae.data.signature import Column, Signature, listed
+from lightning_ae.errors import InputError
+from lightning_ae.exact import Noise
+from lightning_ae.natural import pixels
+from lightning_ae.preprocess import ImagePreprocess
+
+if TYPE_CHECKING:
+    from datasets import Features
+    from PIL.Image import Image as PILImage
+
+
+@dataclass(frozen=True)
+class Image(Kind):
+    """A column of images, as floats in [0, 1] of shape (channels, height, width).
+
+    Args:
+        column: the column's name; by default the only one that holds images.
+        size: (height, width) to resize to; needed where sizes differ.
+        channels: 1 for grey, 3 for colour; by default as the images are.
+        binarize: "threshold" makes values of 0.5 and more one and the rest zero; "static" draws zeros and ones once,
+            with the grey values as probabilities; "dynamic" draws anew each time a training batch is used, and takes
+            the static draw in evaluation.
+        mean: subtracted from each channel in [0, 1].
+        std: divides each channel after that.
+    """
+
+    column: str | None = None
+    size: tuple[int, int] | None = None
+    channels: Literal[1, 3] | None = None
+    binarize: Literal["threshold", "static", "dynamic"] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ImagePreprocess(self.size, self.channels, self.mean, self.std)  # names what it cannot use
+        if self.binarize not in (None, "threshold", "static", "dynamic"):
+            raise InputError(f"binarize must be 'threshold', 'static', 'dynamic' or none, got {self.binarize!r}")
+        if self.binarize is not None and (self.mean is not None or self.std is not None):
+            raise InputError("binarize makes values of 0 and 1, which mean and std would move", "leave one of them out")
+
+    def input_columns(self, features: Features, label: str | None) -> list[str]:
+        """The column of images."""
+        images = image_columns(features)
+        if self.column is not None:
+            check_columns([self.column], features)
+            if self.column not in images:
+                raise InputError(
+                    f"column {self.column!r} holds {features[self.column]}, not images", f"image columns: {images}"
+                )
+            return [self.column]
+        if len(images) != 1:
+            raise InputError(
+                f"the data set has {len(images)} image columns among {listed(list(features))}",
+                "name one: kind=Image(column=...)" if images else "use kind=Tabular(...)",
+            )
+        return images
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """Size and channels; the rest happens later."""
+        return super().decoding | {"size": self.size, "channels": self.channels}
+
+    def decode(self, rows: pa.Table, columns: list[str], split: str, first: int) -> np.ndarray:
+        """uint8 (N, C, H, W)."""
+        fit = ImagePreprocess(self.size, self.channels).resize
+        images: list[np.ndarray] = []
+        for row, item in enumerate(rows[columns[0]].to_pylist(), start=first):
+            image = _pixels(item, split, row)
+            if self.size is not None or self.channels is not None:
+                image = fit(torch.from_numpy(image).unsqueeze(0))[0].numpy()
+            if images and image.shape != images[0].shape:
+                raise InputError(
+                    f"images of split {split!r} differ: row {first} has (channels, height, width) {images[0].shape}, "
+                    f"row {row} has {image.shape}",
+                    "give kind=Image(size=(height, width), channels=1 or 3)",
+                )
+            images.append(image)
+        return np.stack(images)
+
+    def preprocess(self, chunks: Callable[[], Iterable[Tensor]]) -> ImagePreprocess:
+        """Scaling to [0, 1] and normalisation; encoders use it on images of any size."""
+        shape = next(iter(chunks())).shape
+        return ImagePreprocess((shape[2], shape[3]), shape[1], self.mean, self.std)
+
+    def described(self, columns: list[Column], first: pa.Table) -> list[Column]:
+        """The column of images, with the shape that the first one has before it is resized."""
+        plain = replace(self, size=None, channels=None)
+        return [replace(columns[0], shape=plain.decode(first, [columns[0].name], "train", 0).shape[1:])]
+
+    def of_features(self, features: Features) -> Image:
+        """Grey or colour as `datasets.Image(mode=...)` says.
+
+        Raises:
+            InputError: when that is another mode, or this kind says otherwise.
+        """
+        columns = [self.column] if self.column is not None else image_columns(features)
+        modes = {getattr(features.get(column), "mode", None) for column in columns} - {None}
+        if not modes:
+            return self
+        channels: Any = {"L": 1, "RGB": 3}.get(str(modes.pop()))
+        if channels is None or modes or self.channels not in (None, channels):
+            raise InputError(
+                f"the data set's column {columns[0]!r} is {features[columns[0]]}, where the kind reads "
+                f"{self.channels or 'one or three'} channels",
+                "cast it to Image(mode='L') or Image(mode='RGB') (Dataset.cast_column)",
+            )
+        return replace(self, channels=channels)
+
+    def of_signature(self, signature: Signature) -> Image:
+        """Images in the model's size, channels and normalisation.
+
+        Raises:
+            InputError: when the model takes no images, or this kind states another size or another normalisation.
+        """
+        wanted = signature.preprocess
+        if not isinstance(wanted, ImagePreprocess):
+            raise InputError("the data hold images, where the model takes vectors", "give kind=Tabular(...)")
+        for name in ("size", "channels", "mean", "std"):
+            own, of_model = getattr(self, name), getattr(wanted, name)
+            if own is not None and own != of_model:
+                raise InputError(
+                    f"kind=Image({name}={own}) reads images otherwise than the model was trained with, {of_model}",
+                    f"leave {name} out: the model says it",
+                )
+        column = signature.names[0] if signature.columns else self.column
+        options = {name: getattr(wanted, name) for name in ("size", "channels", "mean", "std")}
+        return replace(self, column=column, **options)
+
+    @property
+    def frozen(self) -> str | None:
+        """How images are binarised for evaluation."""
+        return "static" if self.binarize == "dynamic" else self.binarize
+
+    @property
+    def trains_frozen(self) -> bool:
+        """Whether training takes the same zeros and ones in every epoch."""
+        return self.binarize != "dynamic"
+
+    def freeze(self, samples: Tensor, generator: torch.Generator) -> Tensor:
+        """Binarised images, where `binarize` says so."""
+        if self.binarize is None:
+            return samples
+        if self.binarize == "threshold":
+            return (samples >= 128).to(torch.uint8) * 255
+        return (torch.rand(samples.shape, generator=generator) * 255 < samples).to(torch.uint8) * 255
+
+    def augment(self, x: Tensor, noise: Noise) -> Tensor:
+        """A fresh draw of zeros and ones, where `binarize` is "dynamic"."""
+        return (noise.rand_like(x) < x).to(x.dtype) if self.binarize == "dynamic" else x
+
+
+@contextmanager
+def open_image(item: dict[str, Any] | None, split: str, row: int) -> Iterator[PILImage]:
+    """One encoded image, read whole; errors name its row.
+
+    Raises:
+        InputError: when there is none, or it cannot be read.
+    """
+    import PIL.Image
+
+    if item is None:
+        raise InputError(f"row {row} of split {split!r} has no image")
+    try:
+        opened = PIL.Image.open(io.BytesIO(item["bytes"]) if item["bytes"] is not None else item["path"])
+        opened.load()
+    # PIL raises a family for damaged files
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, PIL.Image.DecompressionBombError) as error:
+        raise InputError(f"row {row} of split {split!r} is not a readable image: {error}") from error
+    with opened:
+        yield opened
+
+
+def _pixels(item: dict[str, Any] | None, split: str, row: int) -> np.ndarray:
+    """One encoded image as uint8 (C, H, W)."""
+    with open_image(item, split, row) as opened:
+        try:
+            return pixels(opened)
+        except InputError as error:
+            raise InputError(f"row {row} of split {split!r}: {error.message}", error.hint) from None
