@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
@@ -282,7 +281,7 @@ class Autoencoder(Batches, ExactModule):  # type: ignore[misc]  # Lightning's lo
         else:
             x = (vectors(data, mask=mask) if len(self.input_shape) == 1 else batch_of(data, mask)).to(self.device)
         self.check_given(given)
-        whole = {"mask": torch.ones_like(x, dtype=torch.bool)} if "mask" in self.given else {}
+        whole = {"mask": ~x.isnan()} if "mask" in self.given else {}
         roles = {role: torch.as_tensor(value, device=self.device) for role, value in {**whole, **given}.items()}
         beside = {self.columns.get(role, role): value for role, value in roles.items()}
         x, _, roles = self.read({"input": x, **beside} if beside else x)
@@ -492,14 +491,7 @@ def _check_arguments(model: Autoencoder) -> None:
         )
     if not isinstance(model.latent_dim, int) or model.latent_dim < 1:
         raise InputError(f"latent_dim must be a positive integer, got {model.latent_dim!r}")
-    for name in ("loss", "encode") if model.given else ():
-        takes = inspect.signature(getattr(type(model), name)).parameters
-        lacking = [role for role in model.given if role not in takes]
-        if lacking and not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
-            raise InputError(
-                f"{type(model).__name__} is given {', '.join(lacking)}, which its {name} does not take",
-                f"declare it as {name}(self, ..., **given)",
-            )
+    model.check_takes()
     if not model.lr > 0:
         raise InputError(f"lr must be positive, got {model.lr}")
     if not model.weight_decay >= 0:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_ae.data.signature import Natural
+from lightning_ae.data.signature import Natural, listed
 from lightning_ae.errors import InputError
 from lightning_ae.parts.likelihoods import known
 from lightning_ae.training.weights import weights_type
@@ -16,7 +17,7 @@ from lightning_ae.training.weights import weights_type
 class Batches:
     """Base of the models that read batches of any common form, by one rule; see `unpack`."""
 
-    given: ClassVar[tuple[str, ...]] = ()
+    given: tuple[str, ...] = ()
     """What it takes of a batch besides the input, by role: "label", "condition", "mask" (true where a value is known).
 
     Each is passed by that name to `loss`, `encode`, `decode` and the like; `read` says where it comes from. A mask
@@ -135,11 +136,24 @@ class Batches:
         return found
 
     def use_columns_of(self, data: Any) -> None:
-        """From now on takes a "label" from the column that a data module has for it, where it has one.
+        """From now on takes a "label" and a "mask" from the columns that a data module has for them, where it has one.
 
         Raises:
-            InputError: when it has none, and the model takes labels.
+            InputError: when it has no labels, and the model takes some; when it has categories, and the model's network
+                or likelihood takes them for numbers; when values may be missing, and a method does not take masks.
         """
+        if (mask := getattr(data, "mask", None)) is not None:
+            self.columns["mask"] = mask
+        self.check_takes()
+        categories = getattr(data, "categories", None)
+        for part in ("architecture", "likelihood") if categories is not None or mask is not None else ():
+            own = getattr(getattr(self, part), "categories", None)
+            if categories is not None and own != categories:
+                raise InputError(
+                    f"the data have categories, where the model's {part}, {getattr(self, part)}, takes numbers or "
+                    f"others{'' if own is None else f' ({listed(own)})'}",
+                    "the model's options that suit the data are data.suits: VAE(**data.suits)",
+                )
         if "label" not in self.given or not hasattr(data, "label"):
             return
         if data.label is None:
@@ -147,6 +161,21 @@ class Batches:
                 f"{type(self).__name__} takes labels, but the data set has no label column", "give the data's label"
             )
         self.columns["label"] = data.label
+
+    def check_takes(self) -> None:
+        """Refuses a model whose methods do not take what it is given.
+
+        Raises:
+            InputError: naming the method.
+        """
+        for name in ("loss", "encode") if self.given else ():
+            takes = inspect.signature(getattr(type(self), name)).parameters
+            lacking = [role for role in self.given if role not in takes]
+            if lacking and not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
+                raise InputError(
+                    f"{type(self).__name__} is given {', '.join(lacking)}, which its {name} does not take",
+                    f"declare it as {name}(self, ..., **given)",
+                )
 
     @property
     def _type(self) -> Any:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from numbers import Real
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 from lightning_ae.errors import InputError
 
 SHOWN = 8  # names that a message lists
+MISSING = "(missing)"  # the class of categories that are
 _GREY = ("1", "L", "LA", "La")
 _ONE_OR_THREE = (1, 3)
 
@@ -211,7 +213,14 @@ def warn_if_dark(x: Tensor) -> None:
         rank_zero_warn(f"the largest value of the images is {most[0]:.3g}, as {given}: were they scaled twice?")
 
 
-def vectors(data: Any, names: Sequence[str] = (), mask: Tensor | None = None, check: bool = True) -> Tensor:
+def vectors(
+    data: Any,
+    names: Sequence[str] = (),
+    mask: Tensor | None = None,
+    check: bool = True,
+    classes: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    masked: bool = False,
+) -> Tensor:
     """Vectors (B, dimensions) of any form, in their own type, or one that holds all that columns have.
 
     Args:
@@ -219,6 +228,8 @@ def vectors(data: Any, names: Sequence[str] = (), mask: Tensor | None = None, ch
         names: the columns that the model takes, in its order, where they are known.
         mask: true where a value is known, (B, dimensions); the others become zero.
         check: whether NaN and infinite values are looked for.
+        classes: of each column of categories, by name; its values are those, or their numbers.
+        masked: whether values may be missing, and are NaN then.
 
     Raises:
         InputError: naming the column that is missing, or row and column of what is no number.
@@ -233,7 +244,7 @@ def vectors(data: Any, names: Sequence[str] = (), mask: Tensor | None = None, ch
                 "the model does not know the names of its columns: those of the data are taken in their order, "
                 f"{_listed(names)}"
             )
-        arrays = {name: _column(data[keys[name]], name) for name in taken(keys, names)}
+        arrays = {name: _column(data[keys[name]], name, classes.get(name)) for name in taken(keys, names)}
         if len({len(array) for array in arrays.values()}) > 1:
             lengths = [f"{name!r} {len(array)}" for name, array in arrays.items()]
             raise InputError(f"the columns have different numbers of rows: {_listed(lengths)}")
@@ -252,7 +263,8 @@ def vectors(data: Any, names: Sequence[str] = (), mask: Tensor | None = None, ch
 
     if check and x.is_floating_point():
         largest = torch.finfo(x.dtype).max
-        refuse_outside(x, -largest, largest, where, "drop or fill missing values first")
+        looked_at = x.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf) if masked else x
+        refuse_outside(looked_at, -largest, largest, where, "drop or fill missing values first")
     return x
 
 
@@ -377,8 +389,13 @@ def _from_objects(array: np.ndarray) -> np.ndarray:
     return numbers
 
 
-def _column(values: Any, name: str) -> np.ndarray:
-    """A column as (B, dimensions)."""
+def _column(values: Any, name: str, classes: Sequence[str] | None = None) -> np.ndarray:
+    """A column as (B, dimensions): dates in seconds since 1970, durations in seconds, categories as their numbers."""
+    if classes is not None:
+        return _numbers_of(values, name, classes)[:, None]
+    if getattr(dtype := getattr(values, "dtype", None), "kind", "") in "mM" and dtype is not None:
+        seconds = np.asarray(values, "datetime64[ns]" if dtype.kind == "M" else "timedelta64[ns]")
+        return np.where(np.isnat(seconds), np.nan, seconds.astype(np.int64) / 1e9)[:, None]
     try:
         found = tensor_of(values).detach().cpu().numpy()
     except InputError as error:
@@ -386,6 +403,22 @@ def _column(values: Any, name: str) -> np.ndarray:
     if found.ndim not in (1, 2):
         raise InputError(f"column {name!r} has the shape {found.shape}, where columns hold numbers or vectors")
     return found[:, None] if found.ndim == 1 else found
+
+
+def _numbers_of(values: Any, name: str, classes: Sequence[str]) -> np.ndarray:
+    """A column of categories as the numbers of its classes, (B,)."""
+    number = {each: i for i, each in enumerate(classes)}
+    found = []
+    for row, value in enumerate(values.tolist() if hasattr(values, "tolist") else list(values)):
+        missing = value is None or value != value or type(value).__name__ == "NAType"
+        text = MISSING if missing else str(value).lower() if isinstance(value, bool) else str(value)
+        if text not in number:
+            raise InputError(
+                f"row {row}, column {name!r} holds {value!r}, which is none of the classes that the model was trained "
+                f"on: {_listed(classes)}"
+            )
+        found.append(number[text])
+    return np.array(found, np.float64)
 
 
 def _no_numbers(dtype: str) -> InputError:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -50,6 +51,8 @@ class Preprocess(Configurable):
         read: tuple[int, ...] = (),
         mask: Tensor | None = None,
         check: bool = True,
+        classes: Mapping[str, Sequence[str]] = MappingProxyType({}),
+        masked: bool = False,
     ) -> Tensor:
         """Data of any form as a tensor in natural units, which this map takes, on the data's device.
 
@@ -59,6 +62,8 @@ class Preprocess(Configurable):
             read: the shape of images in training, before they were brought to the model's, where it is known.
             mask: true where a value is known, of the data's shape; the others become zero.
             check: whether floats are looked at, which waits for the device.
+            classes: of each column of categories, by name.
+            masked: whether values may be missing, and are NaN then.
 
         Raises:
             InputError: naming the row, and the column, of what cannot be used.
@@ -132,6 +137,8 @@ class ImagePreprocess(Preprocess):
         read: tuple[int, ...] = (),
         mask: Tensor | None = None,
         check: bool = True,
+        classes: Mapping[str, Sequence[str]] = MappingProxyType({}),
+        masked: bool = False,
     ) -> Tensor:
         """Images of any form as bytes, or as floats in [0, 1], (B, C, H, W).
 
@@ -205,19 +212,29 @@ class ImagePreprocess(Preprocess):
 
 @dataclass(frozen=True)
 class TabularPreprocess(Preprocess):
-    """Vectors (B, dimensions), standardised column by column.
+    """Vectors (B, dimensions), or arrays (B, channels, ...), scaled column by column; NaN stays NaN.
 
     Args:
         mean: subtracted from each column, or none.
         std: divides each column after that, or none.
+        knots: of each column the values at equally spaced probabilities from 0 to 1, which are mapped to those of a
+            standard normal distribution, within 5.2 standard deviations; () for one that stays as it is.
     """
 
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    knots: tuple[tuple[float, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_moments(self.mean, self.std)
+        if self.knots is not None:
+            object.__setattr__(self, "knots", tuple(tuple(each) for each in self.knots))
+
+    @property
+    def scales(self) -> bool:
+        """Whether it changes anything."""
+        return self.mean is not None or self.std is not None or self.knots is not None
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, dimensions) of any number type to float32 of the same shape.
@@ -227,7 +244,8 @@ class TabularPreprocess(Preprocess):
         """
         # what float32 cannot hold stays in float64 until it is centred, so that a large offset costs no digits
         x = x.double() if x.dtype in _WIDE else x.float()
-        return _standardize(x, self.mean, self.std, "dimensions").float()
+        x = _standardize(x, self.mean, self.std, "dimensions")
+        return (x if self.knots is None else _normal(x, self.knots)).float()
 
     def natural(
         self,
@@ -237,6 +255,8 @@ class TabularPreprocess(Preprocess):
         read: tuple[int, ...] = (),
         mask: Tensor | None = None,
         check: bool = True,
+        classes: Mapping[str, Sequence[str]] = MappingProxyType({}),
+        masked: bool = False,
     ) -> Tensor:
         """Vectors of any form as a tensor (B, dimensions).
 
@@ -251,11 +271,11 @@ class TabularPreprocess(Preprocess):
         Raises:
             InputError: naming the column that is missing, or row and column of what is no finite number.
         """
-        return vectors(data, names, mask, check)
+        return vectors(data, names, mask, check, classes, masked)
 
     def inverse(self, x: Tensor) -> Tensor:
-        """The model's units to natural ones."""
-        return _unstandardize(x, self.mean, self.std)
+        """The model's units to natural ones; by `knots`, values beyond the ends are the ends."""
+        return _unstandardize(x if self.knots is None else _natural(x, self.knots), self.mean, self.std)
 
 
 def _joined(images: Sequence[Tensor]) -> Tensor:
@@ -295,6 +315,44 @@ def _unstandardize(x: Tensor, mean: tuple[float, ...] | None, std: tuple[float, 
     if std is not None:
         x = x * _along_dim_1(std, x)
     return x if mean is None else x + _along_dim_1(mean, x)
+
+
+FARTHEST = 5.199337582605575  # standard deviations; the normal distribution has 1e-7 beyond
+
+
+def _normal(x: Tensor, knots: Sequence[Sequence[float]]) -> Tensor:
+    """Each column (dimension 1) by its quantiles to a standard normal distribution; see `TabularPreprocess`."""
+    columns = []
+    for values, quantiles in zip(x.double().unbind(1), knots, strict=True):
+        if not quantiles:
+            columns.append(values)
+            continue
+        at = torch.tensor(quantiles, dtype=torch.float64, device=x.device)
+        # a value that several probabilities share gets their middle: the means from either side
+        p = (_interpolated(values, at) + 1 - _interpolated(-values, -at.flip(0))) / 2
+        columns.append(torch.special.ndtri(p).clamp(-FARTHEST, FARTHEST))
+    return torch.stack(columns, dim=1)
+
+
+def _natural(x: Tensor, knots: Sequence[Sequence[float]]) -> Tensor:
+    columns = []
+    for values, quantiles in zip(x.double().unbind(1), knots, strict=True):
+        at = torch.tensor(quantiles, dtype=torch.float64, device=x.device)
+        if not quantiles:
+            columns.append(values)
+            continue
+        place = torch.special.ndtr(values) * (len(at) - 1)
+        below = place.nan_to_num().floor().long().clamp(max=len(at) - 2)
+        columns.append(torch.lerp(at[below], at[below + 1], place - below))
+    return torch.stack(columns, dim=1).to(x.dtype)
+
+
+def _interpolated(values: Tensor, knots: Tensor) -> Tensor:
+    """The probability of each value, where knots are those of equally spaced ones; NaN stays NaN."""
+    above = torch.searchsorted(knots, values.contiguous(), right=True).clamp(1, len(knots) - 1)
+    low, high = knots[above - 1], knots[above]
+    within = ((values - low) / (high - low)).nan_to_num(nan=1.0).clamp(0, 1)  # 0 / 0 where the last knots are equal
+    return torch.where(values.isnan(), values, (above - 1 + within) / (len(knots) - 1))
 
 
 def _along_dim_1(values: tuple[float, ...], x: Tensor) -> Tensor:

@@ -25,8 +25,8 @@ INDEX = re.compile(r"__index_level_\d+__|Unnamed: ?\d+(_level_\d+)?|level_\d+|[I
 LOOKS = ("looks like a target", "an identifier", "an index")
 _LISTS = ("List", "LargeList", "Sequence")
 _WHOLE = ("int", "uint")
-_NUMBERS = (*_WHOLE, "float", "double", "bool", "decimal")
-_DATES = ("timestamp", "date", "time", "duration")
+_NUMBERS = (*_WHOLE, "float", "double", "bool", "decimal", "duration")
+_DATES = ("timestamp", "date", "time")
 _TEXTS = ("string", "large_string", "string_view")
 
 
@@ -56,7 +56,9 @@ class Choice:
         return "; ".join(parts)
 
 
-def choose(features: Features, label: str | None, chosen: Iterable[str] | None = None) -> Choice:
+def choose(
+    features: Features, label: str | None, chosen: Iterable[str] | None = None, categories: Iterable[str] = ()
+) -> Choice:
     """The columns of a table that make the input: the only one of vectors, else all of numbers.
 
     What looks like a target, an index or an identifier is left out, whatever it holds; see `Tabular`.
@@ -65,19 +67,23 @@ def choose(features: Features, label: str | None, chosen: Iterable[str] | None =
         features: of the data set.
         label: the column of labels, or None.
         chosen: the columns that make the input, where that is settled; the rest is left out then.
+        categories: columns that are taken beside numbers, whatever they hold and look like.
     """
-    known = describe(features)
+    known, named = describe(features), set(categories)
     why: dict[str, str] = {}
     for name, feature in features.items():
         if name != label:
             looks = _looks(name, feature, features)
-            why[name] = looks or ("" if name in known and known[name].kind != "category" else _what(feature))
+            able = name in known and known[name].kind in ("image", "number", "vector") and not is_array(feature)
+            why[name] = "" if name in named else looks or ("" if able else _what(feature))
     if chosen is not None:
         taken = tuple(chosen)
     else:
         vectors = tuple(name for name, reason in why.items() if not reason and known[name].kind == "vector")
-        numbers = tuple(name for name, reason in why.items() if not reason and known[name].kind == "number")
-        taken = vectors or numbers
+        numbers = tuple(
+            name for name, reason in why.items() if not reason and (name in named or known[name].kind == "number")
+        )
+        taken = numbers if named else vectors or numbers
     beside = "not among the input's columns"
     return Choice(taken, label, {name: reason or beside for name, reason in why.items() if name not in taken})
 
@@ -112,8 +118,12 @@ def describe(features: Features) -> dict[str, Column]:
             found[name] = Column(name, "category", str(schema.field(name).type), classes=tuple(classes))
         elif _is_number(feature):
             found[name] = Column(name, "number", str(schema.field(name).type))
-        elif _is_vector(feature):
+        elif _is_vector(feature) or is_array(feature):
             found[name] = Column(name, "vector", str(schema.field(name).type))
+        elif is_text(feature):
+            found[name] = Column(name, "text", str(schema.field(name).type))
+        elif _dtype(feature).startswith(_DATES):
+            found[name] = Column(name, "date", str(schema.field(name).type))
     return found
 
 
@@ -132,6 +142,25 @@ def vector_columns(features: Features) -> list[str]:
     return [name for name, feature in features.items() if _is_vector(feature)]
 
 
+def array_columns(features: Features) -> list[str]:
+    """The columns that hold an array of numbers of two or more dimensions each, or nested lists of them."""
+    return [name for name, feature in features.items() if is_array(feature)]
+
+
+def value_columns(features: Features) -> list[str]:
+    """The columns that hold a number, a class, a date or a time each."""
+    return [name for name, feature in features.items() if _is_number(feature) or _dtype(feature).startswith(_DATES)]
+
+
+def category_columns(features: Features) -> list[str]:
+    """The columns of classes and texts, but those that look like a target or an identifier."""
+    return [
+        name
+        for name, feature in features.items()
+        if (is_text(feature) or type(feature).__name__ == "ClassLabel") and not _looks(name, feature, features)
+    ]
+
+
 def label_columns(features: Features) -> list[str]:
     """The columns that hold a number, a class or a text each."""
     return [name for name, feature in features.items() if _is_number(feature) or _dtype(feature) in _TEXTS]
@@ -145,6 +174,14 @@ def is_text(feature: Any) -> bool:
 def is_whole(feature: Any) -> bool:
     """Whether a column holds whole numbers, of no declared class."""
     return type(feature).__name__ == "Value" and _dtype(feature).startswith(_WHOLE)
+
+
+def is_array(feature: Any) -> bool:
+    """Whether a column holds arrays of two or more dimensions, or nested lists, of numbers."""
+    if type(feature).__name__.startswith("Array"):
+        return str(feature.dtype).startswith(_NUMBERS)
+    inner = getattr(feature, "feature", None)
+    return type(feature).__name__ in _LISTS and (_is_vector(inner) or is_array(inner))
 
 
 def reasons(left_out: Mapping[str, str]) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 from lightning_ae.data.columns import is_text, is_whole
 from lightning_ae.data.signature import Column, listed
 from lightning_ae.errors import InputError
+from lightning_ae.natural import MISSING
 
 FEW, MOST = 20, 1000  # classes: always enough to be classes, never too many
 UNLABELLED = -1  # as Hugging Face marks it
@@ -76,6 +77,45 @@ def _classes(rows: Any, name: str, feature: Any, streaming: bool) -> tuple[str, 
     return tuple(distinct.to_pylist()) or None
 
 
+def classes_of(rows: Any, name: str, streaming: bool, most: int | None = None) -> tuple[str, ...] | None:
+    """The classes of a column of categories in these rows: those it declares, or its distinct values, sorted.
+
+    Missing ones are the last class, where there are any.
+
+    Args:
+        rows: of the training split.
+        name: the column.
+        streaming: whether they are read as they come, and only declared classes are known.
+        most: how many there may be; by default no column of more than half as many as rows, or more than 1000, counts,
+            and the answer is None.
+
+    Raises:
+        InputError: when there are more than `most`, or a stream declares none.
+    """
+    feature = rows.features[name]
+    if (names := getattr(feature, "names", None)) is not None:
+        return (*names, MISSING)
+    if feature.dtype == "bool":
+        return "false", "true", MISSING
+    if streaming:
+        raise InputError(
+            f"categories of column {name!r} are not declared, and a stream does not say which there are",
+            f"state them: kind=Tabular(categories={{{name!r}: [...]}}), or use streaming=False",
+        )
+    values = rows.select_columns([name]).with_format("arrow")[:][name]
+    distinct = pc.unique(texts(values)).drop_null().sort().to_pylist()
+    if len(distinct) > (min(MOST, len(values) // 2) if most is None else most):
+        if most is None:
+            return None
+        raise InputError(
+            f"column {name!r} holds {len(distinct)} different values, too many for categories",
+            "leave it out, or group them first (Dataset.map)",
+        )
+    if is_whole(feature):
+        distinct.sort(key=int)
+    return (*distinct, *([MISSING] if values.null_count else []))
+
+
 @dataclass(frozen=True)
 class Beside:
     """What a batch has besides its input: the label, int64 class numbers or float32, and further columns of numbers.
@@ -131,7 +171,7 @@ class Beside:
     ) -> np.ndarray:
         own = getattr(self.features[name], "names", None)
         if own is None:
-            known = pc.index_in(_texts(values), value_set=pa.array(classes, pa.string()))
+            known = pc.index_in(texts(values), value_set=pa.array(classes, pa.string()))
             none = pc.is_null(values, nan_is_null=True)
             if pa.types.is_integer(values.type) and str(UNLABELLED) not in classes:
                 none = pc.or_(none, pc.equal(values, UNLABELLED).fill_null(False))
@@ -156,7 +196,7 @@ class Beside:
         return np.array(known.fill_null(UNLABELLED)).astype(np.int64)
 
 
-def _texts(values: pa.ChunkedArray) -> pa.ChunkedArray:
+def texts(values: pa.ChunkedArray) -> pa.ChunkedArray:
     """Classes by name: 1.0 is 1, as a column of integers with missing values becomes one of floats."""
     if pa.types.is_floating(values.type):
         double = pc.cast(values, pa.float64())

@@ -387,7 +387,10 @@ class HFDataModule(Samples, pl.LightningDataModule):
         return columns.to(device)
 
     def _ready(self, batch: Batch) -> Batch:
-        return dict(batch) | {self._key: self.preprocess(batch[self._key])}
+        x = self.preprocess(batch[self._key])
+        if self.mask is None:
+            return dict(batch) | {self._key: x}
+        return dict(batch) | {self._key: x.nan_to_num(nan=0.0), self.mask: ~x.isnan()}
 
 
 def _share(trainer: Any) -> tuple[int, int]:
@@ -432,6 +435,6 @@ def _check_arguments(data: HFDataModule) -> None:
         )
     if data.streaming and data.kind is not None and data.kind.fitted:
         raise InputError(
-            "standardize needs the mean of the whole training split before the first batch, which a stream has not",
-            "leave it out and standardise the data beforehand, or use streaming=False",
+            "scaling needs the whole training split before the first batch, which a stream has not",
+            "leave it out and scale the data beforehand, or use streaming=False",
         )

@@ -95,6 +95,24 @@ class Samples:
         """Whether labels are classes, not numbers; a stream's whole numbers are taken for classes as they are."""
         return self._label is not None and self._label.kind == "category"
 
+    @property
+    def categories(self) -> tuple[int, ...] | None:
+        """How many classes each column of the input has, 0 for numbers; None where all are numbers."""
+        classes = self._kind().classes
+        found = tuple(len(classes.get(name, ())) for name in self.input_columns)
+        return found if any(found) else None
+
+    @cached_property  # every batch asks for it
+    def mask(self) -> str | None:
+        """The name of the entry of batches, of the input's shape, that is true where a value is known; None where all
+        are."""
+        if not self._kind().masked:
+            return None
+        key, others = "mask", [*self._others(self._rows_of(self._typical).features), self._key]
+        while key in others:
+            key += "_"
+        return key
+
     def labels(self, split: str) -> Tensor:
         """The labels of "train", "val" or "test" as batches have them, (N,), in the order of evaluation.
 
@@ -200,7 +218,7 @@ class Samples:
         self._say_what_changes(signature)
         self._of_model, self._reading, self._signature = signature, kind, None
         self._arrays.clear()
-        for name in ("input_columns", "_key", "_label"):
+        for name in ("input_columns", "_key", "_label", "mask"):
             vars(self).pop(name, None)
 
     @property
@@ -214,7 +232,7 @@ class Samples:
         if self._own is None:
             _ = self._kind()
             assert self.kind is not None
-            self._own = self.kind.preprocess(self._chunks)
+            self._own = self.kind.preprocess(self._chunks, self.input_columns)
         return self._own
 
     # ---- decoded -----------------------------------------------------------------------------------------------------
@@ -281,8 +299,8 @@ class Samples:
         """Once, what the model's way of reading makes of data that would be read otherwise by themselves."""
         wanted = signature.preprocess
         if isinstance(wanted, TabularPreprocess):
-            if wanted.mean is not None:
-                rank_zero_info("the data are standardised by the statistics of the model's training data")
+            if wanted.scales:
+                rank_zero_info("the data are scaled by the statistics of the model's training data")
             return
         assert isinstance(wanted, ImagePreprocess)
         columns = [describe(self._rows_of(self._typical).features)[name] for name in self.input_columns]
@@ -313,7 +331,7 @@ class Samples:
         if isinstance(kind, Tabular) and (lost := kind.unlike(self._first_rows(LOOKED_AT), self.input_columns)):
             rank_zero_warn(
                 f"float32 cannot tell apart some different values of {listed(lost)}: give "
-                "kind=Tabular(standardize=True), which centres them in float64 first"
+                "kind=Tabular(scaling='standard'), which centres them in float64 first"
             )
 
     @cached_property  # every batch asks for it
@@ -373,8 +391,8 @@ class Samples:
 
     def _kind(self) -> Kind:
         if not self._settled:
-            features = self._rows_of(self._typical).features
-            self.kind = (self.kind or kind_of(features)).of_features(features)
+            rows = self._rows_of(self._typical)
+            self.kind = (self.kind or kind_of(rows.features)).of_rows(rows, self.label, self.streaming)
             self._settled = True
         assert self.kind is not None
         return self._reading or self.kind

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 SHOWN = 8  # names that a message lists
-ColumnKind = Literal["image", "number", "vector", "category"]
+ColumnKind = Literal["image", "number", "vector", "category", "text", "date"]
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,14 @@ class Column:
 
     Args:
         name: in the data set, where it has one.
-        kind: "image", "number", "vector" (a list of numbers of one length) or "category" (a class).
+        kind: "image", "number", "vector" (a list of numbers of one length, or an array), "category" (a class), "date"
+            (or a time of day), or "text", which makes no input by itself.
         type: of its values as the data set declares them, in Arrow's terms ("uint8", "double", "list<item: float>"),
             "image" for encoded ones.
         shape: of a value: () for a number, (13,) for a vector, (channels, height, width) of an image as it is read.
         range: the closed interval of natural units in which values lie, of what has one: (0, 255) for bytes.
         classes: their names, in the order of their numbers.
-        missing: what becomes of missing values.
+        missing: what becomes of missing values: "masked" are zero in the model's input, and do not count in its loss.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Column:
     shape: tuple[int, ...] = ()
     range: tuple[float, float] | None = None
     classes: tuple[str, ...] | None = None
-    missing: Literal["refused"] = "refused"
+    missing: Literal["refused", "masked"] = "refused"
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,16 @@ class Signature:
     def names(self) -> list[str]:
         """The names of the input's columns, in order."""
         return [column.name for column in self.columns]
+
+    @property
+    def classes(self) -> dict[str, tuple[str, ...]]:
+        """The classes of each column of categories among the input's."""
+        return {each.name: each.classes for each in self.columns if each.kind == "category" and each.classes}
+
+    @property
+    def masked(self) -> bool:
+        """Whether values of the input may be missing."""
+        return any(column.missing == "masked" for column in self.columns)
 
     @cached_property
     def hash(self) -> str:
@@ -135,6 +146,8 @@ class Signature:
             )
         for column in self.columns:
             other = found[column.name]
+            if column.kind == "category" and other.kind in ("category", "text", "number"):
+                continue  # values are found by name
             if (column.kind, column.shape) != (other.kind, other.shape) and "image" not in (column.kind, other.kind):
                 raise InputError(
                     f"column {column.name!r} holds {_described(other)}, where the model was trained on "
@@ -144,11 +157,6 @@ class Signature:
             if column.kind != other.kind:
                 raise InputError(
                     f"column {column.name!r} holds {_described(other)}, where the model takes {_described(column)}"
-                )
-            if column.classes is not None and column.classes != other.classes:
-                raise InputError(
-                    f"column {column.name!r} has the classes {listed(list(other.classes or ()))}, where the model was "
-                    f"trained on {listed(list(column.classes))}"
                 )
 
     def natural(self, data: Any, mask: Tensor | None = None, check: bool = True) -> Tensor:
@@ -160,15 +168,23 @@ class Signature:
             mask: true where a value is known, of the data's shape; the others become zero.
             check: whether floats are looked at, which waits for the device.
 
+        Values that may be missing are NaN where they are.
+
         Raises:
             InputError: naming the row, and the column, of what cannot be used.
         """
         read = self.columns[0].shape if len(self.columns) == 1 else ()
-        return self.preprocess.natural(data, self.names, read=read, mask=mask, check=check)
+        return self.preprocess.natural(
+            data, self.names, read=read, mask=mask, check=check, classes=self.classes, masked=self.masked
+        )
 
     def tensor(self, data: Any) -> Tensor:
-        """Data of any form, in natural units, as the model takes them: (B, ...), float32; see `natural`."""
-        return self.preprocess(self.natural(data))
+        """Data of any form, in natural units, as the model takes them: (B, ...), float32; see `natural`.
+
+        What is missing is zero.
+        """
+        x = self.preprocess(self.natural(data))
+        return x.nan_to_num(nan=0.0) if self.masked else x
 
     def with_support(self, support: tuple[float, float]) -> Signature:
         """The same, of a model whose likelihood takes values in this interval."""

@@ -51,7 +51,7 @@ class ConditionalVAE(VAE):
     reference: ClassVar[str] = (
         "Sohn, Lee & Yan 2015, https://papers.nips.cc/paper/2015/hash/8d55a249e6baa5c06772297520da2051-Abstract.html"
     )
-    given: ClassVar[tuple[str, ...]] = ("label",)
+    given: tuple[str, ...] = ("label",)
 
     seen: Tensor
     """How often a sample of each class was trained on, (num_classes,)."""

@@ -64,8 +64,7 @@ class Checkpointed:
     They also carry the preprocessing of the data that the model was trained on, and how to get those data again.
     """
 
-    signature: Signature | None = None
-    """What goes into the model; of the data module at the first fit."""
+    given: tuple[str, ...]
     data_config: dict[str, Any] | None = None
     """The data module's plain data, where it has some."""
     columns: dict[str, str]
@@ -77,12 +76,25 @@ class Checkpointed:
     _trainer: Any
     _argument_names: tuple[str, ...]
     _known_to_load = False
+    _signature: Signature | None = None
 
     def __new__(cls: type[C], *args: Any, **kwargs: Any) -> C:
         """Notes what the class is called with, which makes it again whatever it settles for the class above it."""
         self = super().__new__(cls)
         vars(self)["_called_with"] = args, kwargs
         return self
+
+    @property
+    def signature(self) -> Signature | None:
+        """What goes into the model; of the data module at the first fit. Where values may be missing, it is given a
+        mask."""
+        return self._signature
+
+    @signature.setter
+    def signature(self, signature: Signature | None) -> None:
+        self._signature = signature
+        if signature is not None and signature.masked and "mask" not in self.given:
+            self.given = (*self.given, "mask")
 
     @property
     def preprocess(self) -> Preprocess | None:

@@ -151,17 +151,21 @@ class ImageInput(_Part):
 
 
 class TabularInput(_Part):
-    """Vectors as the model takes them: standardised column by column."""
+    """Vectors as the model takes them: scaled column by column."""
 
     kind: Literal["tabular"]
     mean: list[float] | None = None
     std: list[float] | None = None
+    knots: list[list[float]] | None = Field(
+        None, description="of each column the values at equally spaced probabilities, mapped to a normal distribution's"
+    )
 
     def build(self) -> Preprocess:
         """The map from vectors in natural units."""
         from lightning_ae.preprocess import TabularPreprocess
 
-        return TabularPreprocess(*(None if v is None else tuple(v) for v in (self.mean, self.std)))
+        mean, std = (None if v is None else tuple(v) for v in (self.mean, self.std))
+        return TabularPreprocess(mean, std, None if self.knots is None else tuple(map(tuple, self.knots)))
 
 
 class Layer(_Part):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,8 +49,13 @@ class Kind(Configurable):
         """
 
     @abstractmethod
-    def preprocess(self, chunks: Callable[[], Iterable[Tensor]]) -> Preprocess:
-        """From decoded samples to the model's input; `chunks()` passes over a split, the training one where `fitted`"""
+    def preprocess(self, chunks: Callable[[], Iterable[Tensor]], columns: Sequence[str]) -> Preprocess:
+        """From decoded samples to the model's input.
+
+        Args:
+            chunks: passes over the samples of a split, the training one where `fitted`.
+            columns: those that make the input.
+        """
 
     def described(self, columns: list[Column], first: pa.Table) -> list[Column]:
         """The input's columns, with what the first row of the training split tells of them."""
@@ -60,9 +65,25 @@ class Kind(Configurable):
         """The columns of which the model's type cannot tell values apart that differ in these rows."""
         return []
 
-    def of_features(self, features: Features) -> Kind:
-        """This kind with what the data set says of itself."""
+    def of_rows(self, rows: Any, label: str | None, streaming: bool) -> Kind:
+        """This kind with what the data set says of itself.
+
+        Args:
+            rows: of the training split; of data that only feed a model, of any.
+            label: the column of labels, or None.
+            streaming: whether rows are read as they come, and should not be passed over.
+        """
         return self
+
+    @property
+    def classes(self) -> dict[str, tuple[str, ...]]:
+        """The classes of each column of categories, once they are known."""
+        return {}
+
+    @property
+    def masked(self) -> bool:
+        """Whether samples may have missing values, which are NaN."""
+        return False
 
     def of_signature(self, signature: Signature) -> Kind:
         """This kind as a trained model asks for its input.

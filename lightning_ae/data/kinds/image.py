@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -96,7 +96,7 @@ class Image(Kind):
             images.append(image)
         return np.stack(images)
 
-    def preprocess(self, chunks: Callable[[], Iterable[Tensor]]) -> ImagePreprocess:
+    def preprocess(self, chunks: Callable[[], Iterable[Tensor]], columns: Sequence[str] = ()) -> ImagePreprocess:
         """Scaling to [0, 1] and normalisation; encoders use it on images of any size."""
         shape = next(iter(chunks())).shape
         return ImagePreprocess((shape[2], shape[3]), shape[1], self.mean, self.std)
@@ -106,12 +106,13 @@ class Image(Kind):
         plain = replace(self, size=None, channels=None)
         return [replace(columns[0], shape=plain.decode(first, [columns[0].name], "train", 0).shape[1:])]
 
-    def of_features(self, features: Features) -> Image:
+    def of_rows(self, rows: Any, label: str | None, streaming: bool) -> Image:
         """Grey or colour as `datasets.Image(mode=...)` says.
 
         Raises:
             InputError: when that is another mode, or this kind says otherwise.
         """
+        features = rows.features
         columns = [self.column] if self.column is not None else image_columns(features)
         modes = {getattr(features.get(column), "mode", None) for column in columns} - {None}
         if not modes:

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 from torch import Tensor
 
-from lightning_ae.data.columns import check_columns, choose, reasons, scalar_columns, vector_columns
+from lightning_ae.data.columns import (
+    array_columns,
+    category_columns,
+    check_columns,
+    choose,
+    label_columns,
+    reasons,
+    value_columns,
+    vector_columns,
+)
 from lightning_ae.data.kinds.base import Kind
-from lightning_ae.data.signature import Signature, listed
-from lightning_ae.errors import InputError
+from lightning_ae.data.labels import MOST, classes_of, texts
+from lightning_ae.data.scaling import Scaling, scaled
+from lightning_ae.data.signature import Column, Signature, listed
+from lightning_ae.errors import InputError, unknown
+from lightning_ae.natural import MISSING
 from lightning_ae.preprocess import TabularPreprocess
 
 if TYPE_CHECKING:
@@ -27,11 +39,11 @@ WHOLE = 2**53  # from here on float64 does not hold every integer
 
 @dataclass(frozen=True)
 class Tabular(Kind):
-    """Columns of numbers, as float vectors.
+    """Columns of numbers, dates, durations and categories, as float vectors.
 
     Where `columns` does not say it, the only column of vectors is the input, else all numbers (integers, floats,
-    decimals, booleans) but the label. What is left out is said, with the reason: text, dates, classes and whatever else
-    is no number; and by their names, in any case,
+    decimals, booleans, durations) and the `categories`, but the label. What is left out is said, with the reason: text,
+    dates, classes and whatever else is no number; and by their names, in any case,
 
     - what looks like a target: label, target, class, y (unless a number x stands beside it), outcome, response,
       diagnosis, fraud, anomaly, outlier, churn, default, their plurals and is_... forms, and names that end in _label,
@@ -39,44 +51,63 @@ class Tabular(Kind):
     - of integers and texts what is an index (__index_level_0__, Unnamed: 0, level_0, index) or an identifier: id, uuid,
       guid, key, pk, idx, rowid, by itself or at the end after a separator (user_id) or a small letter (userId).
 
-    Name such a column in `columns` to take it all the same.
+    Name such a column in `columns` to take it all the same. Dates are seconds since 1970 (UTC), times of day and
+    durations seconds.
 
-    A model sees float32. Where columns are standardised they stay in float64 until they are centred, so that a large
-    offset costs no digits; integers of 2^53 and more, which float64 cannot tell apart, are refused.
+    A model sees float32. Where columns are scaled they stay in float64 until they are centred, so that a large offset
+    costs no digits; integers of 2^53 and more, which float64 cannot tell apart, are refused.
 
     Args:
-        columns: their names: one column of vectors, or any number of scalar ones.
-        standardize: subtract each dimension's mean over the training split and divide by its standard deviation
-            (constant dimensions are only centred).
+        columns: their names: one column of vectors or arrays (of any rank, the first dimension their channels), or any
+            number of others.
+        scaling: of each dimension (each channel of an array), by the training split: "standard", its mean and standard
+            deviation; "robust", its median and interquartile range / 1.349, which is the standard deviation of a
+            normal distribution (of a column whose quartiles are equal, its standard deviation); "quantile", to a
+            standard normal distribution by its quantiles; "none". Constant dimensions are only centred. By default
+            "standard", and of a stream "none".
+        categories: columns of text, booleans, whole numbers or classes that are numbered from 0, for an `MLP` with
+            `categories`: their names; or with each name its classes in order, by default those of the training split,
+            sorted. "auto" are all classes, and the texts of at most 1000 kinds, no more than half of the rows.
+        missing: "refused"; or "masked": what is missing (None, NaN) is zero in the model's input, which is the mean of
+            a standardised column, and does not count in its loss. Missing categories are a class of their own.
     """
 
     columns: tuple[str, ...] | None = None
-    standardize: bool = False
+    scaling: Scaling | None = None
+    categories: dict[str, tuple[str, ...]] | tuple[str, ...] | Literal["auto"] | None = None
+    missing: Literal["refused", "masked"] = "refused"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scaling is not None and self.scaling not in get_args(Scaling):
+            raise unknown("scaling of Tabular", str(self.scaling), get_args(Scaling))
+        if self.missing not in ("refused", "masked"):
+            raise unknown("missing of Tabular", str(self.missing), ("refused", "masked"))
+        if isinstance(self.categories, str) and self.categories != "auto":
+            raise InputError(
+                f"categories of Tabular must be names of columns, 'auto' or none, got {self.categories!r}",
+                f"categories=[{self.categories!r}]",
+            )
+        if isinstance(self.categories, Mapping):
+            object.__setattr__(self, "categories", {name: tuple(each) for name, each in self.categories.items()})
+
+    @property
+    def classes(self) -> dict[str, tuple[str, ...]]:
+        """The classes of each column of categories, once they are known."""
+        return self.categories if isinstance(self.categories, dict) else {}
 
     def input_columns(self, features: Features, label: str | None) -> list[str]:
         """The columns that make the vectors."""
         if self.columns is not None:
-            columns = list(self.columns)
-            check_columns(columns, features)
-            vectors, scalars = vector_columns(features), scalar_columns(features)
-            if repeated := [column for column in columns if columns.count(column) > 1]:
-                raise InputError(f"columns names {repeated[0]!r} more than once", "name each column once")
-            for column in columns:
-                if column not in scalars and not (column in vectors and len(columns) == 1):
-                    raise InputError(
-                        f"column {column!r} holds {features[column]}; columns takes one column of vectors or any "
-                        "number of scalar ones",
-                        f"vectors: {listed(vectors)}; scalars: {listed(scalars)}",
-                    )
-            return columns
-        choice = choose(features, label)
+            return self._named(features)
+        choice = choose(features, label, categories=list(self.classes))
         if not choice.input:
             there = f"the label {label!r}" + (" and " if choice.left_out else "") if label is not None else ""
             raise InputError(
                 f"no column of the data set makes an input by itself; it has {there}{reasons(choice.left_out)}"
                 if features else "the data set has no columns",
-                "name columns of numbers to use all the same: kind=Tabular(columns=[...]); or convert others first "
-                "(Dataset.cast_column, Dataset.map)",
+                "name columns of numbers to use all the same: kind=Tabular(columns=[...]); texts of few kinds by "
+                "Tabular(categories=[...]); or convert others first (Dataset.cast_column, Dataset.map)",
             )  # fmt: skip
         if len(choice.input) > 1 and choice.input[0] in vector_columns(features):
             raise InputError(
@@ -85,26 +116,55 @@ class Tabular(Kind):
             )
         return list(choice.input)
 
+    def _named(self, features: Features) -> list[str]:
+        columns = list(self.columns or ())
+        check_columns([*columns, *self.classes], features)
+        if repeated := [column for column in columns if columns.count(column) > 1]:
+            raise InputError(f"columns names {repeated[0]!r} more than once", "name each column once")
+        if lacking := [name for name in self.classes if name not in columns]:
+            raise InputError(f"categories names {lacking[0]!r}, which is not among columns", "name it in both")
+        vectors, arrays, single = vector_columns(features), array_columns(features), value_columns(features)
+        for column in columns:
+            if not (column in single or column in self.classes or (column in vectors + arrays and len(columns) == 1)):
+                text = column in label_columns(features)
+                raise InputError(
+                    f"column {column!r} holds {features[column]}; columns takes one column of vectors or any number of "
+                    "scalar ones",
+                    f"texts of few kinds are categories: kind=Tabular(categories=[{column!r}])" if text else
+                    f"vectors: {listed(vectors)}; scalars: {listed(single)}",
+                )  # fmt: skip
+        return columns
+
     @property
     def decoding(self) -> dict[str, Any]:
-        """In which precision values are kept."""
-        return super().decoding | {"precision": "double" if self.standardize else "single"}
+        """In which precision values are kept, what numbers categories have, and whether values may be missing."""
+        about: dict[str, Any] = {"precision": "double" if self.fitted else "single"}
+        about |= {"categories": {name: list(each) for name, each in self.classes.items()}} if self.classes else {}
+        return super().decoding | about | ({"missing": self.missing} if self.missing == "masked" else {})
 
     def decode(self, rows: pa.Table, columns: list[str], split: str, first: int) -> np.ndarray:
         """(N, dimensions), in the columns' own type where they share one that is compact; else float64 where they are
-        standardised, and float32 where not."""
-        wide = np.dtype(np.float64 if self.standardize else np.float32)
-        arrays = [_numbers(rows[column], wide, f"column {column!r} of split {split!r}", first) for column in columns]
+        scaled, and float32 where not. What is missing is NaN."""
+        wide = np.dtype(np.float64 if self.fitted else np.float32)
+        arrays = []
+        for column in columns:
+            where = f"column {column!r} of split {split!r}"
+            if column in self.classes:
+                arrays.append(_numbered(rows[column], self.classes[column], where, first).astype(wide)[:, None])
+            else:
+                arrays.append(_numbers(rows[column], wide, where, first, self.missing == "masked"))
         own = {values.dtype for values in arrays}
-        dtype = own.pop() if len(own) == 1 and own <= COMPACT else wide
+        dtype = own.pop() if len(own) == 1 and own <= COMPACT and self.missing == "refused" else wide
         return np.concatenate(arrays, axis=1, dtype=dtype, casting="unsafe")
 
     def unlike(self, rows: pa.Table, columns: list[str]) -> list[str]:
         """The columns of which float32 cannot tell values apart that differ: some integers, or 1 % of the floats."""
-        if self.standardize:
+        if self.fitted:
             return []
         found = []
         for column in columns:
+            if column in self.classes:
+                continue
             values = _values(rows[column])
             if values.dtype in COMPACT or values.dtype == bool:
                 continue
@@ -114,8 +174,41 @@ class Tabular(Kind):
                 found.append(column)
         return found
 
+    def described(self, columns: list[Column], first: pa.Table) -> list[Column]:
+        """The input's columns, with the classes of categories, and what becomes of missing values."""
+        return [
+            replace(column, kind="category", classes=self.classes[column.name])
+            if column.name in self.classes
+            else replace(column, missing=self.missing)
+            for column in columns
+        ]
+
+    def of_rows(self, rows: Any, label: str | None, streaming: bool) -> Tabular:
+        """Scaled or not, and with the classes of its categories.
+
+        Raises:
+            InputError: when the classes would have to be looked for in a stream, or a column has too many.
+        """
+        scaling: Scaling = self.scaling or ("none" if streaming else "standard")
+        return replace(self, scaling=scaling, categories=self._classes_of(rows, label, streaming))
+
+    def _classes_of(self, rows: Any, label: str | None, streaming: bool) -> dict[str, tuple[str, ...]] | None:
+        declared = [name for name, each in rows.features.items() if type(each).__name__ == "ClassLabel"]
+        named = [name for name in self.columns or () if name in declared]  # whose numbers are names, no numbers
+        if isinstance(self.categories, dict):
+            check_columns(self.categories, rows.features)
+            return self.categories
+        if self.categories == "auto":
+            named += [name for name in category_columns(rows.features) if name != label]
+        elif self.categories is not None:
+            named += self.categories
+        check_columns(named, rows.features)
+        most = None if self.categories == "auto" else MOST
+        found = {name: classes_of(rows, name, streaming, most) for name in dict.fromkeys(named)}
+        return {name: classes for name, classes in found.items() if classes is not None} or None
+
     def of_signature(self, signature: Signature) -> Tabular:
-        """The model's columns, standardised where the model's input is.
+        """The model's columns, scaled where the model's input is, with the model's classes.
 
         Raises:
             InputError: when the model takes images, or other columns than this kind names.
@@ -130,93 +223,140 @@ class Tabular(Kind):
                 f"{listed(names)}",
                 "leave columns out: the model says them",
             )
-        return replace(self, columns=names or self.columns, standardize=wanted.mean is not None)
+        return replace(
+            self,
+            columns=names or self.columns,
+            scaling="standard" if wanted.scales else "none",
+            categories=signature.classes or None,
+            missing="masked" if signature.masked else "refused",
+        )
 
     @property
     def fitted(self) -> bool:
-        """Whether the samples are standardised."""
-        return self.standardize
+        """Whether the samples are scaled."""
+        return self.scaling not in (None, "none")
 
-    def preprocess(self, chunks: Callable[[], Iterable[Tensor]]) -> TabularPreprocess:
-        """Standardisation by the training split, where asked for."""
-        if not self.standardize:
+    @property
+    def masked(self) -> bool:
+        """Whether samples may have missing values."""
+        return self.missing == "masked"
+
+    def preprocess(self, chunks: Callable[[], Iterable[Tensor]], columns: Sequence[str] = ()) -> TabularPreprocess:
+        """Scaling by the training split, where asked for."""
+        if self.scaling is None or not self.fitted:
             return TabularPreprocess()
-        n = sum(len(chunk) for chunk in chunks())
-        found = [torch.stack([chunk.double().amin(dim=0), chunk.double().amax(dim=0)]) for chunk in chunks()]
-        low, high = torch.stack(found).amin(dim=0)[0], torch.stack(found).amax(dim=0)[1]
-        # sums of float32 are exact in float64; of float64 what lies above the least value is summed
-        offset = low if next(iter(chunks())).dtype == torch.float64 else torch.zeros_like(low)
-        total = torch.stack([(chunk.double() - offset).sum(dim=0) for chunk in chunks()]).sum(dim=0)
-        # a spread of the last digit is that of rounding: such a column is constant
-        constant = high - low <= torch.finfo(torch.float64).eps * torch.maximum(high.abs(), low.abs())
-        mean = torch.where(constant, low, offset + total / n)
-        squares = torch.stack([(chunk.double() - mean).square().sum(dim=0) for chunk in chunks()]).sum(dim=0)
-        std = torch.where(constant, 1.0, (squares / n).sqrt())
-        if not (mean.isfinite() & std.isfinite()).all():
-            dimension = int((~(mean.isfinite() & std.isfinite())).int().argmax())
-            raise InputError(
-                f"dimension {dimension} of the input spreads from {low[dimension]:g} to {high[dimension]:g}, too far "
-                "for a standard deviation in float64",
-                "rescale it, or take its logarithm (Dataset.map)",
-            )
-        return TabularPreprocess(tuple(mean.tolist()), tuple(torch.where(std > 0, std, 1.0).tolist()))
+        categories = [i for i, column in enumerate(columns) if column in self.classes]
+        return scaled(self.scaling, chunks, categories)
 
 
 def _values(column: pa.ChunkedArray) -> np.ndarray:
-    """All numbers of a column, in one dimension; missing ones are NaN, and decimals float64."""
+    """All numbers of a column, in one dimension: missing ones are NaN, decimals float64, and times in seconds."""
     array = column.combine_chunks()
-    while pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_fixed_size_list(array.type):
+    while _is_list(array.type):
         array = array.flatten()
     if pa.types.is_decimal(array.type):
         array = pc.cast(array, pa.float64())
+    if pa.types.is_temporal(array.type):
+        return _seconds(array)
     return np.asarray(array.to_numpy(zero_copy_only=False))
 
 
-def _numbers(column: pa.ChunkedArray, wide: np.dtype[Any], where: str, first: int) -> np.ndarray:
-    """A column of numbers (N, 1), or of vectors (N, dimensions), of which each can be told in the type `wide`.
+def _seconds(array: pa.Array) -> np.ndarray:
+    """Dates as float64 seconds since 1970 (UTC), times of day since midnight, and durations."""
+    kind = array.type
+    unit = {pa.date32(): 86400.0, pa.date64(): 1e-3}.get(kind) or {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}[
+        kind.unit
+    ]
+    whole = pc.cast(array, pa.int32() if kind.bit_width == 32 else pa.int64())
+    return np.asarray(pc.cast(whole, pa.float64(), safe=False).to_numpy(zero_copy_only=False)) * unit
+
+
+def _is_list(type_: pa.DataType) -> bool:
+    return pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_)
+
+
+def _numbered(column: pa.ChunkedArray, classes: Sequence[str], where: str, first: int) -> np.ndarray:
+    """A column of categories as the numbers of its classes, (N,).
+
+    Raises:
+        InputError: naming the row of a class that is not among them.
+    """
+    found = pc.index_in(texts(column).fill_null(MISSING), value_set=pa.array(classes, pa.string()))
+    if found.null_count:
+        row = int(pc.index(pc.is_null(found), pa.scalar(True)).as_py())
+        value = column[row].as_py()
+        raise InputError(
+            f"{where} holds {value!r} in row {first + row}, which is none of the classes that the model was trained "
+            f"on: {listed(classes)}",
+            "leave such rows out (Dataset.filter), or train on data that have it",
+        )
+    return np.asarray(found.to_numpy())
+
+
+def _numbers(column: pa.ChunkedArray, wide: np.dtype[Any], where: str, first: int, masked: bool) -> np.ndarray:
+    """A column of numbers (N, 1), vectors (N, dimensions) or arrays, of which each can be told in the type `wide`.
 
     Args:
         column: of rows as the data set has them.
         wide: float32 or float64.
         where: the column in words, for errors.
         first: the number of the first row, for errors.
+        masked: whether values may be missing; they are NaN then.
 
     Raises:
         InputError: naming the row, for what is missing, not finite, too large, or of another length.
     """
-    drop = "drop such rows, or fill them first"
+    drop = "drop such rows, fill them first, or give kind=Tabular(missing='masked'), which leaves them out of the loss"
     array = column.combine_chunks()
-    if column.null_count:
-        row = first + int(pc.index(pc.is_null(array), pa.scalar(True)).as_py())
-        raise InputError(f"{where} holds missing values (None, NaN), first in row {row}", drop)
-    width = 1
-    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_fixed_size_list(array.type):
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
+    shape: tuple[int, ...] = ()
+    while _is_list(array.type):
+        if array.null_count:
+            row = first + int(pc.index(pc.is_null(array), pa.scalar(True)).as_py()) // max(1, math.prod(shape))
+            raise InputError(f"{where} holds a missing vector in row {row}", "drop such rows (Dataset.filter)")
         lengths = pc.list_value_length(array).to_numpy(zero_copy_only=False)
         width = int(lengths[0])
         if (lengths != width).any():
-            row = int((lengths != width).argmax())
+            other = int((lengths != width).argmax())
             raise InputError(
-                f"the vectors in {where} differ in length: row {first} has {width} values, row {first + row} has "
-                f"{lengths[row]}",
+                f"the vectors in {where} differ in length: row {first} has {width} values, row "
+                f"{first + other // math.prod(shape)} has {lengths[other]}",
                 "bring them to one length first (Dataset.map)",
             )
         if width == 0:
             raise InputError(f"{where} holds empty vectors, first in row {first}")
-    values = _values(column).reshape(-1, width)
+        shape, array = (*shape, width), array.flatten()
+    if array.null_count and not masked:
+        row = first + int(pc.index(pc.is_null(array), pa.scalar(True)).as_py()) // math.prod(shape)
+        raise InputError(f"{where} holds missing values (None, NaN), first in row {row}", drop)
+    missing = pc.is_null(array).to_numpy(zero_copy_only=False) if array.null_count else None
+    if missing is not None and (pa.types.is_integer(array.type) or pa.types.is_boolean(array.type)):
+        array = array.fill_null(0 if pa.types.is_integer(array.type) else False)  # numpy's have no missing ones
+    values = _values(pa.chunked_array([array])).reshape(-1, *(shape or (1,)))
+    _check_values(values, wide, where, first, masked, drop)
+    if missing is not None:
+        values = values.astype(np.promote_types(values.dtype, wide))
+        values[missing.reshape(values.shape)] = np.nan
+    return values
+
+
+def _check_values(values: np.ndarray, wide: np.dtype[Any], where: str, first: int, masked: bool, drop: str) -> None:
+    """Refuses what is not finite, too large, or a whole number that float64 cannot tell; see `_numbers`."""
     whole = values.dtype.kind in "iu"
     if values.dtype.itemsize < 4 and values.dtype.kind != "f" or values.dtype == bool:
-        return values
+        return
     if whole:
         bad = (values >= WHOLE) | (values <= -WHOLE) if values.dtype.itemsize == 8 else np.zeros_like(values, bool)
     else:
-        bad = ~np.isfinite(values)
+        bad = np.isinf(values) if masked else ~np.isfinite(values)
         if not bad.any() and values.dtype.itemsize > wide.itemsize:
             bad = np.abs(values) > np.finfo(wide).max
     if not bad.any():
-        return values
-    row, place = divmod(int(bad.argmax()), width)
-    at = f"row {first + row}" + (f" at {place}" if width > 1 else "")
-    value = values[row, place]
+        return
+    place = tuple(int(n) for n in np.unravel_index(int(bad.argmax()), values.shape))
+    at = f"row {first + place[0]}" + (f" at {place[1] if len(place) == 2 else place[1:]}" if values[0].size > 1 else "")
+    value = values[place]
     if whole:
         raise InputError(
             f"{where} holds {value} in {at}: integers of 2^53 and more cannot be told apart in float64",
@@ -226,6 +366,6 @@ def _numbers(column: pa.ChunkedArray, wide: np.dtype[Any], where: str, first: in
     if np.isfinite(value):
         raise InputError(
             f"{where} holds {value:g}, which float32 cannot hold, first in {at}",
-            "give kind=Tabular(standardize=True), which scales it first, or take the logarithm (Dataset.map)",
+            "scale the columns, kind=Tabular(scaling='standard'), or take the logarithm (Dataset.map)",
         )
     raise InputError(f"{where} holds NaN or infinite values, first in {at}", drop)
