@@ -25,7 +25,7 @@ INDEX = re.compile(r"__index_level_\d+__|Unnamed: ?\d+(_level_\d+)?|level_\d+|[I
 LOOKS = ("looks like a target", "an identifier", "an index")
 _LISTS = ("List", "LargeList", "Sequence")
 _WHOLE = ("int", "uint")
-_NUMBERS = (*_WHOLE, "float", "double", "bool", "decimal", "duration")
+_NUMBERS = (*_WHOLE, "float", "double", "bool", "decimal")
 _DATES = ("timestamp", "date", "time")
 _TEXTS = ("string", "large_string", "string_view")
 
@@ -44,11 +44,15 @@ class Choice:
     label: str | None
     left_out: Mapping[str, str]
 
-    def said(self, classes: str = "", hint: bool = False) -> str:
-        """In one line; `classes` is said of the label, and `hint` says how to take what was left out by its name."""
+    def said(self, how: str = "", classes: str = "", hint: bool = False) -> str:
+        """In one line; `how` is said of the input, `classes` of the label, and `hint` says how to take what was left
+        out by its name."""
         names = listed(self.input)
         columns = names if len(self.input) == 1 else f"{len(self.input)} columns ({names})"
-        parts = [f"input: {columns}", f"label: {'none' if self.label is None else self.label + classes}"]
+        parts = [
+            f"input: {columns}{f', {how}' if how else ''}",
+            f"label: {'none' if self.label is None else self.label + classes}",
+        ]
         if self.left_out:
             parts.append(f"left out: {reasons(self.left_out)}")
         if hint and any(reason in LOOKS for reason in self.left_out.values()):
@@ -116,7 +120,7 @@ def describe(features: Features) -> dict[str, Column]:
             found[name] = Column(name, "image", "image", range=(0, 255))
         elif (classes := getattr(feature, "names", None)) is not None:
             found[name] = Column(name, "category", str(schema.field(name).type), classes=tuple(classes))
-        elif _is_number(feature):
+        elif _is_number(feature) or _dtype(feature).startswith("duration"):
             found[name] = Column(name, "number", str(schema.field(name).type))
         elif _is_vector(feature) or is_array(feature):
             found[name] = Column(name, "vector", str(schema.field(name).type))
@@ -148,8 +152,9 @@ def array_columns(features: Features) -> list[str]:
 
 
 def value_columns(features: Features) -> list[str]:
-    """The columns that hold a number, a class, a date or a time each."""
-    return [name for name, feature in features.items() if _is_number(feature) or _dtype(feature).startswith(_DATES)]
+    """The columns that hold a number, a class, a date, a time or a duration each."""
+    times = (*_DATES, "duration")
+    return [name for name, feature in features.items() if _is_number(feature) or _dtype(feature).startswith(times)]
 
 
 def category_columns(features: Features) -> list[str]:

@@ -326,7 +326,7 @@ class Samples:
         if self.has_classes and not self.streaming and (without := int((self._labels_of(self._typical) < 0).sum())):
             classes += f"; {without} rows have none"
         rank_zero_info(
-            choice.said(classes and f" ({classes})", hint=isinstance(kind, Tabular) and kind.columns is None)
+            choice.said(kind.how, classes and f" ({classes})", hint=isinstance(kind, Tabular) and kind.columns is None)
         )
         if isinstance(kind, Tabular) and (lost := kind.unlike(self._first_rows(LOOKED_AT), self.input_columns)):
             rank_zero_warn(

@@ -66,7 +66,7 @@ def splits(train: list[Any], test: list[Any], of_train: Any = None, of_test: Any
 
 
 def standardised(values: list[Any]) -> torch.Tensor:
-    return batch(table(a=values), kind=Tabular(standardize=True))["a"][:, 0]
+    return batch(table(a=values), kind=Tabular(scaling="standard"))["a"][:, 0]
 
 
 def scaled(values: list[Any]) -> torch.Tensor:
@@ -76,7 +76,7 @@ def scaled(values: list[Any]) -> torch.Tensor:
 
 def same_features(values: list[float]) -> bool:
     """Whether a model's features of natural units are those of the batch that trains it."""
-    data = read(table(a=values, b=B), kind=Tabular(standardize=True))
+    data = read(table(a=values, b=B), kind=Tabular(scaling="standard"))
     model = VAE((2,), latent_dim=2).eval()
     model.signature = data.signature
     natural = torch.tensor([values, B], dtype=torch.float64).T
@@ -187,11 +187,11 @@ CASES = [
     Case("epoch seconds, standardised", lambda _: standardised(EPOCH), scaled([0, 1, 2, 3, 4, 5])),
     Case("and the features of them", lambda _: same_features(EPOCH), True),
     Case("epoch seconds as they are", lambda _: columns(table(t=EPOCH)),
-         Said(r"float32 cannot tell apart.* of t: give kind=Tabular\(standardize=True\)", ["t"])),
+         Said(r"float32 cannot tell apart.* of t: give kind=Tabular\(scaling='standard'\)", ["t"])),
     Case("integers near 2^53, standardised", lambda _: standardised([2**50 + i for i in range(N)]),
          scaled([0, 1, 2, 3, 4, 5])),
     Case("integers beside floats", lambda _: batch(table(i=[2**40 + n for n in range(N)], f=A),
-                                                  kind=Tabular(standardize=True))["x"][:, 0], scaled(list(range(N)))),
+                                                  kind=Tabular(scaling="standard"))["x"][:, 0], scaled(list(range(N)))),
     Case("integers of 2^53", lambda _: standardised([1, 2, 2**53, 4, 5, 6]),
          Refused(r"column 'a' of split 'train' holds 9007199254740992 in row 2: integers of 2\^53")),
     Case("1e39", lambda _: batch(table(a=[1.0, 1e39])), Refused(r"'a'.* holds 1e\+39, which float32 cannot.* row 1")),
@@ -250,7 +250,7 @@ CASES = [
     Case("empty vectors", lambda _: batch(table(v=[[]] * 3).cast(Features(v=List(Value("float32"))))),
          Refused("'v' of split 'train' holds empty vectors")),
     Case("no rows", lambda _: batch(table(a=A).select([])), Refused("'train' of the data set is empty")),
-    Case("one row", lambda _: batch(table(a=[2.0], b=[3.0]), kind=Tabular(standardize=True))["x"], torch.zeros(1, 2)),
+    Case("one row", lambda _: batch(table(a=[2.0], b=[3.0]), kind=Tabular(scaling="standard"))["x"], torch.zeros(1, 2)),
     Case("all values missing", lambda _: batch(table({"a": Value("float64")}, a=[None] * N)),
          Refused("'a' of split 'train' holds missing values .*row 0")),
     Case("NaN in a later chunk leaves no cache entry", half_written, []),

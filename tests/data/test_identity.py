@@ -96,7 +96,12 @@ def test_pixels_count_and_not_their_encoding(how: str, same: bool) -> None:
 
 
 def test_it_is_plain_data(tmp_path: Path) -> None:
-    for each in (data(), data(kind=Tabular(columns=("a", "b"), standardize=True)), streamed(), HFDataModule("digits")):
+    for each in (
+        data(),
+        data(kind=Tabular(columns=("a", "b"), scaling="standard")),
+        streamed(),
+        HFDataModule("digits"),
+    ):
         torch.save(each.identity, tmp_path / "identity.pt")
         assert torch.load(tmp_path / "identity.pt", weights_only=True) == each.identity
     assert (tmp_path / "identity.pt").stat().st_size < 10_000
@@ -123,8 +128,8 @@ OTHER_DATA: dict[str, tuple[Callable[[], HFDataModule], str]] = {
     "another label": (lambda: data(label="a"), "label was 'y' and is 'a'"),
     "a further column": (lambda: data(table().add_column("z", [0] * ROWS)), "further columns was"),
     "standardised": (
-        lambda: data(kind=Tabular(columns=("a", "b"), standardize=True)),
-        "kind.standardize was False and is True",
+        lambda: data(kind=Tabular(columns=("a", "b"), scaling="standard")),
+        "kind.scaling was",
     ),
     "another split": (
         lambda: data(DatasetDict(train=table(), other=table(VALUES + 1)), train_split="other"),
@@ -191,7 +196,7 @@ def test_one_changed_row_among_many_shows_in_the_statistics_only() -> None:
     assert at not in np.arange(256) * (ROWS - 1) // 255
     other = table(moved(VALUES, at))
     assert data(other).identity == data().identity
-    kind = Tabular(columns=("a", "b"), standardize=True)
+    kind = Tabular(columns=("a", "b"), scaling="standard")
     was, now = (data(rows, kind=kind, val_fraction=0).identity for rows in (table(), other))
     with pytest.raises(InputError, match="epoch.*: statistics differs"):
         check_identity(was, now, middle=True)
@@ -201,7 +206,7 @@ def test_one_changed_row_among_many_shows_in_the_statistics_only() -> None:
 
 def test_a_sum_in_another_order_is_no_difference() -> None:
     """As other machines make it."""
-    kind = Tabular(columns=("a", "b"), standardize=True)
+    kind = Tabular(columns=("a", "b"), scaling="standard")
     one, other = data(kind=kind), data(kind=kind)
     other._own = type(one.preprocess)(
         tuple(m + 1e-12 for m in one.preprocess.mean),

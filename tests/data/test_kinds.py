@@ -184,7 +184,7 @@ def test_vectors(length: int, dtype: str) -> None:
 
 def test_standardisation_is_that_of_scikit_learn() -> None:
     rows = table(200)
-    data = HFDataModule(DatasetDict(train=rows, test=table(30)), kind=Tabular(standardize=True), val_fraction=0.25)
+    data = HFDataModule(DatasetDict(train=rows, test=table(30)), kind=Tabular(scaling="standard"), val_fraction=0.25)
     names = ["a", "b", "k", "constant"]
 
     def array(split: str) -> np.ndarray:
@@ -199,7 +199,7 @@ def test_standardisation_is_that_of_scikit_learn() -> None:
 @pytest.mark.parametrize("constant", [0.1, 1e8, -3.3e-9])
 def test_constant_columns_are_only_centred(constant: float) -> None:
     rows = Dataset.from_dict({"a": [constant] * 997, "b": list(range(997))})
-    data = HFDataModule(rows, kind=Tabular(standardize=True), val_fraction=0)
+    data = HFDataModule(rows, kind=Tabular(scaling="standard"), val_fraction=0)
     assert whole(data, "train")["x"][:, 0].abs().max() == 0
     assert data.preprocess.std[0] == 1
 

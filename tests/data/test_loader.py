@@ -188,7 +188,7 @@ def test_samples_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"streaming": True}, "cannot set val_fraction 0.1"),
         ({"streaming": True, "val_fraction": 0, "drop_last": True}, "has no drop_last"),
         ({"streaming": True, "val_fraction": 0, "on_device": True}, "on_device needs decoded samples"),
-        ({"streaming": True, "val_fraction": 0, "kind": Tabular(standardize=True)}, "standardize needs the mean"),
+        ({"streaming": True, "val_fraction": 0, "kind": Tabular(scaling="standard")}, "scaling needs the whole"),
     ],
 )
 def test_options_that_exclude_each_other(options: dict[str, Any], words: str) -> None:

@@ -21,7 +21,7 @@ from lightning_ae.parts import Bernoulli
 from lightning_ae.preprocess import ImagePreprocess, TabularPreprocess
 
 LINEAR = MLP(())
-STANDARD = Tabular(standardize=True)
+STANDARD = Tabular(scaling="standard")
 
 
 def trainer(folder: Path, **options: Any) -> pl.Trainer:

@@ -81,6 +81,11 @@ class Kind(Configurable):
         return {}
 
     @property
+    def how(self) -> str:
+        """What it does to the input's columns, in words, where that may surprise."""
+        return ""
+
+    @property
     def masked(self) -> bool:
         """Whether samples may have missing values, which are NaN."""
         return False

@@ -232,6 +232,17 @@ class Tabular(Kind):
         )
 
     @property
+    def how(self) -> str:
+        """How columns are scaled, which are categories, and what becomes of missing values."""
+        scaling = {"standard": "standardised", "robust": "scaled by quartiles", "quantile": "scaled by quantiles"}
+        said = [scaling[self.scaling]] if self.scaling in scaling else []
+        if self.classes:
+            said.append(f"categories {listed([f'{name} ({len(each)})' for name, each in self.classes.items()])}")
+        if self.masked:
+            said.append("missing values masked")
+        return ", ".join(said)
+
+    @property
     def fitted(self) -> bool:
         """Whether the samples are scaled."""
         return self.scaling not in (None, "none")
