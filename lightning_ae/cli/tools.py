@@ -132,6 +132,46 @@ def reconstruct(
     return written.save_figure(reconstruction_figure(model, x, "", **given), file, overwrite)
 
 
+def neighbours(checkpoint: str, path: str | None = None, k: int = 5, device: str = "auto") -> dict[str, float]:
+    """Print the error of a k-nearest-neighbour classifier on the codes, beside that of what needs no training.
+
+    Those are as many principal components, the inputs as they are, and the codes of the same model untrained. The
+    test split's rows take the class of most of their neighbours in the training split.
+
+    Args:
+        checkpoint: the model's checkpoint, or the name of a zoo entry.
+        path: the data set: a hub id, a local folder or "digits" (default: what the model was trained on).
+        k: the number of neighbours.
+        device: cpu, cuda, mps, or auto for the fastest there is.
+
+    Returns:
+        The errors, each in [0, 1].
+
+    Raises:
+        InputError: when the data have no classes, or cannot be read.
+    """
+    from rich.table import Table
+
+    from lightning_ae.cli import trained
+    from lightning_ae.metrics import compare_codes
+
+    model = trained.load(checkpoint, device)
+    data = trained.data_of(model, checkpoint, path)
+    data.prepare_data()
+    errors = compare_codes(model, data, k)
+    names = {
+        "codes": f"the model's codes ({model.feature_dim})",
+        "pca": "as many principal components",
+        "inputs": f"the inputs themselves ({' x '.join(map(str, model.input_shape))})",
+        "untrained": "codes of the model untrained",
+    }
+    table = Table("nearest neighbours in", "error", title=f"{k}-NN error of the test split", title_justify="left")
+    for name, error in errors.items():
+        table.add_row(names[name], f"{100 * error:.2f} %", style="bold" if name == "codes" else "")
+    Console().print(table)
+    return errors
+
+
 def sample(
     checkpoint: str,
     n: int = 64,
