@@ -125,7 +125,7 @@ def reconstruct(
     written.check_free([file], overwrite)
     data = trained.data_of(model, checkpoint, path)
     data.prepare_data()
-    x, given = read_input(model, trained.some_rows(data, trained.split_of(data, split), n, seed))
+    x, given = read_input(model, data.some_rows(trained.split_of(data, split), n, seed))
     if show:
         with torch.no_grad():
             written.print_images(model, {"input": x, "reconstruction": model(x, **given)})
@@ -211,7 +211,7 @@ def rate_distortion(
     data = trained.data_of(model, checkpoint, path)
     data.prepare_data()
     splits = [split for split in ("train", "test") if data.has(split)]
-    read = {split: read_input(model, trained.some_rows(data, split, samples, seed)) for split in splits}
+    read = {split: read_input(model, data.some_rows(split, samples, seed)) for split in splits}
     reference, of_reference = read[splits[0]]
     points = [
         point

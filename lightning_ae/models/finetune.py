@@ -150,6 +150,11 @@ class FineTuneClassifier(ExactModule):
             groups.append({"params": layer, "lr": self.lr * self.layer_decay**depth})
         return adamw(self, groups, self.lr, self.weight_decay)
 
+    @property
+    def needs_label(self) -> bool:
+        """Whether each sample needs a label: in all that runs but predictions."""
+        return self._trainer is None or not self._trainer.predicting
+
     def setup(self, stage: str) -> None:
         """Refuses data without labels.
 
@@ -161,7 +166,8 @@ class FineTuneClassifier(ExactModule):
         if data is not None and getattr(data, "label", "") is None:
             raise InputError("fine-tuning needs labels, but the data set has no label column", "give the data's label")
         if data is not None and hasattr(data, "refuse_unlabelled"):
-            data.refuse_unlabelled({"fit": ["train"], "test": ["test"]}.get(stage, []))
+            stages = {"fit": ["train", "val"], "validate": ["val"], "test": ["test"]}
+            data.refuse_unlabelled(stages.get(stage, []))
 
     def _terms(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         x, _, given = self.model.read(batch)

@@ -193,8 +193,9 @@ def _config(name: str, model: Autoencoder) -> Config:
         if preprocess is not None and not isinstance(preprocess, ImagePreprocess):
             raise InputError(f"the checkpoint's preprocessing is a {type(preprocess).__name__}, but it takes images")
         moments = {"mean": preprocess.mean, "std": preprocess.std} if preprocess else {}
-        size = model.input_shape[1:]
-        plain = {"kind": "image", "size": list(size), "channels": model.input_shape[0]} | _lists(moments)
+        size, binarize = list(model.input_shape[1:]), preprocess.binarize if preprocess else None
+        plain = {"kind": "image", "size": size, "channels": model.input_shape[0], "binarize": binarize}
+        plain |= _lists(moments)
     else:
         moments = {"mean": preprocess.mean, "std": preprocess.std} if isinstance(preprocess, TabularPreprocess) else {}
         plain = {"kind": "tabular"} | _lists(moments)
