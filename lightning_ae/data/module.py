@@ -45,8 +45,8 @@ class HFDataModule(Samples, pl.LightningDataModule):
     refused by name (see `lightning_ae.data.identity`).
 
     Args:
-        path: a data set's id on the hub, a local folder (parquet files, or written by `save_to_disk`), "digits" (the
-            embedded data set), or a `datasets.Dataset` or `DatasetDict`.
+        path: a data set's id on the hub, a local folder (parquet files, or written by `save_to_disk`), "digits" or
+            "fashion" (embedded), or a `datasets.Dataset` or `DatasetDict`.
         name: the configuration, of a data set on the hub that has several.
         revision: the revision on the hub.
         kind: how samples are read, `Image(...)` or `Tabular(...)`; by default as the data set's features suggest.

@@ -115,7 +115,7 @@ class Samples:
         for split in splits if self.has_classes and not self.streaming else ():
             if self.has(split):
                 (name, rows), labels = self._part(split), self.labels(split)
-                self._beside([], name).refuse_unlabelled(labels, range(len(labels)) if rows is None else rows)
+                self._beside([], name).refuse_unlabelled(labels, range(len(labels)) if rows is None else rows.tolist())
 
     def _labels_of(self, name: str) -> Tensor:
         """The labels of one of the data set's own splits, (N,)."""

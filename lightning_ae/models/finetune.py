@@ -90,7 +90,7 @@ class FineTuneClassifier(ExactModule):
         self.classifier = nn.Linear(model.feature_dim, num_classes, device=model.device, dtype=model.dtype)
         stages = ("train", "val", "test")  # "train" alone would shadow nn.Module.train
         self.accuracy = nn.ModuleDict(
-            {f"{s}_accuracy": MulticlassAccuracy(num_classes, average="micro") for s in stages}
+            {f"{s}_accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False) for s in stages}
         )
 
     @classmethod
@@ -192,6 +192,13 @@ class FineTuneClassifier(ExactModule):
             raise InputError(
                 f"fine-tuning needs whole-number labels in each batch, which holds {found}",
                 "give a data module with labels, or batches (x, labels)",
+            )
+        low, high = torch.stack(torch.aminmax(labels)).tolist()
+        if low < 0 or high >= self.num_classes:
+            row = int(((labels < 0) | (labels >= self.num_classes)).int().argmax())
+            raise InputError(
+                f"labels are 0 to {self.num_classes - 1}, but row {row} of the batch has {int(labels[row])}",
+                "set num_classes to the number of classes, and drop rows that have none (-1)",
             )
         return labels
 

@@ -147,8 +147,8 @@ class ImageInput(_Part):
         """The map from images in natural units."""
         from lightning_ae.preprocess import ImagePreprocess
 
-        moments = [None if v is None else tuple(v) for v in (self.mean, self.std)]
-        return ImagePreprocess(self.size, self.channels, *moments, binarize=self.binarize)
+        mean, std = (None if v is None else tuple(v) for v in (self.mean, self.std))
+        return ImagePreprocess(self.size, self.channels, mean, std, self.binarize)
 
 
 class TabularInput(_Part):

@@ -54,8 +54,9 @@ class Samples:
         if self.labels is None:
             return None, None
         known = {split: (features[split][labels >= 0], labels[labels >= 0]) for split, labels in self.labels.items()}
-        kept = torch.randperm(len(known["train"][0]), generator=torch.Generator().manual_seed(0))[:PROBED]
-        arguments = *(part[kept] for part in known["train"]), *known["test"]
+        (x, y), (test, truth) = known["train"], known["test"]
+        kept = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:PROBED]
+        arguments = x[kept], y[kept], test, truth
         return linear_probe_error(*arguments), knn_error(*arguments)
 
     def baseline(self, components: int) -> Errors:
