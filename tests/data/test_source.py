@@ -1,4 +1,4 @@
-"""Each kind of path, and what is said of those that do not work; the embedded digits."""
+"""Each kind of path, and what is said of those that do not work; the embedded data."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset, DatasetDict, IterableDataset
 from sklearn.datasets import load_digits
 
 from lightning_ae import InputError
-from lightning_ae.data import HFDataModule
+from lightning_ae.data import HFDataModule, source
 from lightning_ae.data.source import load_splits
 
 
