@@ -213,6 +213,17 @@ def warn_if_dark(x: Tensor) -> None:
         rank_zero_warn(f"the largest value of the images is {most[0]:.3g}, as {given}: were they scaled twice?")
 
 
+def warn_if_grey(x: Tensor) -> None:
+    """Warns where bytes, or floats in [0, 1], are not all black or white, for a model that was trained on such."""
+    # in bytes the product is taken modulo 256, and is zero for 0 and 255 alone all the same
+    most = _read((x * (x.new_tensor(255 if x.dtype == torch.uint8 else 1) - x)).amax()) if x.numel() else None
+    if most is not None and most[0] > 0:
+        rank_zero_warn(
+            "the model was trained on zeros and ones, drawn with the grey values as probabilities; here grey values go "
+            "in as they are: draw them first, x = (torch.rand_like(x) < x).float() of floats in [0, 1]"
+        )
+
+
 def vectors(
     data: Any,
     names: Sequence[str] = (),

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL.Image import Image as PILImage
@@ -26,6 +26,7 @@ from lightning_ae.natural import (
     taken,
     vectors,
     warn_if_dark,
+    warn_if_grey,
 )
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -73,19 +74,23 @@ class Preprocess(Configurable):
 
 @dataclass(frozen=True)
 class ImagePreprocess(Preprocess):
-    """Images to floats (B, C, H, W): resized, converted, scaled to [0, 1], normalised.
+    """Images to floats (B, C, H, W): resized, converted, scaled to [0, 1], binarised or normalised.
 
     Args:
         size: height and width, or none to leave them.
         channels: 1 or 3, or none to leave them. Grey is the luma of ITU-R BT.601.
         mean: subtracted from each channel in [0, 1], or none.
         std: divides each channel after that, or none.
+        binarize: "threshold" makes values of 0.5 and more one and the rest zero. "static" and "dynamic" say that the
+            model takes zeros and ones drawn with the grey values as probabilities: a data module draws them, and here
+            values stay as they are.
     """
 
     size: tuple[int, int] | None = None
     channels: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    binarize: Literal["threshold", "static", "dynamic"] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -98,6 +103,10 @@ class ImagePreprocess(Preprocess):
         if self.channels not in (None, 1, 3):
             raise InputError(f"channels must be 1 or 3, got {self.channels!r}")
         _check_moments(self.mean, self.std)
+        if self.binarize not in (None, "threshold", "static", "dynamic"):
+            raise InputError(f"binarize must be 'threshold', 'static', 'dynamic' or none, got {self.binarize!r}")
+        if self.binarize is not None and (self.mean is not None or self.std is not None):
+            raise InputError("binarize makes values of 0 and 1, which mean and std would move", "leave one of them out")
 
     def __call__(self, x: Tensor) -> Tensor:
         """uint8, or floats in [0, 1], of shape (B, H, W) or (B, C, H, W), to float32 (B, C, H, W).
@@ -113,6 +122,8 @@ class ImagePreprocess(Preprocess):
             )
         x = self.resize(x)
         x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
+        if self.binarize == "threshold":
+            x = (x >= 0.5).to(x.dtype)
         return _standardize(x, self.mean, self.std, "channels")
 
     def resize(self, x: Tensor) -> Tensor:
@@ -183,6 +194,8 @@ class ImagePreprocess(Preprocess):
             rank_zero_warn(said[0] + (f"; {len(said) - 1} other shapes likewise" if len(said) > 1 else ""))
         if check:
             warn_if_dark(x)
+            if self.binarize in ("static", "dynamic"):
+                warn_if_grey(x)
         return x
 
     def lost(self, shape: tuple[int, ...], read: tuple[int, ...] = ()) -> str | None:

@@ -15,7 +15,14 @@ from torch.nn import functional as F
 
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.batches import rows_of
-from lightning_ae.callbacks.measures import as_autoencoder, is_due, takes_part, to_unit_interval, undisturbed
+from lightning_ae.callbacks.measures import (
+    as_autoencoder,
+    is_due,
+    read_input,
+    takes_part,
+    to_unit_interval,
+    undisturbed,
+)
 from lightning_ae.errors import InputError
 from lightning_ae.files import whole_file
 from lightning_ae.models.contractive import jacobian_spectrum
@@ -26,6 +33,9 @@ if TYPE_CHECKING:
 
 class Picture(pl.Callback):
     """Base of the callbacks that draw: after validation every few epochs, and after test, on the first rank.
+
+    The samples are rows of the evaluation data, the same ones every time: of a data module that can draw them
+    (`some_rows`) drawn by a fixed seed, in turn from each class; of streams and DataLoaders the first ones.
 
     The picture is written to `pictures/<name>/epoch=0003.png` (or `test.png`) in the run's folder, and handed to
     TensorBoard and Weights & Biases where they are among the loggers.
@@ -97,7 +107,12 @@ class Picture(pl.Callback):
     def _collect(self, trainer: pl.Trainer, model: Autoencoder, batch: Any) -> None:
         missing = self.samples - sum(len(x) for x in self._inputs)
         if takes_part(trainer, model) and missing > 0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            x, _, given = model.read(batch)
+            data: Any = getattr(trainer, "datamodule", None)
+            if hasattr(data, "some_rows") and not data.streaming:
+                if missing < self.samples:
+                    return  # fewer rows than samples: all were taken
+                batch = data.some_rows("test" if trainer.testing else "val", self.samples)
+            x, given = read_input(model, batch)
             self._inputs.append(x[:missing])
             self._given.append(rows_of(given, slice(missing)))
             labels = _labels(trainer, batch)
@@ -205,7 +220,10 @@ class LatentProjection(Picture):
     def draw(self, trainer: pl.Trainer, model: Autoencoder, x: Tensor, labels: Tensor | None, title: str) -> Figure:
         """A scatter plot, or two."""
         codes = torch.cat([model.pool(part).float() for part in encoded(model, x, self.given)]).cpu()
-        names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
+        data: Any = getattr(trainer, "datamodule", None)
+        names = getattr(data, "class_names", None)
+        if labels is not None and not getattr(data, "has_classes", True):
+            labels = labels.float()
         panels = {"codes": codes} | ({"inputs, PCA": x.flatten(1).float().cpu()} if self.beside_pca else {})
         return projection_figure(panels, labels, names, title)
 
@@ -364,20 +382,26 @@ def image_figure(model: Autoencoder, rows: list[Tensor], names: list[str], title
 def projection_figure(
     panels: dict[str, Tensor], labels: Tensor | None, class_names: list[str] | None, title: str = ""
 ) -> Figure:
-    """Points (B, dimensions) of each panel in the plane, coloured by label (B,); more dimensions by their PCA."""
+    """Points (B, dimensions) of each panel in the plane, coloured by label (B,); more dimensions by their PCA.
+
+    Labels in whole numbers are classes, of which -1 is none; floats lie on a scale.
+    """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     figure = Figure((1.2 + 5.2 * len(panels), 5.2), dpi=150, layout="constrained")
     values = None if labels is None else labels.cpu().numpy()
-    classes = [] if values is None else sorted(set(values.tolist()))
+    scaled = labels is not None and labels.is_floating_point()
+    classes = [] if values is None or scaled else sorted(set(values.tolist()))
     colours = colormaps["tab10" if len(classes) <= 10 else "turbo"]
     for column, (name, points) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(1, len(panels), column)
         plane, axis_names = _plane(points)
         x, y = plane.T.numpy()
-        if values is None:
-            axes.scatter(x, y, s=6, alpha=0.7, linewidths=0)
+        if values is None or scaled:
+            shown = axes.scatter(x, y, c=values, s=8, alpha=0.75, linewidths=0)
+            if scaled and column == len(panels):
+                figure.colorbar(shown, ax=axes)
         for i, value in enumerate(classes):
             colour = colours(i) if len(classes) <= 10 else colours(i / (len(classes) - 1))
             known = class_names is not None and 0 <= int(value) < len(class_names)  # -1 often means unlabeled
@@ -388,9 +412,11 @@ def projection_figure(
         axes.set_ylabel(axis_names[1], fontsize=9)
         axes.tick_params(labelsize=8)
         if len(panels) > 1:
-            error = (
-                "" if values is None or len(plane) < 2 else f": 5-NN error {100 * _leave_one_out(plane, labels):.1f} %"
-            )
+            labelled = torch.empty(0) if values is None or scaled else torch.from_numpy(values >= 0)
+            error = ""
+            if int(labelled.sum()) > 1:
+                of_them = plane[labelled], torch.from_numpy(values)[labelled]
+                error = f": 5-NN error {100 * _leave_one_out(*of_them):.1f} %"
             axes.set_title(f"{name}{error}", fontsize=10)
     if classes and len(classes) <= 20:
         handles, texts = figure.axes[0].get_legend_handles_labels()
@@ -420,12 +446,12 @@ def _plane(points: Tensor) -> tuple[Tensor, tuple[str, str]]:
     return centred @ directions[:2].T, names
 
 
-def _leave_one_out(points: Tensor, labels: Any, k: int = 5) -> float:
+def _leave_one_out(points: Tensor, labels: Tensor, k: int = 5) -> float:
     """The error of a k-nearest-neighbour classifier of each point by the others."""
     points = points.double()
     distances = torch.cdist(points, points).fill_diagonal_(float("inf"))
-    nearest = labels.cpu()[distances.topk(min(k, len(points) - 1), largest=False).indices]
-    return float((nearest.mode(dim=1).values != labels.cpu()).float().mean())
+    nearest = labels[distances.topk(min(k, len(points) - 1), largest=False).indices]
+    return float((nearest.mode(dim=1).values != labels).float().mean())
 
 
 def _labels(trainer: pl.Trainer, batch: Any) -> Tensor | None:

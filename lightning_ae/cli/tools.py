@@ -35,7 +35,8 @@ def features(
 
     Args:
         checkpoint: the model's checkpoint, or the name of a zoo entry.
-        path: the data set: a hub id, a local folder or "digits" (default: what the model was trained on).
+        path: the data set: a hub id, a local folder, "digits" or "fashion" (default: what the model was
+            trained on).
         splits: any of train, val and test (default: all that the data have, which together are all rows).
         output: the folder to write to (default: "features" beside the folder of the checkpoint).
         batch_size: how many samples to encode at a time.
@@ -98,7 +99,8 @@ def reconstruct(
 
     Args:
         checkpoint: the model's checkpoint, or the name of a zoo entry.
-        path: the data set: a hub id, a local folder or "digits" (default: what the model was trained on).
+        path: the data set: a hub id, a local folder, "digits" or "fashion" (default: what the model was
+            trained on).
         split: train, val or test.
         n: how many images, drawn from the split, in turn from each class where labels are known.
         seed: of the draw.
@@ -125,7 +127,7 @@ def reconstruct(
     written.check_free([file], overwrite)
     data = trained.data_of(model, checkpoint, path)
     data.prepare_data()
-    x, given = read_input(model, trained.some_rows(data, trained.split_of(data, split), n, seed))
+    x, given = read_input(model, data.some_rows(trained.split_of(data, split), n, seed))
     if show:
         with torch.no_grad():
             written.print_images(model, {"input": x, "reconstruction": model(x, **given)})
@@ -228,7 +230,8 @@ def rate_distortion(
 
     Args:
         checkpoint: the model's checkpoint, or the name of a zoo entry.
-        path: the data set: a hub id, a local folder or "digits" (default: what the model was trained on).
+        path: the data set: a hub id, a local folder, "digits" or "fashion" (default: what the model was
+            trained on).
         samples: how many samples of train and test, as far as the data have them.
         seed: of the draw of these samples.
         output: the folder to write to (default: beside the folder of the checkpoint).
@@ -251,7 +254,7 @@ def rate_distortion(
     data = trained.data_of(model, checkpoint, path)
     data.prepare_data()
     splits = [split for split in ("train", "test") if data.has(split)]
-    read = {split: read_input(model, trained.some_rows(data, split, samples, seed)) for split in splits}
+    read = {split: read_input(model, data.some_rows(split, samples, seed)) for split in splits}
     reference, of_reference = read[splits[0]]
     points = [
         point

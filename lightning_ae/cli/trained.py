@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from pytorch_lightning.utilities import rank_zero_info
 from tqdm.auto import tqdm
@@ -63,23 +61,6 @@ def split_of(data: HFDataModule, wanted: str) -> str:
     if found != wanted:
         rank_zero_info(f"the data have no {wanted} split: {found} is taken")
     return found
-
-
-def some_rows(data: HFDataModule, split: str, n: int, seed: int) -> dict[str, Any]:
-    """A batch of `n` rows of a split, drawn by seed, in turn from each class where labels are known; a stream's first
-    ones."""
-    if data.streaming:
-        return next(data.batches(split, n))
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(data.dataset(split)), generator=generator)
-    if data.has_classes:
-        labels = data.labels(split)[order]
-        turn = torch.zeros_like(labels)
-        for label in labels.unique():
-            of_it = labels == label
-            turn[of_it] = torch.arange(int(of_it.sum()))
-        order = order[turn.argsort(stable=True)]
-    return data.rows(split, order[:n])
 
 
 def check_images(model: Autoencoder) -> None:

@@ -88,7 +88,7 @@ class OnTheFly:
         key: the input's name in a batch.
         beside: reads what a batch has besides.
         numbers: the data set's own of the rows, int64 (N,); by default they are all of them.
-        seed: of what evaluation draws once for each sample; None where it draws nothing.
+        seed: of what is drawn once for each sample; None where nothing is.
     """
 
     def __init__(
@@ -109,7 +109,14 @@ class OnTheFly:
     def __call__(self, positions: Tensor) -> dict[str, Tensor]:
         """The samples at these positions, int64 (B,)."""
         numbers = positions.numpy() if self.numbers is None else self.numbers[positions.numpy()]
-        return self._decode(self.rows[positions.tolist()], numbers.tolist())
+        batch = self._decode(self.rows[positions.tolist()], numbers.tolist())
+        if self.seed is not None:  # by the row's number, so that a sample keeps its draw in any batch
+            drawn = [
+                self.kind.freeze(sample, torch.Generator().manual_seed(self.seed + int(number)))
+                for sample, number in zip(batch[self.key], numbers, strict=True)
+            ]
+            batch[self.key] = torch.stack(drawn)
+        return batch
 
     def share(self, rows: pa.Table, numbers: list[int], share: slice, index: int, size: int) -> dict[str, Tensor]:
         """The samples `rows` of a stream, which are a rank's share of batch `index` of `size` samples."""

@@ -128,20 +128,39 @@ class Beside:
         label: the column of labels, with the classes that its numbers mean; None where there is none.
         features: of the columns in the data set that is read.
         split: its name, for errors.
+        labelled: whether a row without a class is refused.
     """
 
     names: list[str]
     label: Column | None
     features: dict[str, Any] = field(repr=False)
     split: str
+    labelled: bool = False
 
     def __call__(self, rows: pa.Table, numbers: Sequence[Any]) -> dict[str, Tensor]:
         """The columns (B,) of these rows; `numbers` are the data set's own of the rows.
 
         Raises:
-            InputError: naming the row, for a class that is not known.
+            InputError: naming the row, for a class that is not known, or for none.
         """
-        return {name: torch.from_numpy(self._column(name, rows[name], numbers)) for name in self.names}
+        found = {name: torch.from_numpy(self._column(name, rows[name], numbers)) for name in self.names}
+        if self.labelled and self.label is not None and self.label.kind == "category" and self.label.name in found:
+            self.refuse_unlabelled(found[self.label.name], numbers)
+        return found
+
+    def refuse_unlabelled(self, labels: Tensor, numbers: Sequence[Any]) -> None:
+        """Refuses labels (B,) of which one is of no class.
+
+        Raises:
+            InputError: naming the first such row.
+        """
+        if (missing := labels < 0).any():
+            assert self.label is not None
+            raise InputError(
+                f"the model needs a label for each sample, and {self.label.name!r} of split {self.split!r} has none in "
+                f"row {numbers[int(missing.int().argmax())]} (missing, or -1)",
+                "drop such rows (Dataset.filter)",
+            )
 
     def _column(self, name: str, values: pa.ChunkedArray, numbers: Sequence[Any]) -> np.ndarray:
         is_label = self.label is not None and name == self.label.name

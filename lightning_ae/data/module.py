@@ -6,6 +6,7 @@ import inspect
 import os
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -44,8 +45,8 @@ class HFDataModule(Samples, pl.LightningDataModule):
     refused by name (see `lightning_ae.data.identity`).
 
     Args:
-        path: a data set's id on the hub, a local folder (parquet files, or written by `save_to_disk`), "digits" (the
-            embedded data set), or a `datasets.Dataset` or `DatasetDict`.
+        path: a data set's id on the hub, a local folder (parquet files, or written by `save_to_disk`), "digits" or
+            "fashion" (embedded), or a `datasets.Dataset` or `DatasetDict`.
         name: the configuration, of a data set on the hub that has several.
         revision: the revision on the hub.
         kind: how samples are read, `Image(...)` or `Tabular(...)`; by default as the data set's features suggest.
@@ -105,7 +106,7 @@ class HFDataModule(Samples, pl.LightningDataModule):
         self.streaming, self.shuffle_buffer = streaming, shuffle_buffer
         self.num_workers, self.prefetch = num_workers, prefetch
         _check_arguments(self)
-        self._orders: dict[str, Order] = {}  # of the batches made last
+        self._orders: dict[str, Order] = {}  # of the batches that a trainer takes
         self._seed: int | None = None
         self._identity: Identity | None = None
         self._stream: Stream | None = None  # that trains
@@ -163,7 +164,7 @@ class HFDataModule(Samples, pl.LightningDataModule):
         return cls.from_config(config, **changed)
 
     def row_of(self, split: str, batch: int, row: int) -> str | None:
-        """Which row of the data set is `row` of a batch made last of "train", "val" or "test"; None of a stream's."""
+        """Which row of the data set is `row` of the trainer's batch of "train", "val" or "test"; None of a stream's."""
         if split not in self._orders:
             return None
         name, rows = self._part(split)
@@ -180,6 +181,21 @@ class HFDataModule(Samples, pl.LightningDataModule):
         loader = self._loader(split)
         assert isinstance(loader, BatchLoader)
         return self._ready(loader.read(positions))
+
+    def some_rows(self, split: str, n: int, seed: int = 0) -> Batch:
+        """A batch of `n` rows of a split, drawn by seed, in turn from each class where labels are known; a stream's
+        first ones."""
+        if self.streaming:
+            return next(self.batches(split, n))
+        order = torch.randperm(len(self.dataset(split)), generator=torch.Generator().manual_seed(seed))
+        if self.has_classes:
+            labels = self.labels(split)[order]
+            turn = torch.zeros_like(labels)
+            for label in labels.unique():
+                of_it = labels == label
+                turn[of_it] = torch.arange(int(of_it.sum()))
+            order = order[turn.argsort(stable=True)]
+        return self.rows(split, order[:n])
 
     @property
     def identity(self) -> Identity:
@@ -251,7 +267,8 @@ class HFDataModule(Samples, pl.LightningDataModule):
                 f"{world}",
                 f"use {self.batch_size // world * world or world} or {(self.batch_size // world + 1) * world}",
             )
-        return self._loader("train", training=True, seed=self._run_seed() % 2**31, world=world, rank=rank)
+        loader = self._loader("train", training=True, seed=self._run_seed() % 2**31, world=world, rank=rank)
+        return self._counted_by(loader, "train")
 
     def val_dataloader(self) -> Any:  # noqa: D102
         if not self._validates:
@@ -311,7 +328,13 @@ class HFDataModule(Samples, pl.LightningDataModule):
         if self.trainer is None:
             return self._loader(split)
         world, rank = _share(self.trainer)
-        return self._loader(split, world=world, rank=rank)
+        return self._counted_by(self._loader(split, world=world, rank=rank), split)
+
+    def _counted_by(self, loader: BatchLoader | StreamLoader, split: str) -> BatchLoader | StreamLoader:
+        """The loader, by whose batches `row_of` counts: what callbacks read besides has batches of its own."""
+        if isinstance(loader, BatchLoader):
+            self._orders[split] = loader.batch_sampler
+        return loader
 
     def _loader(
         self,
@@ -336,9 +359,14 @@ class HFDataModule(Samples, pl.LightningDataModule):
         name, rows = self._part(split)
         frozen = self._kind().frozen is not None and (not training or self._kind().trains_frozen)
         data = self._rows_of(name)
+        model = None if self.trainer is None else self.trainer.lightning_module
         beside = self._beside(self._others(data.features), name)
+        if getattr(model, "needs_label", "label" in getattr(model, "given", ())):
+            beside = replace(beside, labelled=True)
+        seeds = self.split_seed if frozen else None
+        if training:
+            _check_draws(self, self._kind())  # a model's, too
         if self.streaming:
-            seeds = self.split_seed if frozen else None
             decoded = OnTheFly(self._kind(), data, name, self.input_columns, self._key, beside, seed=seeds)
             buffer = self.shuffle_buffer if shuffle else 0
             stream = Stream(decoded.rows, decoded.share, batch_size, buffer, seed, world, rank, self._declared(name))
@@ -355,14 +383,12 @@ class HFDataModule(Samples, pl.LightningDataModule):
             training and self.drop_last,
         )
         if self.cache == "none":
-            self._orders[split] = order
             taken = data if rows is None else data.select(rows)
-            read = OnTheFly(self._kind(), taken, name, self.input_columns, self._key, beside, rows)
+            read = OnTheFly(self._kind(), taken, name, self.input_columns, self._key, beside, rows, seeds)
             return BatchLoader(read, order, self.num_workers, position=position, **options)
         samples = {self._key: self._array(name, frozen)}
         if beside.names:
             samples |= beside(data.select_columns(beside.names).with_format("arrow")[:], range(len(data)))
-        self._orders[split] = order
         columns = Columns(samples, None if rows is None else torch.from_numpy(rows))
         return BatchLoader(self._on_device(columns, name), order, position=position, **options)
 
@@ -404,6 +430,14 @@ def free_memory(device: torch.device) -> int | None:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
 
 
+def _check_draws(data: HFDataModule, kind: Kind | None) -> None:
+    if getattr(kind, "binarize", None) == "static" and (data.streaming or data.cache == "none"):
+        raise InputError(
+            "binarize='static' draws once for the whole data set, which is never held here",
+            "use binarize='dynamic' or 'threshold', or cache='disk' without streaming",
+        )
+
+
 def _check_arguments(data: HFDataModule) -> None:
     if not 0 <= data.val_fraction < 1:
         raise InputError(f"val_fraction must lie in [0, 1), got {data.val_fraction}")
@@ -428,11 +462,7 @@ def _check_arguments(data: HFDataModule) -> None:
         )
     if data.streaming and data.drop_last:
         raise InputError("streaming=True has no drop_last", "leave it out: every batch is at least half full")
-    if getattr(data.kind, "binarize", None) == "static" and (data.streaming or data.cache == "none"):
-        raise InputError(
-            "binarize='static' draws once for the whole data set, which is never held here",
-            "use binarize='dynamic' or 'threshold', or cache='disk' without streaming",
-        )
+    _check_draws(data, data.kind)
     if data.streaming and data.kind is not None and data.kind.fitted:
         raise InputError(
             "scaling needs the whole training split before the first batch, which a stream has not",

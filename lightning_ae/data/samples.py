@@ -29,7 +29,7 @@ from lightning_ae.data.decoding import decode_chunks
 from lightning_ae.data.fingerprint import fingerprint
 from lightning_ae.data.kinds import Kind, Tabular, kind_of
 from lightning_ae.data.labels import Beside, label_column
-from lightning_ae.data.signature import Column, Signature, listed
+from lightning_ae.data.signature import FORMAT, Column, Signature, listed
 from lightning_ae.data.source import load_splits
 from lightning_ae.errors import InputError
 from lightning_ae.preprocess import ImagePreprocess, Preprocess, TabularPreprocess
@@ -124,20 +124,16 @@ class Samples:
         return labels if rows is None else labels[torch.from_numpy(rows)]
 
     def refuse_unlabelled(self, splits: Iterable[str]) -> None:
-        """Refuses rows without a class in "train", "val" or "test", for a model that needs one of each; what a stream
-        holds shows when it is read.
+        """Refuses rows without a class in those of "train", "val" and "test" that the data have, for a model that needs
+        one of each; a stream's are refused when they are met.
 
         Raises:
             InputError: naming the first such row.
         """
         for split in splits if self.has_classes and not self.streaming else ():
-            if (missing := self.labels(split) < 0).any():
-                (name, rows), at = self._part(split), int(missing.int().argmax())
-                raise InputError(
-                    f"the model needs a label for each sample, and {self.label!r} of split {name!r} has none in row "
-                    f"{at if rows is None else int(rows[at])} (missing, or -1)",
-                    "drop such rows (Dataset.filter)",
-                )
+            if self.has(split):
+                (name, rows), labels = self._part(split), self.labels(split)
+                self._beside([], name).refuse_unlabelled(labels, range(len(labels)) if rows is None else rows.tolist())
 
     def _labels_of(self, name: str) -> Tensor:
         """The labels of one of the data set's own splits, (N,)."""
@@ -202,7 +198,8 @@ class Samples:
             known = describe(self._rows_of(self._typical).features)
             columns = self._kind().described([known[name] for name in self.input_columns], self._first_row())
             preprocess = self.own_preprocess if of_model is None else of_model.preprocess
-            self._signature = Signature(preprocess, tuple(columns), self._label)
+            version = FORMAT if of_model is None else of_model.version
+            self._signature = Signature(preprocess, tuple(columns), self._label, version=version)
         return self._signature
 
     def use_signature(self, signature: Signature) -> None:
@@ -303,9 +300,11 @@ class Samples:
                 rank_zero_info("the data are scaled by the statistics of the model's training data")
             return
         assert isinstance(wanted, ImagePreprocess)
+        if getattr(self._kind(), "binarize", wanted.binarize) != wanted.binarize:
+            rank_zero_info(f"images are binarised ({wanted.binarize}), as those were that the model was trained on")
         columns = [describe(self._rows_of(self._typical).features)[name] for name in self.input_columns]
         native = self._kind().described(columns, self._first_row())[0].shape
-        if native not in [column.shape for column in signature.columns] and (lost := wanted.lost(native)):
+        if lost := wanted.lost(native, signature.columns[0].shape if signature.columns else ()):
             rank_zero_warn(lost)
 
     def _first_row(self) -> pa.Table:

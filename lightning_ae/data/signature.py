@@ -17,7 +17,7 @@ from lightning_ae.preprocess import Preprocess
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 1
+FORMAT = 2  # 1 did not say whether images are binarised
 SHOWN = 8  # names that a message lists
 ColumnKind = Literal["image", "number", "vector", "category", "text", "date"]
 
@@ -90,11 +90,14 @@ class Signature:
 
     def plain(self) -> dict[str, Any]:
         """Numbers, texts, lists and dicts, from which `from_plain` makes it again."""
+        preprocess = to_plain(self.preprocess, "preprocess")
+        if self.version == 1:
+            preprocess["init_args"].pop("binarize", None)  # so that its hash is what it was
         return {
             "version": self.version,
             "columns": [to_plain(asdict(column), "columns") for column in self.columns],
             "label": None if self.label is None else to_plain(asdict(self.label), "label"),
-            "preprocess": to_plain(self.preprocess, "preprocess"),
+            "preprocess": preprocess,
             "support": None if self.support is None else [None if math.isinf(v) else float(v) for v in self.support],
         }
 

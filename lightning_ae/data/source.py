@@ -15,19 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pytorch_lightning.utilities import rank_zero_warn
 
 from lightning_ae.data.fingerprint import states
 from lightning_ae.errors import InputError
 
-DIGITS = Path(__file__).parent / "digits"
+EMBEDDED = ("digits", "fashion")  # each a folder beside this file
 
 
 def load_splits(path: Any, name: str | None = None, revision: str | None = None, streaming: bool = False) -> Any:
     """The splits of a data set.
 
     Args:
-        path: "digits" for the embedded data set; a local folder, of parquet files in the hub's layout or written by
-            `save_to_disk`; an id on the hub; or a `Dataset` or `DatasetDict` in memory.
+        path: "digits" or "fashion" for an embedded data set; a local folder, of parquet files in the hub's layout or
+            written by `save_to_disk`; an id on the hub; or a `Dataset` or `DatasetDict` in memory.
         name: the configuration of a data set on the hub that has several.
         revision: the revision on the hub.
         streaming: as an `IterableDatasetDict`, read as it comes, instead of a `DatasetDict`.
@@ -82,9 +83,12 @@ def _load(path: Any, name: str | None, revision: str | None, streaming: bool) ->
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"path must name a data set or be a Dataset, got {type(path).__name__}")
     path = os.fspath(path)
-    if path == "digits":
+    if path in EMBEDDED:
         # read as it is: small enough for memory, and it needs no cache folder that can be written
-        return DatasetDict({s: Dataset(parquet.read_table(DIGITS / f"{s}.parquet")) for s in ("train", "test")})
+        if os.path.isdir(path):
+            rank_zero_warn(f"{path!r} is the embedded data set; the folder of that name here is './{path}'")
+        here = Path(__file__).parent / path
+        return DatasetDict({s: Dataset(parquet.read_table(here / f"{s}.parquet")) for s in ("train", "test")})
     folder = Path(
         os.path.expanduser(path)
     ).absolute()  # a bare name like "csv" would be that of a format, not of a folder
@@ -108,8 +112,8 @@ def _load(path: Any, name: str | None, revision: str | None, streaming: bool) ->
         raise InputError(f"path {path!r} is a file", f"give the folder it lies in, {str(folder.parent)!r}")
     if path.startswith((".", "/", "~")) or path.count("/") > 1:
         raise InputError(f"path {path!r} looks like a local folder, but there is none", f"looked from {os.getcwd()!r}")
-    if "/" not in path and difflib.get_close_matches(path.lower(), ["digits"], cutoff=0.8):
-        raise InputError(f"path {path!r} is no local folder; did you mean 'digits', the embedded data set?", _else())
+    if "/" not in path and (near := difflib.get_close_matches(path.lower(), EMBEDDED, n=1, cutoff=0.8)):
+        raise InputError(f"path {path!r} is no local folder; did you mean {near[0]!r}, an embedded data set?", _else())
     if path in _formats():
         raise InputError(
             f"path {path!r} names a file format, not a data set, and there is no folder of that name",
@@ -145,7 +149,7 @@ def _prepared(folder: Path, name: str | None) -> Any:
 def _else() -> str:
     return (
         "offline, give path the folder of a local copy, or set HF_HUB_OFFLINE=1 to use one that is cached; "
-        "'digits' comes with the package"
+        "'digits' and 'fashion' come with the package"
     )
 
 

@@ -90,7 +90,7 @@ class FineTuneClassifier(ExactModule):
         self.classifier = nn.Linear(model.feature_dim, num_classes, device=model.device, dtype=model.dtype)
         stages = ("train", "val", "test")  # "train" alone would shadow nn.Module.train
         self.accuracy = nn.ModuleDict(
-            {f"{s}_accuracy": MulticlassAccuracy(num_classes, average="micro") for s in stages}
+            {f"{s}_accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False) for s in stages}
         )
 
     @classmethod
@@ -150,6 +150,11 @@ class FineTuneClassifier(ExactModule):
             groups.append({"params": layer, "lr": self.lr * self.layer_decay**depth})
         return adamw(self, groups, self.lr, self.weight_decay)
 
+    @property
+    def needs_label(self) -> bool:
+        """Whether each sample needs a label: in all that runs but predictions."""
+        return self._trainer is None or not self._trainer.predicting
+
     def setup(self, stage: str) -> None:
         """Refuses data without labels.
 
@@ -161,7 +166,8 @@ class FineTuneClassifier(ExactModule):
         if data is not None and getattr(data, "label", "") is None:
             raise InputError("fine-tuning needs labels, but the data set has no label column", "give the data's label")
         if data is not None and hasattr(data, "refuse_unlabelled"):
-            data.refuse_unlabelled({"fit": ["train"], "test": ["test"]}.get(stage, []))
+            stages = {"fit": ["train", "val"], "validate": ["val"], "test": ["test"]}
+            data.refuse_unlabelled(stages.get(stage, []))
 
     def _terms(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         x, _, given = self.model.read(batch)
@@ -186,6 +192,13 @@ class FineTuneClassifier(ExactModule):
             raise InputError(
                 f"fine-tuning needs whole-number labels in each batch, which holds {found}",
                 "give a data module with labels, or batches (x, labels)",
+            )
+        low, high = torch.stack(torch.aminmax(labels)).tolist()
+        if low < 0 or high >= self.num_classes:
+            row = int(((labels < 0) | (labels >= self.num_classes)).int().argmax())
+            raise InputError(
+                f"labels are 0 to {self.num_classes - 1}, but row {row} of the batch has {int(labels[row])}",
+                "set num_classes to the number of classes, and drop rows that have none (-1)",
             )
         return labels
 

@@ -21,7 +21,7 @@ from lightning_fabric.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from lightning_ae.config import arguments, bind_arguments, class_path, from_plain, import_class, to_plain
-from lightning_ae.data.signature import Signature, listed
+from lightning_ae.data.signature import FORMAT, Signature, listed
 from lightning_ae.errors import InputError, unknown
 from lightning_ae.preprocess import Preprocess
 from lightning_ae.signatures import passed_on
@@ -107,7 +107,7 @@ class Checkpointed:
         if preprocess is None:
             self.signature = None
         else:
-            self.signature = Signature(preprocess) if known is None else replace(known, preprocess=preprocess)
+            self.signature = replace(known or Signature(preprocess), preprocess=preprocess, version=FORMAT)
 
     def take_signature_of(self, data: Any, support: tuple[float, float] | None = None) -> None:
         """Keeps what a data module says of its data, at the first fit; afterwards the data are read as the model says.
@@ -511,7 +511,7 @@ def signature_of(saved: Mapping[str, Any]) -> Signature | None:
             raise InputError("its signature has another hash than it says", DAMAGED)
         return signature
     plain = saved.get("preprocess")
-    return None if plain is None else Signature(from_plain(Preprocess, plain, "preprocess"))
+    return None if plain is None else Signature(from_plain(Preprocess, plain, "preprocess"), version=1)
 
 
 def check_class(checkpoint: dict[str, Any], cls: type) -> None:

@@ -132,7 +132,7 @@ class File(_Part):
 
 
 class ImageInput(_Part):
-    """Images as the model takes them: resized with antialiasing, converted, scaled to [0, 1], normalised."""
+    """Images as the model takes them: resized with antialiasing, converted, scaled to [0, 1], normalised, binarised."""
 
     kind: Literal["image"]
     size: tuple[Annotated[int, Field(gt=0, le=16384)], Annotated[int, Field(gt=0, le=16384)]]
@@ -141,13 +141,14 @@ class ImageInput(_Part):
     range: tuple[Literal[0], Literal[1]] = (0, 1)
     mean: list[float] | None = None
     std: list[float] | None = None
+    binarize: Literal["threshold", "static", "dynamic"] | None = None
 
     def build(self) -> Preprocess:
         """The map from images in natural units."""
         from lightning_ae.preprocess import ImagePreprocess
 
-        moments = [None if v is None else tuple(v) for v in (self.mean, self.std)]
-        return ImagePreprocess(self.size, self.channels, *moments)
+        mean, std = (None if v is None else tuple(v) for v in (self.mean, self.std))
+        return ImagePreprocess(self.size, self.channels, mean, std, self.binarize)
 
 
 class TabularInput(_Part):
@@ -219,11 +220,11 @@ class Config(_Part):
         Raises:
             InputError: when its hash is another, or it preprocesses otherwise than the entry says.
         """
-        from lightning_ae.data.signature import Signature
+        from lightning_ae.data.signature import FORMAT, Signature
 
         preprocess = self.preprocess.build()
         if self.signature is None:
-            return Signature(preprocess)
+            return Signature(preprocess, version=1 if getattr(preprocess, "binarize", None) is None else FORMAT)
         found = Signature.from_plain(self.signature)
         if found.hash != self.signature_hash or found.preprocess != preprocess:
             raise InputError("its signature has another hash than it says, or another preprocessing")

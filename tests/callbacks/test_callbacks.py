@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from datasets import DatasetDict
 from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from torch.utils.data import DataLoader, TensorDataset
@@ -202,6 +203,41 @@ def test_legend_names_the_classes() -> None:
     labels = torch.tensor([-1, 0, 1, 2] * 5)  # unlabeled, cat, dog, unnamed
     figure = projection_figure({"codes": torch.rand(20, 3)}, labels, ["cat", "dog"])
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["-1", "cat", "dog", "2"]
+
+
+def test_the_error_among_points_counts_those_that_have_a_class() -> None:
+    points = torch.tensor([[0.0], [0.1], [0.2], [5.0], [5.1], [5.2]]).repeat_interleave(2, dim=0)
+    labels = torch.tensor([0] * 4 + [-1] * 2 + [1] * 4 + [-1] * 2)  # each wrong, were -1 a class
+    panels = {"codes": points, "inputs, PCA": points}
+
+    def titles(labels: torch.Tensor) -> list[str]:
+        return [axes.get_title() for axes in projection_figure(panels, labels, ["a", "b"]).axes]
+
+    assert titles(labels)[:2] == ["codes: 5-NN error 0.0 %", "inputs, PCA: 5-NN error 0.0 %"]
+    assert titles(labels.float() + 0.5) == ["codes", "inputs, PCA", ""]  # numbers, on a scale
+    assert titles(torch.full((12,), -1)) == ["codes", "inputs, PCA"]
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["held", "streamed"])
+def test_pictures_show_all_classes_of_a_sorted_data_set(streaming: bool, tmp_path: Path) -> None:
+    shown: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    class Shown(ReconstructionGrid):
+        def draw(self, trainer: Any, model: Any, x: torch.Tensor, labels: Any, title: str) -> Any:
+            shown.append((x, labels))
+            return super().draw(trainer, model, x, labels, title)
+
+    splits = DatasetDict({name: rows.sort("label") for name, rows in HFDataModule("digits").splits.items()})
+    data = HFDataModule(splits, val_split="test", cache="memory", streaming=streaming)
+    run = trainer(tmp_path, [Shown(20)], max_epochs=2, limit_train_batches=1)
+    run.fit(Autoencoder((1, 8, 8), 2), data)
+    run.test(Autoencoder((1, 8, 8), 2), data, verbose=False)
+    (x, labels), *others = shown
+    for other, of_other in others:  # the same in every epoch, and in the same split
+        assert torch.equal(other, x)
+        assert torch.equal(of_other, labels)
+    # a stream gives its first rows
+    assert sorted(labels.tolist()) == ([0] * 20 if streaming else sorted([*range(10)] * 2))
 
 
 def test_corrupted_inputs_get_a_row(tmp_path: Path) -> None:

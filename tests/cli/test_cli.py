@@ -387,11 +387,10 @@ def test_data_of_one_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_rows_are_drawn_over_classes() -> None:
-    from lightning_ae.cli.trained import some_rows
     from lightning_ae.data import HFDataModule
 
     data = HFDataModule("digits", cache="memory")
-    drawn = some_rows(data, "test", 20, seed=0)
+    drawn = data.some_rows("test", 20, seed=0)
     assert sorted(drawn["label"].tolist()) == sorted([*range(10)] * 2)
-    assert torch.equal(some_rows(data, "test", 20, seed=0)["image"], drawn["image"])
-    assert not torch.equal(some_rows(data, "test", 20, seed=1)["image"], drawn["image"])
+    assert torch.equal(data.some_rows("test", 20, seed=0)["image"], drawn["image"])
+    assert not torch.equal(data.some_rows("test", 20, seed=1)["image"], drawn["image"])

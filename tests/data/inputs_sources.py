@@ -96,7 +96,8 @@ CASES = [
     *[Case(f"a folder called {name}", read(folder(name, train_csv=CSV), "train"), [[1.0], [2.0]])
       for name in ("csv", "./json", "parquet/", "text", "imagefolder")],
     Case("no folder csv", read("csv"), Refused("names a file format")),
-    Case("digts", read("digts"), Refused("did you mean 'digits'")),
+    *[Case(typo, read(typo), Refused(f"did you mean '{name}'"))
+      for typo, name in {"digts": "digits", "fasion": "fashion"}.items()],
     Case("a file", read(lambda at: str(at / folder()(at)) + "/../other.csv"), Refused("is a file\n.*the folder")),
     Case("a Path", read(lambda at: at / folder(train_csv=CSV)(at), "train"), [[1.0], [2.0]]),
     Case("an ending in capitals", read(folder(a_PNG=GREY), "train"),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,7 @@ from datasets import Dataset, DatasetDict, Features, Image, Value
 from lightning_ae import VAE, Autoencoder, FineTuneClassifier, HFDataModule, InputError, load_model
 from lightning_ae.architectures import MLP
 from lightning_ae.data import Tabular
-from lightning_ae.data.signature import Column, Signature
+from lightning_ae.data.signature import FORMAT, Column, Signature
 from lightning_ae.parts import Bernoulli
 from lightning_ae.preprocess import ImagePreprocess, TabularPreprocess
 
@@ -61,7 +65,7 @@ def test_what_it_says_of_a_table(checkpoint: Path) -> None:
     np.testing.assert_allclose(found.preprocess.mean, values.mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(found.preprocess.std, values.std(axis=0), rtol=1e-12)
     saved = torch.load(checkpoint, weights_only=True)["lightning_ae"]
-    assert saved["signature"]["version"] == 1
+    assert saved["signature"]["version"] == FORMAT == 2
     assert saved["signature_hash"] == found.hash
 
 
@@ -104,7 +108,7 @@ def test_its_hash_tells_all_of_it(name: str) -> None:
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        ({"version": 2}, "of format 2, and this version of lightning_ae reads up to 1"),
+        ({"version": 3}, "of format 3, and this version of lightning_ae reads up to 2"),
         ({"columns": 3}, "not what it should be"),
         ({"columns": [{"name": "a"}]}, "not what it should be"),
         ({"preprocess": {"class_path": "subprocess.Popen"}}, "not imported|no subclass"),
@@ -122,7 +126,7 @@ def test_an_earlier_versions_checkpoint_loads(checkpoint: Path, tmp_path: Path) 
     del said["signature_hash"]
     torch.save(content, tmp_path / "old.ckpt")
     model = load_model(tmp_path / "old.ckpt")
-    assert model.signature == Signature(load_model(checkpoint).preprocess)
+    assert model.signature == Signature(load_model(checkpoint).preprocess, version=1)
     trainer(tmp_path).fit(model, data(table(9.0), kind=STANDARD))  # says the columns, and keeps the statistics
     assert model.signature.names == ["a", "b", "c"]
     assert model.preprocess == load_model(checkpoint).preprocess
@@ -256,6 +260,91 @@ def test_a_kind_that_reads_otherwise_than_the_model_is_refused(tmp_path: Path) -
         trainer(tmp_path).test(model, data(pictures((8, 8)), kind=Images(size=(4, 4))), verbose=False)
     with pytest.raises(InputError, match="no column of images"):
         trainer(tmp_path).test(model, data(table()), verbose=False)
+
+
+def ramp(n: int = 12) -> DatasetDict:
+    """Images of all levels of grey."""
+    pixels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    rows = Dataset.from_dict({"image": [PIL.Image.fromarray(pixels)] * n}, Features({"image": Image()}))
+    return DatasetDict(train=rows, test=rows)
+
+
+@pytest.fixture(scope="module")
+def binarised(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Path]:
+    """Models of binarised images, and one of grey ones."""
+    from lightning_ae.data import Image as Images
+
+    folder = tmp_path_factory.mktemp("binarised")
+    for way in (None, "threshold", "static", "dynamic"):
+        fit = trainer(folder)
+        fit.fit(Autoencoder((1, 16, 16), 2), data(ramp(), kind=Images(binarize=way)))
+        fit.save_checkpoint(folder / f"{way}.ckpt")
+    return {way: folder / f"{way}.ckpt" for way in (None, "threshold", "static", "dynamic")}
+
+
+@pytest.mark.parametrize("options", [{}, {"cache": "none"}, {"streaming": True}], ids=["held", "decoded", "streamed"])
+@pytest.mark.parametrize("way", [None, "threshold", "static", "dynamic"])
+def test_a_models_images_are_binarised_in_any_data(
+    binarised: dict[Any, Path], way: Any, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, module = load_model(binarised[way]), data(ramp(), **options)  # which says nothing of it
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(Autoencoder, "corrupt", lambda self, x: seen.append(x) or x)
+    trainer(tmp_path).test(model, module, verbose=False)
+    x = seen[0]
+    grey = torch.arange(256.0).view(16, 16) / 255
+    if way is None:
+        torch.testing.assert_close(x, grey.expand_as(x))
+        return
+    assert x.unique().tolist() == [0, 1]
+    assert torch.equal(x, (grey >= 0.5).to(x).expand_as(x)) == (way == "threshold")
+    size = 12 if "streaming" in options else 5
+    assert torch.equal(torch.cat([batch["image"] for batch in module.batches("test", size)]), x)  # drawn once
+
+
+@pytest.mark.parametrize("way", ["threshold", "static", "dynamic"])
+def test_how_images_are_binarised_must_not_be_contradicted(
+    binarised: dict[Any, Path], way: Any, tmp_path: Path
+) -> None:
+    from lightning_ae.data import Image as Images
+
+    for model, own in ((None, way), (way, "static" if way == "threshold" else "threshold")):
+        with pytest.raises(InputError, match=rf"kind=Image\(binarize='{own}'\) reads images otherwise .*, '?{model}"):
+            trainer(tmp_path).test(load_model(binarised[model]), data(ramp(), kind=Images(binarize=own)))
+    with pytest.raises(InputError, match="draws once for the whole data set") if way == "static" else nullcontext():
+        trainer(tmp_path).fit(load_model(binarised[way]), data(ramp(), streaming=True))
+
+
+def test_what_natural_data_become_for_a_model_of_binarised_images(binarised: dict[Any, Path], tmp_path: Path) -> None:
+    pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    black_and_white = (pixels >= 128).to(torch.uint8) * 255
+    model = load_model(binarised["threshold"])
+    assert torch.equal(model.features(pixels), model.features(black_and_white))
+    assert torch.equal(model.features(pixels), model.features(pixels / 255))
+    drawn = load_model(binarised["static"])
+    with pytest.warns(UserWarning, match="drawn with the grey values as probabilities"):
+        drawn.features(pixels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn.features(black_and_white)
+
+
+def test_a_signature_of_before_leaves_binarisation_to_the_data(binarised: dict[Any, Path], tmp_path: Path) -> None:
+    from lightning_ae.data import Image as Images
+
+    content = torch.load(binarised["threshold"], weights_only=True)
+    said = content["lightning_ae"]["signature"]
+    said["version"] = 1
+    del said["preprocess"]["init_args"]["binarize"]
+    text = json.dumps(said, sort_keys=True, allow_nan=False)  # by which format 1 made its hash
+    content["lightning_ae"]["signature_hash"] = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    torch.save(content, tmp_path / "old.ckpt")
+    model = load_model(tmp_path / "old.ckpt")
+    module = data(ramp(), kind=Images(binarize="static"))
+    trainer(tmp_path).fit(model, module)
+    assert next(module.batches("train"))["image"].unique().tolist() == [0, 1]
+    assert model.signature.version == 1
+    trainer(tmp_path).test(model, data(ramp()), verbose=False)
 
 
 @pytest.mark.parametrize("rows", ["digits", "table"])

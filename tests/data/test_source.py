@@ -1,4 +1,4 @@
-"""Each kind of path, and what is said of those that do not work; the embedded digits."""
+"""Each kind of path, and what is said of those that do not work; the embedded data."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset, DatasetDict, IterableDataset
 from sklearn.datasets import load_digits
 
 from lightning_ae import InputError
-from lightning_ae.data import HFDataModule
+from lightning_ae.data import HFDataModule, source
 from lightning_ae.data.source import load_splits
 
 
@@ -50,8 +51,36 @@ def test_digits_are_those_of_scikit_learn() -> None:
     assert np.abs(counts - np.bincount(labels) * 360 / 1797).max() <= 1
 
 
-def test_digits_write_no_cache(cache: Path) -> None:
-    HFDataModule("digits").setup("fit")
+def test_fashion_is_a_balanced_part_of_fashion_mnist() -> None:
+    splits = load_splits("fashion")
+    for name, each in {"train": 600, "test": 100}.items():
+        assert np.bincount(splits[name]["label"][:]).tolist() == [each] * 10
+        assert splits[name].features["label"].names[8] == "Bag"
+        images = {np.asarray(image).tobytes() for image in splits[name]["image"]}
+        assert len(images) == 10 * each  # none twice
+    image = np.asarray(splits["train"][0]["image"])
+    assert (image.shape, image.dtype) == ((28, 28), np.uint8)
+    assert sum(file.stat().st_size for file in (Path(source.__file__).parent / "fashion").iterdir()) < 4e6
+    data = HFDataModule("fashion", batch_size=1000, cache="memory")
+    assert data.class_names == splits["train"].features["label"].names
+    # bags are the least like shoes: what a class name is numbered by is not shifted
+    means = torch.stack([b["image"][b["label"] == c].mean(0) for b in data.batches("test") for c in (5, 7, 8, 9)])
+    assert (means[:3] - means[3]).flatten(1).norm(dim=1).argmax() == 2
+
+
+@pytest.mark.parametrize("name", source.EMBEDDED)
+def test_a_folder_called_like_an_embedded_data_set_is_told(name: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    with pytest.warns(UserWarning, match=f"embedded data set; the folder of that name here is './{name}'"):
+        assert len(load_splits(name)["train"]) > 1000
+    with pytest.raises(InputError, match="cannot be read as a data set"):
+        load_splits(f"./{name}")
+
+
+@pytest.mark.parametrize("name", source.EMBEDDED)
+def test_embedded_data_write_no_cache(name: str, cache: Path) -> None:
+    HFDataModule(name, cache="memory").setup("fit")
     assert not cache.exists()
 
 

@@ -193,3 +193,27 @@ def test_fine_tuning_refusals(tmp_path: Path) -> None:
     unlabelled = HFDataModule(Dataset.from_dict({"v": [[0.1] * 6] * 40}))
     with pytest.raises(InputError, match="no label column"):
         trainer.fit(FineTuneClassifier(model), unlabelled)
+    for label in (-1, 10):
+        batches = DataLoader(TensorDataset(torch.rand(8, 6), torch.tensor([1, 2, label, *[0] * 5])), batch_size=8)
+        trainer = pl.Trainer(max_epochs=1, enable_checkpointing=False, **QUIET)
+        with pytest.raises(InputError, match=f"labels are 0 to 9, but row 2 of the batch has {label}"):
+            trainer.fit(FineTuneClassifier(model), batches)
+
+
+@pytest.mark.parametrize("options", [{}, {"cache": "none"}, {"streaming": True}], ids=["held", "decoded", "streamed"])
+@pytest.mark.parametrize(("run", "split"), [("fit", "train"), ("fit", "val"), ("validate", "val"), ("test", "test")])
+def test_a_row_without_label_is_refused_by_its_row(run: str, split: str, options: dict[str, Any]) -> None:
+    from datasets import Dataset, DatasetDict
+
+    def rows(bad: bool) -> Dataset:
+        labels = [None if bad and i == 5 else i % 2 for i in range(12)]
+        return Dataset.from_dict({"v": [[0.1] * 6] * 12, "label": labels})
+
+    splits = DatasetDict({name: rows(name == split) for name in ("train", "val", "test")})
+    data = HFDataModule(splits, val_split="val", **{"cache": "memory", "batch_size": 4, **options})
+    trainer = pl.Trainer(max_epochs=1, enable_checkpointing=False, **QUIET)
+    model = FineTuneClassifier(Autoencoder((6,), 3), num_classes=2)
+    with pytest.raises(InputError, match=f"needs a label .*'label' of split '{split}' has none in row 5"):
+        getattr(trainer, run)(model, datamodule=data)
+    trainer.predict(model, data)  # which needs none
+    trainer.fit(model.model, data)  # nor does this

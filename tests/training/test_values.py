@@ -80,6 +80,19 @@ def test_nan_is_named_where_the_support_is_all_numbers(tmp_path: Path) -> None:
     trainer(tmp_path).fit(Autoencoder((4,), 2, likelihood=Gaussian()), batches(99.0))
 
 
+class ReadsBesides(pl.Callback):
+    """What a probe does: batches of its own, between those of the trainer."""
+
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        list(trainer.datamodule.batches("train", 3))
+
+    def on_validation_batch_start(self, trainer: Any, *_: Any) -> None:
+        list(trainer.datamodule.batches("val", 3))
+
+    def on_test_batch_start(self, trainer: Any, *_: Any) -> None:
+        list(trainer.datamodule.batches("test", 3))
+
+
 @pytest.mark.parametrize("options", [{}, {"cache": "none"}, {"batch_size": 7}], ids=str)
 @pytest.mark.parametrize("stage", ["fit", "validate", "test"])
 def test_the_data_sets_own_row_is_named(tmp_path: Path, stage: str, options: dict[str, Any]) -> None:
@@ -91,7 +104,7 @@ def test_the_data_sets_own_row_is_named(tmp_path: Path, stage: str, options: dic
         data.split_seed = next(s for s in range(99) if (61 in held_out(s)) == (stage == "validate"))
     model = Autoencoder((2,), 1, likelihood=Bernoulli())
     with pytest.raises(InputError, match=r"row 61 of split '(train|test)' in batch \d+, column 'b': 1.5"):
-        getattr(trainer(tmp_path), stage)(model, datamodule=data)
+        getattr(trainer(tmp_path, callbacks=[ReadsBesides()]), stage)(model, datamodule=data)
 
 
 def held_out(seed: int) -> list[int]:

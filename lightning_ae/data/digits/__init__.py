@@ -1,1 +1,1 @@
-"""The embedded data set: see README.md in this folder."""
+"""An embedded data set: see README.md in this folder."""

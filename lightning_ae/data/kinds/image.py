@@ -51,11 +51,7 @@ class Image(Kind):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        ImagePreprocess(self.size, self.channels, self.mean, self.std)  # names what it cannot use
-        if self.binarize not in (None, "threshold", "static", "dynamic"):
-            raise InputError(f"binarize must be 'threshold', 'static', 'dynamic' or none, got {self.binarize!r}")
-        if self.binarize is not None and (self.mean is not None or self.std is not None):
-            raise InputError("binarize makes values of 0 and 1, which mean and std would move", "leave one of them out")
+        ImagePreprocess(self.size, self.channels, self.mean, self.std, self.binarize)  # names what it cannot use
 
     def input_columns(self, features: Features, label: str | None) -> list[str]:
         """The column of images."""
@@ -99,7 +95,7 @@ class Image(Kind):
     def preprocess(self, chunks: Callable[[], Iterable[Tensor]], columns: Sequence[str] = ()) -> ImagePreprocess:
         """Scaling to [0, 1] and normalisation; encoders use it on images of any size."""
         shape = next(iter(chunks())).shape
-        return ImagePreprocess((shape[2], shape[3]), shape[1], self.mean, self.std)
+        return ImagePreprocess((shape[2], shape[3]), shape[1], self.mean, self.std, self.binarize)
 
     def described(self, columns: list[Column], first: pa.Table) -> list[Column]:
         """The column of images, with the shape that the first one has before it is resized."""
@@ -127,23 +123,26 @@ class Image(Kind):
         return replace(self, channels=channels)
 
     def of_signature(self, signature: Signature) -> Image:
-        """Images in the model's size, channels and normalisation.
+        """Images in the model's size, channels and normalisation, binarised as the model's are.
+
+        A signature of before it said so leaves the last to this kind.
 
         Raises:
-            InputError: when the model takes no images, or this kind states another size or another normalisation.
+            InputError: when the model takes no images, or this kind states another way of reading them.
         """
         wanted = signature.preprocess
         if not isinstance(wanted, ImagePreprocess):
             raise InputError("the data hold images, where the model takes vectors", "give kind=Tabular(...)")
-        for name in ("size", "channels", "mean", "std"):
+        said = ("size", "channels", "mean", "std", "binarize")[: 5 if signature.version > 1 else 4]
+        for name in said:
             own, of_model = getattr(self, name), getattr(wanted, name)
             if own is not None and own != of_model:
                 raise InputError(
-                    f"kind=Image({name}={own}) reads images otherwise than the model was trained with, {of_model}",
+                    f"kind=Image({name}={own!r}) reads images otherwise than the model was trained with, {of_model!r}",
                     f"leave {name} out: the model says it",
                 )
         column = signature.names[0] if signature.columns else self.column
-        options = {name: getattr(wanted, name) for name in ("size", "channels", "mean", "std")}
+        options = {name: getattr(wanted, name) for name in said}
         return replace(self, column=column, **options)
 
     @property

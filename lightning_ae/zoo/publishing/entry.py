@@ -47,6 +47,11 @@ DATASETS: dict[str, dict[str, str]] = {
         "provenance": "Optical Recognition of Handwritten Digits (Alpaydin & Kaynak 1998), UCI Machine Learning "
         "Repository, as embedded in this package",
     },
+    "fashion": {
+        "id": "fashion",
+        "licence": "MIT",
+        "provenance": "7000 images of Fashion-MNIST (Xiao, Rasul & Vollgraf 2017), as embedded in this package",
+    },
     "mnist": {
         "id": "ylecun/mnist",
         "licence": "CC-BY-SA-3.0",
@@ -84,8 +89,8 @@ def publish(
         path: a local copy of the data set, instead of the hub's.
         recipe: the recipes that it was trained by, as `-c` takes them: names, such as ["vae", "digits"], or files.
         overrides: options that were changed, such as {"trainer.max_epochs": 30}.
-        data: of a data set other than digits, mnist and fashion_mnist: its "id" for HFDataModule, its "licence" (SPDX)
-            and "provenance".
+        data: of a data set other than digits, fashion, mnist and fashion_mnist: its "id" for HFDataModule, its
+            "licence" (SPDX) and "provenance".
         licence: of the weights, an SPDX identifier.
         minutes: how long the training took.
         dry_run: do everything but write.
@@ -193,8 +198,9 @@ def _config(name: str, model: Autoencoder) -> Config:
         if preprocess is not None and not isinstance(preprocess, ImagePreprocess):
             raise InputError(f"the checkpoint's preprocessing is a {type(preprocess).__name__}, but it takes images")
         moments = {"mean": preprocess.mean, "std": preprocess.std} if preprocess else {}
-        size = model.input_shape[1:]
-        plain = {"kind": "image", "size": list(size), "channels": model.input_shape[0]} | _lists(moments)
+        size, binarize = list(model.input_shape[1:]), preprocess.binarize if preprocess else None
+        plain = {"kind": "image", "size": size, "channels": model.input_shape[0], "binarize": binarize}
+        plain |= _lists(moments)
     else:
         moments = {"mean": preprocess.mean, "std": preprocess.std} if isinstance(preprocess, TabularPreprocess) else {}
         plain = {"kind": "tabular"} | _lists(moments)

@@ -34,7 +34,7 @@ class Samples:
 
     Args:
         inputs: (N, *input_shape) for "train" and "test".
-        labels: (N,) for both, or none.
+        labels: classes (N,) for both, -1 where a row has none; or nothing.
         given: what else the model takes, by role, for both.
     """
 
@@ -49,11 +49,14 @@ class Samples:
         self._baselines: dict[int, Errors] = {}
 
     def errors(self, features: dict[str, Tensor]) -> Errors:
-        """The errors of logistic regression and of 5 nearest neighbours on features (N, D) of both splits."""
+        """The errors of logistic regression and of 5 nearest neighbours on features (N, D) of both splits, of the rows
+        that have a label."""
         if self.labels is None:
             return None, None
-        kept = torch.randperm(len(features["train"]), generator=torch.Generator().manual_seed(0))[:PROBED]
-        arguments = features["train"][kept], self.labels["train"][kept], features["test"], self.labels["test"]
+        known = {split: (features[split][labels >= 0], labels[labels >= 0]) for split, labels in self.labels.items()}
+        (x, y), (test, truth) = known["train"], known["test"]
+        kept = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:PROBED]
+        arguments = x[kept], y[kept], test, truth
         return linear_probe_error(*arguments), knn_error(*arguments)
 
     def baseline(self, components: int) -> Errors:
@@ -137,7 +140,7 @@ def read_data(data: Data, model: Autoencoder, path: str | None = None) -> Sample
             found = [model.read(batch) for batch in batches]
             inputs[split] = torch.cat([x for x, _, _ in found])
             given[split] = {role: torch.cat([each[role] for _, _, each in found]) for role in found[0][2]}
-            if module.label is not None:
+            if module.label is not None and module.has_classes:
                 labels[split] = torch.cat([batch[module.label] for batch in batches])
         _KEPT.clear()
         _KEPT[key] = Samples(inputs, labels or None, given)

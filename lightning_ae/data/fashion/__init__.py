@@ -1,0 +1,1 @@
+"""An embedded data set: see README.md in this folder."""
