@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, TypedDict
 
 import torch
+from pytorch_lightning.trainer.states import TrainerFn, TrainerStatus
 from torch import Tensor, nn
 
 from lightning_ae.architectures import MLP, Architecture
@@ -16,7 +17,8 @@ from lightning_ae.config import from_plain, to_plain
 from lightning_ae.errors import InputError
 from lightning_ae.natural import batch_of, vectors
 from lightning_ae.parts.corruptions import Corruption
-from lightning_ae.parts.likelihoods import Gaussian, Likelihood, LikelihoodHead, output_shape
+from lightning_ae.parts.head import LikelihoodHead
+from lightning_ae.parts.likelihoods import Gaussian, Likelihood
 from lightning_ae.parts.schedules import Schedule
 from lightning_ae.signatures import complete
 from lightning_ae.training.constraints import Constraints
@@ -166,7 +168,7 @@ class Autoencoder(Batches, ExactModule):  # type: ignore[misc]  # Lightning's lo
 
     def build_decoder(self) -> nn.Module:
         """The network from (B, *code_shape) to (B, *shape), where the likelihood says how many values it needs."""
-        return self.architecture.decoder(self.latent_dim, output_shape(self.likelihood, self.input_shape))
+        return self.architecture.decoder(self.latent_dim, self.likelihood.output_shape(self.input_shape))
 
     def corrupt(self, x: Tensor) -> Tensor:
         """What the encoder sees of `x` (B, *input_shape) in a step; the reconstruction's target stays clean."""
@@ -355,8 +357,11 @@ class Autoencoder(Batches, ExactModule):  # type: ignore[misc]  # Lightning's lo
 
         Where the model takes a "mask", over those only that it marks as known.
         """
-        parameters = self.decoder_parameters(z, **given)
-        return self.likelihood.log_prob(parameters, target, **mask_of(given))
+        return self.log_prob(self.decoder_parameters(z, **given), target, **given)
+
+    def log_prob(self, parameters: Tensor, target: Tensor, **given: Tensor) -> Tensor:
+        """The same, of what `decoder_parameters` gave: (B, num_parameters, *input_shape) to (B,)."""
+        return self.head.log_prob(parameters, target, **mask_of(given), held=self._fits())
 
     def reconstruction_loss(self, z: Any, target: Tensor, **given: Tensor) -> Tensor:
         """-log p(target | z) in nats, summed over dimensions and averaged over the batch."""
@@ -440,10 +445,22 @@ class Autoencoder(Batches, ExactModule):  # type: ignore[misc]  # Lightning's lo
 
     # ---- the step -----------------------------------------------------------------------------------------------
 
+    def _fits(self) -> bool:
+        """Whether a trainer's fit runs."""
+        state = None if self._trainer is None else self._trainer.state
+        return state is not None and state.fn == TrainerFn.FITTING and state.status == TrainerStatus.RUNNING
+
     def _terms(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         x, target, given = self.read(batch)
         self.check_values(target, self.likelihood.support, f"what {type(self.likelihood).__name__} takes", batch_idx)
-        return self.loss(self.corrupt(x), target, **given)
+        if not self.training or not self._fits():
+            return self.loss(self.corrupt(x), target, **given)
+        if batch_idx == 0:
+            self.head.begin_epoch()
+        terms = self.loss(self.corrupt(x), target, **given)
+        if self.trainer.is_last_batch:
+            self.head.end_epoch()
+        return terms
 
 
 @contextmanager
@@ -469,7 +486,7 @@ def _check_decoder(model: Autoencoder) -> None:
     built = cls.build_encoder is ours.build_encoder and cls.build_decoder is ours.build_decoder
     if not built or type(model.architecture).__module__.startswith("lightning_ae."):
         return
-    wanted = output_shape(model.likelihood, model.input_shape)
+    wanted = model.likelihood.output_shape(model.input_shape)
     with asked(model):
         output = model.encoder(model.new_inputs(1))
         code = torch.zeros(1, model.latent_dim, *output.shape[2:], dtype=output.dtype, device=output.device)

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from pytorch_lightning.trainer.states import TrainerFn, TrainerStatus
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from lightning_ae.errors import InputError
 from lightning_ae.exact import sum_over_ranks
 from lightning_ae.models.vae import VAE, VAEOptions
-from lightning_ae.parts.likelihoods import output_shape
 from lightning_ae.parts.objectives import Objective
 from lightning_ae.parts.posteriors import Distribution, Posterior
 from lightning_ae.parts.priors import Prior
@@ -85,7 +83,7 @@ class ConditionalVAE(VAE):
 
     def build_decoder(self) -> nn.Module:
         """The network from (B, latent_dim + num_classes, ...) to what the likelihood takes."""
-        shape = output_shape(self.likelihood, self.input_shape)
+        shape = self.likelihood.output_shape(self.input_shape)
         return self.architecture.decoder(self.latent_dim + self.num_classes, shape)
 
     def infer(self, x: Tensor, **given: Tensor) -> Distribution:
@@ -150,7 +148,3 @@ class ConditionalVAE(VAE):
                 f"{type(self).__name__} was trained on no sample of the classes {unseen}, only on {list(self.classes)}",
                 "ask for one of those, or train it on data of all classes",
             )
-
-    def _fits(self) -> bool:
-        state = None if self._trainer is None else self._trainer.state
-        return state is not None and state.fn == TrainerFn.FITTING and state.status == TrainerStatus.RUNNING

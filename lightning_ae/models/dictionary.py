@@ -13,7 +13,6 @@ from typing_extensions import Unpack
 
 from lightning_ae.architectures import MLP
 from lightning_ae.autoencoder import Autoencoder, TrainingOptions
-from lightning_ae.batches import mask_of
 from lightning_ae.errors import InputError
 from lightning_ae.exact import sum_over_ranks
 from lightning_ae.models.sparse import check_reaches_loss
@@ -129,7 +128,7 @@ class TopKDictionary(Autoencoder):
         pre = self.pre_activation(x, **given)
         code = self.sparsity(pre)
         parameters = self.decoder_parameters(code, **given)
-        reconstruction = -self.likelihood.log_prob(parameters, target, **mask_of(given)).mean()
+        reconstruction = -self.log_prob(parameters, target, **given).mean()
         mask = given["mask"].flatten(1) if "mask" in given else None
         target = known(at_least_float32(target).flatten(1), mask)
         error = known((target - at_least_float32(self.likelihood.mean(parameters)).flatten(1)).detach(), mask)

@@ -74,7 +74,7 @@ class LadderVAE(Autoencoder):
         *,
         upper_dims: Sequence[int] = (8,),
         width: int = 128,
-        likelihood: Likelihood = Gaussian(scale="learned"),
+        likelihood: Likelihood = Gaussian(scale="optimal"),
         beta: float = 1.0,
         beta_schedule: Schedule | None = None,
         **options: Unpack[NetworkOptions],

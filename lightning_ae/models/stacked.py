@@ -14,12 +14,11 @@ from typing_extensions import Unpack
 
 from lightning_ae.architectures.layers import Activation, activation, check_option
 from lightning_ae.autoencoder import Autoencoder, LikelihoodOptions
-from lightning_ae.batches import mask_of
 from lightning_ae.config import Configurable, from_plain
 from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise
 from lightning_ae.parts.corruptions import Corruption, Masking
-from lightning_ae.parts.likelihoods import Bernoulli, Gaussian, output_shape
+from lightning_ae.parts.likelihoods import Bernoulli, Gaussian
 from lightning_ae.parts.penalties import DERIVATIVES, layer_jacobian
 from lightning_ae.parts.sparsity import KLSparsity
 
@@ -181,7 +180,7 @@ class StackedAutoencoder(Autoencoder):
     def build_decoder(self) -> nn.Module:
         """The layers downwards, with the encoder's weights where they are tied."""
         assert isinstance(self.encoder, StackEncoder)
-        return StackDecoder(self.encoder, output_shape(self.likelihood, self.input_shape), self.tied)
+        return StackDecoder(self.encoder, self.likelihood.output_shape(self.input_shape), self.tied)
 
     @property
     def phase(self) -> int:
@@ -209,8 +208,8 @@ class StackedAutoencoder(Autoencoder):
         code = activate(pre_activation)
         output = self.decoder.layer(code, phase)  # type: ignore[operator]
         if phase == 0:
-            params = self.head(output.unflatten(1, output_shape(self.likelihood, self.input_shape)))
-            reconstruction = -self.likelihood.log_prob(params, target, **mask_of(given)).mean()
+            params = self.head(output.unflatten(1, self.likelihood.output_shape(self.input_shape)))
+            reconstruction = -self.log_prob(params, target, **given).mean()
         else:
             likelihood = Bernoulli() if self.activation == "sigmoid" else Gaussian()
             reconstruction = -likelihood.log_prob(output.unsqueeze(1), below).mean()

@@ -63,7 +63,7 @@ class VAE(Autoencoder):
         input_shape: Sequence[int],
         latent_dim: int = 16,
         *,
-        likelihood: Likelihood = Gaussian(scale="learned"),
+        likelihood: Likelihood = Gaussian(scale="optimal"),
         beta: float = 1.0,
         beta_schedule: Schedule | None = None,
         prior: Prior = StandardNormal(),

@@ -1,7 +1,9 @@
 """Likelihoods p(x | z): what the decoder's output means.
 
-A likelihood is stateless plain data. Its `params` are a tensor (B, num_parameters, *shape) for data (B, *shape).
-Log-probabilities are computed in float32 (float64 where the parameters are), also under autocast.
+A likelihood is stateless plain data. Its `params` are a tensor (B, num_parameters, *shape) for data (B, *shape): those
+that the decoder gives, then those that are learned for all samples, then the one that is fitted to the data's errors;
+`lightning_ae.parts.head` holds the latter two. Log-probabilities are computed in float32 (float64 where the parameters
+are), also under autocast.
 """
 
 from __future__ import annotations
@@ -10,10 +12,10 @@ import math
 from abc import abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args, get_type_hints
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_ae.config import Configurable
@@ -21,6 +23,7 @@ from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise
 
 Scale = float | Literal["learned", "per_pixel"]
+OptimalScale = float | Literal["optimal", "optimal_per_feature", "learned", "per_pixel"]
 LOG_SCALE_RANGE = (-7.0, 7.0)
 
 
@@ -39,10 +42,21 @@ class Likelihood(Configurable):
         """Where the parameters start that are learned once for all values."""
         return []
 
+    def fitted_values(self, shape: tuple[int, ...]) -> int:
+        """How many numbers the last parameter of samples of `shape` is made of, where no gradient moves it.
+
+        It is fitted to the data's errors: 1, one for all values; shape[0], one for each feature; 0, there is none.
+        """
+        return 0
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """What the decoder network has to give for samples of `shape`."""
+        return (self.decoder_parameters * shape[0], *shape[1:])
+
     @property
     def num_parameters(self) -> int:
         """How many parameters each value has."""
-        return self.decoder_parameters + len(self.shared_parameters())
+        return self.decoder_parameters + len(self.shared_parameters()) + (self.fitted_values((1,)) > 0)
 
     @abstractmethod
     def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -62,6 +76,18 @@ class Likelihood(Configurable):
     def sample(self, params: Tensor, noise: Noise | None = None) -> Tensor:
         """A draw: (B, P, *shape) to (B, *shape), from `noise` (torch's global generator by default)."""
 
+    def errors(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What the last parameter is fitted to: sums of errors, and of how many values, (fitted_values,) each."""
+        raise NotImplementedError(f"{type(self).__name__} fits no parameter to errors")
+
+    def fit(self, error: Tensor) -> Tensor:
+        """The last parameter that makes the data most likely, of their mean errors: (fitted_values,) to the same."""
+        raise NotImplementedError(f"{type(self).__name__} fits no parameter to errors")
+
+    def log_prob_fitted(self, fitted: Tensor, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`log_prob` with `fitted`, (fitted_values,), in the place of the last parameter."""
+        raise NotImplementedError(f"{type(self).__name__} fits no parameter to errors")
+
     def is_mass_at(self, x: Tensor) -> bool:
         """Whether `log_prob` is the logarithm of a probability at `x`, so that bits per dimension mean something."""
         return False
@@ -69,13 +95,13 @@ class Likelihood(Configurable):
 
 @dataclass(frozen=True)
 class _LocationScale(Likelihood):
-    scale: Scale = 1.0
+    scale: OptimalScale = 1.0
 
     def __post_init__(self) -> None:
-        learned = self.scale in ("learned", "per_pixel")
-        if not learned and (isinstance(self.scale, str) or not 0 < self.scale < math.inf):
+        words = [word for kind in get_args(get_type_hints(type(self))["scale"])[1:] for word in get_args(kind)]
+        if self.scale not in words and (isinstance(self.scale, str) or not 0 < self.scale < math.inf):
             raise InputError(
-                f"scale of {type(self).__name__} must be a positive number, 'learned' or 'per_pixel', "
+                f"scale of {type(self).__name__} must be a positive number or one of {', '.join(words)}, "
                 f"got {self.scale!r}"
             )
 
@@ -94,7 +120,7 @@ class _LocationScale(Likelihood):
         if not isinstance(self.scale, str):
             return params.squeeze(1), params.new_full((), math.log(self.scale))
         location, log_scale = params.unbind(1)  # whose backward pass is one, where each of params[:, i] fills zeros
-        if self.scale == "learned":
+        if self.scale in ("learned", "optimal"):
             log_scale = log_scale.flatten(1)[:, :1].unflatten(1, [1] * (log_scale.ndim - 1))
         # bounded so that no variance collapses; the gradient passes, so that a scale can come back from beyond
         return location, log_scale + (log_scale.clamp(*LOG_SCALE_RANGE) - log_scale).detach()
@@ -105,23 +131,71 @@ class _LocationScale(Likelihood):
 
 
 @dataclass(frozen=True)
-class Gaussian(_LocationScale):
-    r"""A normal distribution for each value; with a fixed scale, squared error.
+class _Calibrated(_LocationScale):
+    """One whose scale, where it makes data most likely, follows from their mean error."""
 
-    .. math:: -\log p(x) = \sum_i \frac{(x_i - \mu_i)^2}{2 \sigma^2} + \log \sigma + \tfrac12 \log 2 \pi
+    @abstractmethod
+    def _error(self, location: Tensor, x: Tensor) -> Tensor:
+        """(B, *shape) each."""
 
-    Args:
-        scale: the standard deviation, in data units: a number, "learned" (one for all values) or "per_pixel" (given by
-            the decoder). Learned log-scales are kept in [-7, 7].
-    """
+    @abstractmethod
+    def _log_prob(self, error: Tensor, log_scale: Tensor, mask: Tensor | None) -> Tensor:
+        """Of errors (B, *shape), and log-scales that are one for all values of a sample or one for each, to (B,)."""
+
+    def fitted_values(self, shape: tuple[int, ...]) -> int:
+        """The log-scale where it is optimal."""
+        return {"optimal": 1, "optimal_per_feature": shape[0]}.get(str(self.scale), 0)
 
     def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """log p(x) in nats: (B, P, *shape) and (B, *shape) to (B,)."""
         location, log_scale = self._location_and_log_scale(params)
-        x = known(x, mask).to(location.dtype)
-        squared = F.mse_loss(location, x, reduction="none")
+        return self._log_prob(self._error(location, known(x, mask)), log_scale, mask)
+
+    def log_prob_fitted(self, fitted: Tensor, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`log_prob` with the log-scales `fitted`."""
+        location = at_least_float32(params).unbind(1)[0]
+        each = fitted.to(location.dtype).view(1, -1, *[1] * (location.ndim - 2))
+        each = each if self.scale == "optimal" else each.expand_as(location)
+        return self._log_prob(self._error(location, known(x, mask)), each, mask)
+
+    def errors(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The sums of errors and of how many known values, over the batch: of all values, or of each feature's."""
+        location = at_least_float32(params[:, 0])
+        error = known(self._error(location, known(x, mask)), mask)
+        counts = torch.ones_like(error) if mask is None else mask.to(error.dtype)
+        if self.scale == "optimal":
+            return error.sum().view(1), counts.sum().view(1)
+        return error.transpose(0, 1).flatten(1).sum(dim=1), counts.transpose(0, 1).flatten(1).sum(dim=1)
+
+
+@dataclass(frozen=True)
+class Gaussian(_Calibrated):
+    r"""A normal distribution for each value; with a fixed scale, squared error.
+
+    .. math:: -\log p(x) = \sum_i \frac{(x_i - \mu_i)^2}{2 \sigma^2} + \log \sigma + \tfrac12 \log 2 \pi
+
+    With `scale="optimal"` it is the calibrated decoder (Rybkin, Daniilidis & Levine 2021,
+    https://arxiv.org/abs/2006.13202): a step of training has the variance under which the batch of all ranks is most
+    likely, the mean squared error, and evaluation that of the last epoch of training; see
+    `lightning_ae.parts.head.LikelihoodHead`.
+
+    Args:
+        scale: the standard deviation, in data units: a number, "optimal" (that of the errors, one for all values),
+            "optimal_per_feature" (one for each index of a sample's first dimension: a column of a vector, a channel of
+            an image), "learned" (one for all values) or "per_pixel" (given by the decoder). Log-scales other than of a
+            number are kept in [-7, 7].
+    """
+
+    def _error(self, location: Tensor, x: Tensor) -> Tensor:
+        return F.mse_loss(location, x.to(location.dtype), reduction="none")
+
+    def _log_prob(self, error: Tensor, log_scale: Tensor, mask: Tensor | None) -> Tensor:
         offset = log_scale + 0.5 * math.log(2 * math.pi)
-        return -_affine_per_sample(squared, 0.5 * (-2 * log_scale).exp(), offset, mask)
+        return -_affine_per_sample(error, 0.5 * (-2 * log_scale).exp(), offset, mask)
+
+    def fit(self, error: Tensor) -> Tensor:
+        """Half the logarithm of the mean squared error."""
+        return 0.5 * error.log()
 
     def sample(self, params: Tensor, noise: Noise | None = None) -> Tensor:
         """A draw, (B, *shape)."""
@@ -130,21 +204,26 @@ class Gaussian(_LocationScale):
 
 
 @dataclass(frozen=True)
-class Laplace(_LocationScale):
+class Laplace(_Calibrated):
     r"""A Laplace distribution for each value; with a fixed scale, absolute error.
 
     .. math:: -\log p(x) = \sum_i |x_i - \mu_i| / b + \log 2 b
 
     Args:
-        scale: b, in data units: a number, "learned" (one for all values) or "per_pixel" (given by the decoder).
-            Learned log-scales are kept in [-7, 7].
+        scale: b, in data units: a number, "optimal" (the mean absolute error, one for all values; as in `Gaussian`),
+            "optimal_per_feature" (one for each index of a sample's first dimension), "learned" (one for all values) or
+            "per_pixel" (given by the decoder). Log-scales other than of a number are kept in [-7, 7].
     """
 
-    def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """log p(x) in nats: (B, P, *shape) and (B, *shape) to (B,)."""
-        location, log_scale = self._location_and_log_scale(params)
-        absolute = F.l1_loss(location, known(x, mask).to(location.dtype), reduction="none")
-        return -_affine_per_sample(absolute, (-log_scale).exp(), log_scale + math.log(2), mask)
+    def _error(self, location: Tensor, x: Tensor) -> Tensor:
+        return F.l1_loss(location, x.to(location.dtype), reduction="none")
+
+    def _log_prob(self, error: Tensor, log_scale: Tensor, mask: Tensor | None) -> Tensor:
+        return -_affine_per_sample(error, (-log_scale).exp(), log_scale + math.log(2), mask)
+
+    def fit(self, error: Tensor) -> Tensor:
+        """The logarithm of the mean absolute error."""
+        return error.log()
 
     def sample(self, params: Tensor, noise: Noise | None = None) -> Tensor:
         """A draw, (B, *shape), by the inverse of the distribution function."""
@@ -273,35 +352,6 @@ class ContinuousBernoulli(Likelihood):
         value = torch.log1p(turned * torch.expm1(-far.abs())) / -far.abs()
         value = torch.where(far > 0, 1 - value, value)
         return torch.where(small, u + near * u * (1 - u) / 2, value).clamp(0, 1)
-
-
-class LikelihoodHead(nn.Module):
-    """Turns what the decoder network gives into the likelihood's parameters, of which it holds the shared ones.
-
-    Args:
-        likelihood: whose parameters.
-        shape: of one sample.
-    """
-
-    def __init__(self, likelihood: Likelihood, shape: tuple[int, ...]) -> None:
-        super().__init__()
-        self.count = likelihood.decoder_parameters
-        self.shape = shape
-        start = likelihood.shared_parameters()
-        self.shared = nn.Parameter(torch.tensor(start)) if start else None
-
-    def forward(self, output: Tensor) -> Tensor:
-        """(B, count * shape[0], *shape[1:]) to (B, num_parameters, *shape)."""
-        params = output.unflatten(1, (self.count, self.shape[0]))
-        if self.shared is None:
-            return params
-        shared = self.shared.to(params.dtype).view(1, -1, *[1] * len(self.shape))
-        return torch.cat([params, shared.expand(len(params), -1, *self.shape)], dim=1)
-
-
-def output_shape(likelihood: Likelihood, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """What the decoder network has to give for samples of `shape`."""
-    return (likelihood.decoder_parameters * shape[0], *shape[1:])
 
 
 def at_least_float32(x: Tensor) -> Tensor:

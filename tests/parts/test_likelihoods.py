@@ -16,6 +16,7 @@ from torch.distributions import Normal
 from lightning_ae.config import from_plain, to_plain
 from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise
+from lightning_ae.parts.head import LikelihoodHead
 from lightning_ae.parts.likelihoods import (
     Bernoulli,
     ContinuousBernoulli,
@@ -23,8 +24,6 @@ from lightning_ae.parts.likelihoods import (
     Gaussian,
     Laplace,
     Likelihood,
-    LikelihoodHead,
-    output_shape,
 )
 
 ALL = [Gaussian(), Laplace(), DiscretizedLogistic(), Bernoulli(), ContinuousBernoulli()]
@@ -84,7 +83,7 @@ def test_a_scale_taken_out_of_the_sum_changes_no_value_and_no_gradient(
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
         g = torch.Generator().manual_seed(0)
         head = LikelihoodHead(family(scale), shape).to(dtype)
-        output = torch.randn(6, *output_shape(family(scale), shape), generator=g, dtype=dtype)
+        output = torch.randn(6, *family(scale).output_shape(shape), generator=g, dtype=dtype)
         x = torch.randn(6, *shape, generator=g, dtype=dtype)
         inputs = [output.requires_grad_(), x.requires_grad_()]
         if head.shared is not None:
@@ -177,7 +176,7 @@ def test_scale_options_agree_and_all_learn(family: Any) -> None:
     family("learned").log_prob(learned_head(output), x).sum().backward()
     assert learned_head.shared.grad is not None
     assert learned_head.shared.grad.abs() > 0
-    assert output_shape(family("per_pixel"), (3, 4, 5)) == (6, 4, 5)
+    assert family("per_pixel").output_shape((3, 4, 5)) == (6, 4, 5)
 
 
 def test_learned_scale_finds_the_standard_deviation() -> None:

@@ -1,0 +1,122 @@
+"""What stands between a decoder and its likelihood: the parameters that no sample has for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from lightning_ae.exact import sum_over_ranks
+from lightning_ae.parts.likelihoods import LOG_SCALE_RANGE, Likelihood, at_least_float32
+
+
+class LikelihoodHead(nn.Module):
+    r"""Turns what the decoder network gives into the likelihood's parameters, of which it holds those of all samples.
+
+    Some are learned, by gradients. One, a scale, may be fitted to the data's errors instead (`scale="optimal"`):
+
+    - a step of training has the one under which the batch of all ranks is most likely, which follows from the sum of
+      its errors, of known values only, and their number. It counts as a constant: where it is the optimum, the
+      gradient through it is zero (the envelope theorem). Of several draws for a sample all count alike; with gradient
+      accumulation each part is a batch of its own.
+    - evaluation has the training data's: of the errors of all batches of the last epoch of training, replaced at its
+      end. Before the first epoch's end, and in a loop without a trainer, it is the last step's; such a loop may call
+      `begin_epoch` and `end_epoch` itself. The sums are in float64, and checkpoints hold them.
+
+    Args:
+        likelihood: whose parameters.
+        shape: of one sample.
+    """
+
+    fitted: Tensor
+    """The fitted parameter, (fitted_values,)."""
+    sums: Tensor
+    """Of this epoch's errors, and their numbers, (2, fitted_values)."""
+    settled: Tensor
+    """Whether it is of an epoch, ()."""
+
+    def __init__(self, likelihood: Likelihood, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.likelihood = likelihood
+        self.shape = shape
+        start = likelihood.shared_parameters()
+        self.shared = nn.Parameter(torch.tensor(start)) if start else None
+        self.fits = likelihood.fitted_values(shape)
+        if self.fits:
+            self.register_buffer("fitted", torch.zeros(self.fits))
+            self.register_buffer("sums", torch.zeros(2, self.fits, dtype=torch.float64))
+            self.register_buffer("settled", torch.tensor(False))
+
+    def forward(self, output: Tensor) -> Tensor:
+        """(B, decoder_parameters * shape[0], *shape[1:]) to (B, num_parameters, *shape)."""
+        parts = [output.unflatten(1, (self.likelihood.decoder_parameters, self.shape[0]))]
+        if self.shared is not None:
+            parts.append(self.shared.view(1, -1, *[1] * len(self.shape)))
+        if self.fits:
+            parts.append(self.fitted.view(1, 1, -1, *[1] * (len(self.shape) - 1)))
+        return torch.cat([part.to(output.dtype).expand(len(output), -1, *self.shape) for part in parts], dim=1)
+
+    def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None, held: bool = False) -> Tensor:
+        """The likelihood's log p(x) in nats; in training, with the fitted parameter that suits the batch.
+
+        Args:
+            params: (B, num_parameters, *shape).
+            x: (B, *shape).
+            mask: true where a value is known.
+            held: whether what an earlier epoch has settled stays until this one's end.
+
+        Returns:
+            (B,).
+        """
+        if not self.fits:
+            return self.likelihood.log_prob(params, x, mask)
+        fitted = self._fit(params, x, mask, held) if self.training else self.fitted
+        return self.likelihood.log_prob_fitted(fitted, params, x, mask)
+
+    def begin_epoch(self) -> None:
+        """Forgets errors of earlier steps."""
+        if self.fits:
+            self.sums.zero_()
+
+    @torch.no_grad()
+    def end_epoch(self) -> None:
+        """From now on the fitted parameter is of the steps since the epoch began."""
+        if self.fits:
+            self.fitted.copy_(self._optimum(self.sums))
+            self.settled.fill_(True)
+            self.sums.zero_()
+
+    @torch.no_grad()
+    def _fit(self, params: Tensor, x: Tensor, mask: Tensor | None, held: bool) -> Tensor:
+        (sums,) = sum_over_ranks(torch.stack(self.likelihood.errors(params, x, mask)).to(self.sums.dtype))
+        self.sums.add_(sums)
+        found = self._optimum(sums)
+        self.fitted.copy_(torch.where(self.settled, self.fitted, found) if held else found)
+        return found
+
+    def _optimum(self, sums: Tensor) -> Tensor:
+        """Where nothing is known, as it was."""
+        errors, counts = sums
+        found = self.likelihood.fit(errors / counts).clamp(*LOG_SCALE_RANGE)
+        return torch.where(counts > 0, found, self.fitted.to(found.dtype))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        """Leaves what is fitted in float32 at least, whatever type weights get, and its sums in float64 where it can.
+
+        In half precision they would be wrong after a few steps.
+        """
+        before = dict(self._buffers)
+        if self.fits:
+            self._buffers["sums"] = self.sums.float()  # a device may have no float64
+        super()._apply(fn, recurse)
+        for name in ("fitted", "sums") if self.fits else ():
+            kept, value = before[name], self._buffers[name]
+            assert kept is not None
+            assert value is not None
+            wide = torch.float32 if value.device.type == "mps" else torch.float64
+            dtype = wide if name == "sums" else at_least_float32(value).dtype
+            # where there is no memory, there are no values to keep
+            there = kept if value.dtype != kept.dtype and not (kept.is_meta or value.is_meta) else value
+            self._buffers[name] = there.to(value.device, dtype)
+        return self
