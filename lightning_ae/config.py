@@ -6,6 +6,7 @@ line reads from YAML, what `hparams` hold, and what loads under `weights_only=Tr
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import importlib.util
@@ -15,7 +16,7 @@ import sys
 from abc import ABC
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from lightning_ae.errors import InputError, unknown
 
@@ -36,6 +37,14 @@ class Configurable(ABC):  # noqa: B024  its own base classes have the abstract m
 
     The base classes are no dataclasses themselves, so that the command line lets one choose among their subclasses.
     """
+
+    earlier: ClassVar[Mapping[str, Any]] = {}
+    """What later fields were before there were such: of a file that lacks one, whose plain forms name every field."""
+
+    @classmethod
+    def of_earlier(cls, init_args: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments in a file, with those that it was written without."""
+        return {**cls.earlier, **init_args}
 
     def __post_init__(self) -> None:
         # YAML and checkpoints know lists only; a frozen dataclass should compare and hash
@@ -144,8 +153,30 @@ def from_plain(base: type[C], value: C | Mapping[str, Any], argument: str) -> C:
     return result
 
 
+def from_earlier(plain: Any) -> Any:
+    """Plain data of a file, as this version would write them: each class says what its arguments were (`of_earlier`).
+
+    A user's own `{"class_path": ...}` is not a file's: what it leaves out is the default of today.
+    """
+    if isinstance(plain, list | tuple):
+        return [from_earlier(item) for item in plain]
+    if not isinstance(plain, Mapping):
+        return plain
+    found = {key: from_earlier(item) for key, item in plain.items()}
+    path, init_args = found.get("class_path"), found.get("init_args") or {}
+    if isinstance(path, str) and isinstance(init_args, Mapping):
+        with contextlib.suppress(InputError):  # a class that is not imported, which whoever asks for it will say
+            cls: Any = import_class(path, object if "." in path else Configurable, "a file")
+            if hasattr(cls, "of_earlier"):
+                found["init_args"] = cls.of_earlier(init_args)
+    return found
+
+
 def to_plain(value: Any, argument: str) -> Any:
     """The plain form of a hyper-parameter: numbers, strings, lists and dicts all the way down.
+
+    Of a `Configurable` it names every field, also where it was given as plain data that leave some to their defaults:
+    what is written today must mean the same under the defaults of a later version.
 
     Raises:
         InputError: when the value has no plain form.
@@ -170,6 +201,9 @@ def to_plain(value: Any, argument: str) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, Mapping):
+        if "class_path" in value:
+            with contextlib.suppress(InputError):  # a model's; or whoever takes it says what is wrong with it
+                return to_plain(from_plain(Configurable, value, argument), argument)
         return {str(k): to_plain(v, f"{argument}[{k!r}]") for k, v in value.items()}
     if isinstance(value, Sequence):
         return [to_plain(v, f"{argument}[{i}]") for i, v in enumerate(value)]

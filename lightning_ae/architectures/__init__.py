@@ -5,5 +5,6 @@ from lightning_ae.architectures.conv import ConvNet
 from lightning_ae.architectures.critic import Critic, detached
 from lightning_ae.architectures.mlp import MLP
 from lightning_ae.architectures.resnet import ResNet
+from lightning_ae.architectures.sequence import SequenceNet
 
-__all__ = ["MLP", "Architecture", "ConvNet", "Critic", "ResNet", "detached"]
+__all__ = ["MLP", "Architecture", "ConvNet", "Critic", "ResNet", "SequenceNet", "detached"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -13,23 +14,28 @@ from lightning_ae.architectures.layers import (
     Code,
     Init,
     Norm,
+    Padding,
     activation,
     check_features,
     check_image,
+    check_kernel,
     check_option,
     check_sizes,
-    halvings,
+    enlarging,
     initialise,
     norm,
+    stage_sizes,
 )
-from lightning_ae.errors import InputError
+
+Upsampling = Literal["nearest", "transposed"]
 
 
 @dataclass(frozen=True)
 class ConvNet(Architecture):
-    """Strided convolutions, for images of any size; the decoder mirrors them with transposed convolutions.
+    """Strided convolutions, for images of any size; the decoder mirrors them with enlargements.
 
-    Each stage halves height and width, rounding up, and the decoder restores odd sizes exactly.
+    Each stage halves height and width, rounding up, and the decoder restores odd sizes exactly. A constant map becomes
+    a constant image, whatever the weights: no checkerboards, and borders like the inside.
 
     Args:
         channels: the number of channels after each stage.
@@ -39,7 +45,13 @@ class ConvNet(Architecture):
         init: how the weights are drawn; "default" is torch's own.
         code: "vector", by a linear layer over the whole last map; or "map", its channels at each position, of the size
             that the stages leave.
+        upsampling: how the decoder enlarges: "nearest", by nearest neighbours and a convolution; or "transposed", by
+            transposed convolutions, whose overlap shows as checkerboards, as it was in earlier versions.
+        padding: what lies beyond the border: "replicate", the nearest value; or "zeros", as it was in earlier versions.
+            Transposed convolutions take zeros, always.
     """
+
+    earlier: ClassVar[dict[str, Any]] = {"upsampling": "transposed", "padding": "zeros"}
 
     channels: tuple[int, ...] = (32, 64)
     kernel_size: int = 3
@@ -47,6 +59,8 @@ class ConvNet(Architecture):
     norm: Norm = "none"
     init: Init = "default"
     code: Code = "vector"
+    upsampling: Upsampling = "nearest"
+    padding: Padding = "replicate"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,8 +69,9 @@ class ConvNet(Architecture):
         check_option(self, "norm", Norm)
         check_option(self, "init", Init)
         check_option(self, "code", Code)
-        if not isinstance(self.kernel_size, int) or self.kernel_size < 3 or self.kernel_size % 2 == 0:
-            raise InputError(f"kernel_size of ConvNet must be odd and at least 3, got {self.kernel_size}")
+        check_option(self, "upsampling", Upsampling)
+        check_option(self, "padding", Padding)
+        check_kernel(self)
 
     def encoder(self, input_shape: Shape, features: int) -> nn.Module:
         """A network from (B, C, H, W) to (B, features), or to (B, features, h, w) of a map."""
@@ -79,13 +94,13 @@ class ConvEncoder(nn.Module):
         channels = (input_shape[0], *options.channels)
         self.stages = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(a, b, options.kernel_size, stride=2, padding=options.kernel_size // 2),
+                nn.Conv2d(a, b, options.kernel_size, 2, options.kernel_size // 2, padding_mode=options.padding),
                 norm(options.norm, b, spatial=True),
                 activation(options.activation),
             )
             for a, b in zip(channels, options.channels, strict=False)
         )
-        last = halvings((input_shape[1], input_shape[2]), len(options.channels))[-1]
+        last = stage_sizes(input_shape[1:], len(options.channels))[-1]
         if options.code == "map":
             self.head: nn.Module = nn.Conv2d(channels[-1], features, 1)
         else:
@@ -100,11 +115,11 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """A linear layer, or one over each position, then stages of a transposed convolution each."""
+    """A linear layer, or one over each position, then stages of an enlargement each."""
 
     def __init__(self, features: int, output_shape: Shape, options: ConvNet) -> None:
         super().__init__()
-        sizes = halvings((output_shape[1], output_shape[2]), len(options.channels))[::-1]
+        sizes = stage_sizes(output_shape[1:], len(options.channels))[::-1]
         channels = (*reversed(options.channels), output_shape[0])
         self.start = (channels[0], *sizes[0])
         of_map = options.code == "map"
@@ -112,11 +127,11 @@ class ConvDecoder(nn.Module):
         self.stem = nn.Sequential(stem, activation(options.activation))
         self.stages = nn.ModuleList()
         for i, (a, b) in enumerate(zip(channels, channels[1:], strict=False)):
-            # a transposed convolution gives 2n - 1 values, one short where the larger size is even
-            (height, width), (higher, wider) = sizes[i], sizes[i + 1]
-            extra = (higher - (2 * height - 1), wider - (2 * width - 1))
-            half = options.kernel_size // 2
-            stage = nn.Sequential(nn.ConvTranspose2d(a, b, options.kernel_size, 2, half, output_padding=extra))
+            stage = nn.Sequential(
+                enlarging(a, b, options.kernel_size, sizes[i + 1], options.padding)
+                if options.upsampling == "nearest"
+                else _transposed(a, b, options.kernel_size, sizes[i], sizes[i + 1])
+            )
             if i < len(channels) - 2:
                 stage.extend([norm(options.norm, b, spatial=True), activation(options.activation)])
             self.stages.append(stage)
@@ -128,3 +143,9 @@ class ConvDecoder(nn.Module):
         for stage in self.stages:
             x = stage(x)
         return x
+
+
+def _transposed(a: int, b: int, kernel_size: int, before: Shape, after: Shape) -> nn.Module:
+    # it gives 2n - 1 values, one short where the larger size is even
+    extra = tuple(larger - (2 * n - 1) for n, larger in zip(before, after, strict=True))
+    return nn.ConvTranspose2d(a, b, kernel_size, 2, kernel_size // 2, output_padding=extra)

@@ -1,11 +1,12 @@
-"""The options that the architectures share: activation, normalisation, initialisation."""
+"""What the architectures share: activation, normalisation, initialisation, padding; the sizes of their stages."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lightning_ae.errors import InputError, unknown
 
@@ -15,6 +16,7 @@ Activation = Literal[
 Norm = Literal["none", "batch", "layer", "group"]
 Init = Literal["default", "kaiming", "xavier", "orthogonal"]
 Code = Literal["vector", "map"]
+Padding = Literal["replicate", "zeros"]
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -49,7 +51,7 @@ def norm(name: Norm, channels: int, spatial: bool) -> nn.Module:
     Args:
         name: which one.
         channels: the size of the second dimension.
-        spatial: whether height and width follow.
+        spatial: whether height and width follow; of a sequence, whose length does, it is false.
     """
     if name == "batch":
         return nn.BatchNorm2d(channels) if spatial else nn.BatchNorm1d(channels)
@@ -64,7 +66,7 @@ def initialise(module: nn.Module, name: Init) -> nn.Module:
     """Draws the weights of all linear and convolutional layers in place, with biases at zero; returns the module."""
     if name != "default":
         for layer in module.modules():
-            if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d):
                 _INITS[name](layer.weight)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
@@ -109,9 +111,75 @@ def check_image(owner: object, argument: str, shape: tuple[int, ...], stages: in
         )
 
 
-def halvings(size: tuple[int, int], stages: int) -> list[tuple[int, int]]:
-    """Height and width before and after each stage that halves them, rounding up."""
+def check_kernel(owner: object) -> None:
+    """Raises InputError unless `kernel_size` of `owner` is odd, so that a convolution has a middle, and 3 or more."""
+    size = getattr(owner, "kernel_size")  # noqa: B009  an object may have it
+    if not isinstance(size, int) or size < 3 or size % 2 == 0:
+        raise InputError(f"kernel_size of {type(owner).__name__} must be odd and at least 3, got {size}")
+
+
+def stage_sizes(size: tuple[int, ...], stages: int, stride: int = 2) -> list[tuple[int, ...]]:
+    """Height and width, or the length, before and after each stage that divides them by `stride`, rounding up."""
     sizes = [size]
     for _ in range(stages):
-        sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
+        sizes.append(tuple(-(-n // stride) for n in sizes[-1]))
     return sizes
+
+
+class _Enlarging:
+    """Each value `stride` times in each direction, what is beyond `size` left out, and then the convolution.
+
+    A constant map stays constant, also at its border where the padding is "replicate", whatever the weights; transposed
+    convolutions as such leave the pattern of their overlap (Odena et al. 2016, https://doi.org/10.23915/distill.00003).
+    Of each value's copies the convolution makes one sum, whose weights are the kernel's summed: a transposed convolution
+    with those, so (k + 1)^2 products of each value and channel in place of 4 k^2.
+    """
+
+    size: tuple[int, ...]
+    factor: int
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, *size / stride) to (B, C, *size)."""
+        layer: Any = self
+        dims, half, factor = len(self.size), layer.padding[0], self.factor
+        if layer.padding_mode == "zeros" or factor == 1:
+            found: Tensor = layer._conv_forward(F.interpolate(x, self.size), layer.weight, layer.bias)
+            return found
+        summed = F.pad(layer.weight.transpose(0, 1).flip(*range(2, 2 + dims)), (factor - 1,) * 2 * dims)
+        summed = _MEANS[dims - 1](summed, factor, stride=1) * factor**dims
+        around = -(-half // factor)
+        x = F.pad(x, (around,) * 2 * dims, mode="replicate")
+        x = _TRANSPOSED[dims - 1](x, summed, layer.bias, stride=factor, padding=factor * around + half)
+        for dim, n in enumerate(self.size, start=2):
+            x = x.narrow(dim, 0, n)
+        return x
+
+
+_MEANS: Any = (F.avg_pool1d, F.avg_pool2d)
+_TRANSPOSED: Any = (F.conv_transpose1d, F.conv_transpose2d)
+
+
+class _Enlarging1d(_Enlarging, nn.Conv1d):
+    pass
+
+
+class _Enlarging2d(_Enlarging, nn.Conv2d):
+    pass
+
+
+def enlarging(
+    a: int, b: int, kernel_size: int, size: tuple[int, ...], padding: Padding = "replicate", factor: int = 2
+) -> nn.Module:
+    """What takes back a stage that divided the sizes by `factor`: nearest neighbours, then a convolution.
+
+    Args:
+        a: channels before.
+        b: channels after.
+        kernel_size: odd.
+        size: the height and width, or the length, that it gives.
+        padding: what lies beyond the border.
+        factor: how many of each value, in each direction.
+    """
+    layer = (_Enlarging1d, _Enlarging2d)[len(size) - 1](a, b, kernel_size, 1, kernel_size // 2, padding_mode=padding)
+    layer.size, layer.factor = size, factor
+    return layer

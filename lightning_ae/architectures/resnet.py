@@ -1,12 +1,12 @@
-"""Residual networks."""
+"""Residual networks, of images and of sequences."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lightning_ae.architectures.base import Architecture, Shape
 from lightning_ae.architectures.layers import (
@@ -14,23 +14,27 @@ from lightning_ae.architectures.layers import (
     Code,
     Init,
     Norm,
+    Padding,
     activation,
     check_features,
     check_image,
     check_option,
     check_sizes,
-    halvings,
+    enlarging,
     initialise,
     norm,
+    stage_sizes,
 )
 from lightning_ae.errors import InputError
+from lightning_ae.exact import Dropout
 
 
 @dataclass(frozen=True)
 class ResNet(Architecture):
     """Residual blocks with pre-activation (He et al. 2016, https://arxiv.org/abs/1603.05027), for images of any size.
 
-    Each stage halves height and width, rounding up; the decoder enlarges by nearest neighbours to the same sizes.
+    Each stage halves height and width, rounding up; the decoder enlarges by nearest neighbours to the same sizes, so
+    that a constant map becomes a constant image.
 
     Args:
         channels: the number of channels in each stage.
@@ -40,7 +44,11 @@ class ResNet(Architecture):
         init: how the weights are drawn; "default" is torch's own.
         code: "vector", by a linear layer over the whole last map; or "map", its channels at each position, of the size
             that the stages leave.
+        padding: what lies beyond the border: "replicate", the nearest value, so that a border looks like the inside;
+            or "zeros", as it was in earlier versions.
     """
+
+    earlier: ClassVar[dict[str, Any]] = {"padding": "zeros"}
 
     channels: tuple[int, ...] = (32, 64)
     blocks: int = 1
@@ -48,6 +56,7 @@ class ResNet(Architecture):
     norm: Norm = "group"
     init: Init = "default"
     code: Code = "vector"
+    padding: Padding = "replicate"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,6 +65,7 @@ class ResNet(Architecture):
         check_option(self, "norm", Norm)
         check_option(self, "init", Init)
         check_option(self, "code", Code)
+        check_option(self, "padding", Padding)
         if not isinstance(self.blocks, int) or self.blocks < 1:
             raise InputError(f"blocks of ResNet must be a positive integer, got {self.blocks!r}")
 
@@ -63,92 +73,171 @@ class ResNet(Architecture):
         """A network from (B, C, H, W) to (B, features), or to (B, features, h, w) of a map."""
         check_image(self, "input_shape", input_shape, len(self.channels))
         check_features(self, features)
-        return initialise(ResNetEncoder(input_shape, features, self), self.init)
+        return initialise(ResidualEncoder(input_shape, features, self), self.init)
 
     def decoder(self, features: int, output_shape: Shape) -> nn.Module:
         """A network from (B, features), or (B, features, h, w) of a map, to (B, C, H, W)."""
         check_image(self, "output_shape", output_shape, len(self.channels))
         check_features(self, features)
-        return initialise(ResNetDecoder(features, output_shape, self), self.init)
+        return initialise(ResidualDecoder(features, output_shape, self), self.init)
+
+    @property
+    def kernel_size(self) -> int:
+        """Of every convolution but those over single positions."""
+        return 3
+
+    @property
+    def stride(self) -> int:
+        """What each stage divides height and width by."""
+        return 2
+
+    @property
+    def dilations(self) -> tuple[int, ...]:
+        """Of a stage's blocks."""
+        return (1,) * self.blocks
+
+    @property
+    def dropout(self) -> float:
+        """Blocks drop nothing."""
+        return 0.0
+
+
+class Residual(Protocol):
+    """What residual networks are built by."""
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """After each stage."""
+
+    @property
+    def kernel_size(self) -> int:
+        """Of every convolution but those over single positions."""
+
+    @property
+    def stride(self) -> int:
+        """What each stage divides sizes by."""
+
+    @property
+    def dilations(self) -> tuple[int, ...]:
+        """Of a stage's blocks."""
+
+    @property
+    def activation(self) -> Activation:
+        """Inside the blocks."""
+
+    @property
+    def norm(self) -> Norm:
+        """Before each activation."""
+
+    @property
+    def dropout(self) -> float:
+        """The probability with which a hidden value is dropped."""
+
+    @property
+    def code(self) -> Code:
+        """A vector or a map."""
+
+    @property
+    def padding(self) -> Padding:
+        """What lies beyond the border."""
+
+
+def _convolution(dims: int, a: int, b: int, options: Residual, stride: int = 1, dilation: int = 1) -> nn.Module:
+    """One that keeps the size, up to the stride."""
+    around = dilation * (options.kernel_size // 2)
+    found: nn.Module = (nn.Conv1d, nn.Conv2d)[dims - 1](
+        a, b, options.kernel_size, stride, around, dilation, padding_mode=options.padding
+    )
+    return found
+
+
+def _pointwise(dims: int, a: int, b: int) -> nn.Module:
+    """A linear map at each position."""
+    return (nn.Conv1d, nn.Conv2d)[dims - 1](a, b, 1)
 
 
 class ResidualBlock(nn.Module):
-    """x + f(x), where f is two rounds of normalisation, activation and a 3x3 convolution."""
+    """x + f(x), where f is two rounds of normalisation, activation, dropout and a convolution."""
 
-    def __init__(self, channels: int, options: ResNet) -> None:
+    def __init__(self, dims: int, channels: int, dilation: int, options: Residual) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            norm(options.norm, channels, spatial=True),
-            activation(options.activation),
-            nn.Conv2d(channels, channels, 3, padding=1),
-            norm(options.norm, channels, spatial=True),
-            activation(options.activation),
-            nn.Conv2d(channels, channels, 3, padding=1),
-        )
+        self.body = nn.Sequential()
+        for _ in range(2):
+            self.body.extend(_before(dims, channels, options))
+            if options.dropout:
+                self.body.append(Dropout(options.dropout))
+            self.body.append(_convolution(dims, channels, channels, options, dilation=dilation))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, H, W) to the same shape."""
+        """(B, channels, *size) to the same shape."""
         residual: Tensor = self.body(x)
         return x + residual
 
 
-class ResNetEncoder(nn.Module):
+def _before(dims: int, channels: int, options: Residual) -> list[nn.Module]:
+    """What comes before a convolution: normalisation and activation."""
+    return [norm(options.norm, channels, spatial=dims == 2), activation(options.activation)]
+
+
+class ResidualEncoder(nn.Module):
     """Stages of a strided convolution and residual blocks, then a linear layer."""
 
-    def __init__(self, input_shape: Shape, features: int, options: ResNet) -> None:
+    def __init__(self, input_shape: Shape, features: int, options: Residual) -> None:
         super().__init__()
+        dims = len(input_shape) - 1
         channels = (input_shape[0], *options.channels)
         self.stages = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(a, b, 3, stride=2, padding=1), *(ResidualBlock(b, options) for _ in range(options.blocks))
+                _convolution(dims, a, b, options, options.stride),
+                *(ResidualBlock(dims, b, dilation, options) for dilation in options.dilations),
             )
             for a, b in zip(channels, options.channels, strict=False)
         )
-        last = halvings((input_shape[1], input_shape[2]), len(options.channels))[-1]
+        last = stage_sizes(input_shape[1:], len(options.channels), options.stride)[-1]
         self.head = nn.Sequential(
-            norm(options.norm, channels[-1], spatial=True),
-            activation(options.activation),
+            *_before(dims, channels[-1], options),
             *(
-                [nn.Conv2d(channels[-1], features, 1)]
+                [_pointwise(dims, channels[-1], features)]
                 if options.code == "map"
                 else [nn.Flatten(), nn.Linear(channels[-1] * math.prod(last), features)]
             ),
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, features)."""
+        """(B, C, *size) to (B, features), or to (B, features, *code_size) of a map."""
         for stage in self.stages:
             x = stage(x)
         features: Tensor = self.head(x)
         return features
 
 
-class ResNetDecoder(nn.Module):
+class ResidualDecoder(nn.Module):
     """A linear layer, then stages of residual blocks, enlargement and a convolution."""
 
-    def __init__(self, features: int, output_shape: Shape, options: ResNet) -> None:
+    def __init__(self, features: int, output_shape: Shape, options: Residual) -> None:
         super().__init__()
-        self.sizes = halvings((output_shape[1], output_shape[2]), len(options.channels))[::-1]
+        dims = len(output_shape) - 1
+        sizes = stage_sizes(output_shape[1:], len(options.channels), options.stride)[::-1]
         channels = (*reversed(options.channels), output_shape[0])
-        self.start = (channels[0], *self.sizes[0])
+        self.start = (channels[0], *sizes[0])
         of_map = options.code == "map"
-        self.stem = nn.Conv2d(features, channels[0], 1) if of_map else nn.Linear(features, math.prod(self.start))
+        self.stem = _pointwise(dims, features, channels[0]) if of_map else nn.Linear(features, math.prod(self.start))
         self.stages = nn.ModuleList(
             nn.Sequential(
-                *(ResidualBlock(a, options) for _ in range(options.blocks)),
-                norm(options.norm, a, spatial=True),
-                activation(options.activation),
+                *(ResidualBlock(dims, a, dilation, options) for dilation in reversed(options.dilations)),
+                *_before(dims, a, options),
             )
             for a in channels[:-1]
         )
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(a, b, 3, padding=1) for a, b in zip(channels, channels[1:], strict=False)
+            enlarging(a, b, options.kernel_size, size, options.padding, options.stride)
+            for a, b, size in zip(channels, channels[1:], sizes[1:], strict=False)
         )
 
     def forward(self, z: Tensor) -> Tensor:
-        """(B, features) to (B, C, H, W)."""
+        """(B, features), or (B, features, *code_size) of a map, to (B, C, *size)."""
         x = self.stem(z)
-        x = x if x.ndim == 4 else x.unflatten(1, self.start)
-        for stage, convolution, size in zip(self.stages, self.convolutions, self.sizes[1:], strict=True):
-            x = convolution(F.interpolate(stage(x), size=size, mode="nearest"))
+        x = x.unflatten(1, self.start) if x.ndim == 2 else x
+        for stage, convolution in zip(self.stages, self.convolutions, strict=True):
+            x = convolution(stage(x))
         return x

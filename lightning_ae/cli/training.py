@@ -29,7 +29,7 @@ from lightning_ae.config import current_path, import_class, import_own
 from lightning_ae.errors import InputError
 from lightning_ae.files import whole_file
 from lightning_ae.models.finetune import FineTuneClassifier
-from lightning_ae.training.checkpoint import METADATA_KEY, OF_TRAINING, check_class, read_checkpoint
+from lightning_ae.training.checkpoint import METADATA_KEY, OF_TRAINING, check_class, hyper_parameters, read_checkpoint
 from lightning_ae.training.preemption import Preemption
 from lightning_ae.training.progress import draw_always, draw_seldom
 from lightning_ae.training.rebuild import check_weights
@@ -265,7 +265,7 @@ class Trained:
     def __init__(self, path: str, given: options.Given) -> None:
         self.path = path
         checkpoint = read_checkpoint(path)
-        saved, kept = checkpoint[METADATA_KEY], checkpoint.get("hyper_parameters", {})
+        saved, kept = checkpoint[METADATA_KEY], hyper_parameters(checkpoint)
         self.class_path: str = current_path(saved["class_path"])
         self.init_args = {name: kept[name] for name in saved.get("arguments", kept) if name in kept}
         named = given.classes.get("model")

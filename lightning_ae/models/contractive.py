@@ -94,7 +94,7 @@ class ContractiveAutoencoder(Autoencoder):
                 "norm='batch' makes a sample's code depend on the whole batch, so it has no Jacobian of its own",
                 "use norm='layer' or 'group'",
             )
-        one_layer = isinstance(self.architecture, MLP) and not self.architecture.hidden
+        one_layer = isinstance(self.architecture, MLP) and self.architecture.is_linear
         if method not in ("auto", "closed_form", "exact", "hutchinson"):
             raise InputError(f"method must be auto, closed_form, exact or hutchinson, got {method!r}")
         if method == "closed_form" and not one_layer:

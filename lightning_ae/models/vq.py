@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from typing_extensions import Unpack
 
 from lightning_ae.architectures import MLP, Architecture, ConvNet
 from lightning_ae.autoencoder import Autoencoder, LikelihoodOptions
-from lightning_ae.config import from_plain
+from lightning_ae.config import from_plain, to_plain
 from lightning_ae.errors import InputError
 from lightning_ae.parts.corruptions import Corruption
 from lightning_ae.parts.likelihoods import at_least_float32
@@ -62,8 +62,19 @@ class VQVAE(Autoencoder):
         if architecture is None:
             architecture = ConvNet(code="map") if len(input_shape) == 3 else MLP(tokens=8)
         super().__init__(input_shape, latent_dim, architecture=architecture, **options)
+        self.save_hyperparameters({"architecture": to_plain(self.architecture, "architecture")})
         self.quantizer = from_plain(Quantizer, quantizer, "quantizer")
         self.codebook = self.quantizer.build(self.latent_dim)
+
+    @classmethod
+    def of_earlier(cls, init_args: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments in a file; an earlier version wrote null for the architecture that it chose."""
+        chosen = dict(init_args)
+        if "architecture" in chosen and chosen["architecture"] is None:
+            of_image = len(chosen["input_shape"]) == 3
+            old = ConvNet(code="map", **ConvNet.earlier) if of_image else MLP(tokens=8)
+            chosen["architecture"] = to_plain(old, "architecture")
+        return chosen
 
     def hidden(self, x: Tensor, **given: Tensor) -> Tensor:
         """What is quantised: (B, *input_shape) to (B, *code_shape), in float32 at least."""

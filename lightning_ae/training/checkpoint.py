@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from inspect import CO_VARARGS, CO_VARKEYWORDS, currentframe
 from pathlib import Path
@@ -20,7 +20,7 @@ import torch
 from lightning_fabric.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-from lightning_ae.config import arguments, bind_arguments, class_path, from_plain, import_class, to_plain
+from lightning_ae.config import arguments, bind_arguments, class_path, from_earlier, from_plain, import_class, to_plain
 from lightning_ae.data.signature import FORMAT, Signature, listed
 from lightning_ae.errors import InputError, unknown
 from lightning_ae.preprocess import Preprocess
@@ -241,12 +241,15 @@ class Checkpointed:
         """Refuses another class's checkpoint; takes its signature, by which the data module then reads its data.
 
         Raises:
-            InputError: when the checkpoint is of another class or, in an evaluation, of other hyper-parameters; when
-                its weights are not finite; when the data module's data are not what the model was trained on.
+            InputError: when the checkpoint is of another class, of other networks or, in an evaluation, of other
+                hyper-parameters; when its weights are not finite; when the data module's data are not what the model
+                was trained on.
         """
         check_class(checkpoint, type(self))
-        if self._trainer is not None and self._trainer.state.fn != "fit":
-            self._check_hyperparameters(checkpoint.get("hyper_parameters", {}))
+        if self._trainer is not None:
+            # a fit may go on with another lr or weight of a term; other networks may take the same weights
+            fits = self._trainer.state.fn == "fit"
+            self._check_hyperparameters(hyper_parameters(checkpoint), {"architecture"} if fits else None)
         # under ModelParallelStrategy the weights are loaded by then, and no longer there
         for key in ("state_dict", "current_model_state"):  # the average of a run that took one, and its weights
             check_finite(checkpoint.get(key, {}), {name for name, _ in self.named_parameters()})
@@ -259,18 +262,19 @@ class Checkpointed:
         self.data_config = saved.get("data")
         self.columns = dict(saved.get("columns") or {})
 
-    def _check_hyperparameters(self, saved: Mapping[str, Any]) -> None:
-        """Refuses to evaluate weights under other hyper-parameters than they were trained with."""
+    def _check_hyperparameters(self, saved: Mapping[str, Any], names: Collection[str] | None = None) -> None:
+        """Refuses weights under other hyper-parameters, of those named, than they were trained with."""
         now = self._plain_hparams()
+        looked_at = saved.keys() & now.keys() - set(OF_TRAINING)
         differ = [
             f"{name} = {saved[name]!r} (here {now[name]!r})"
-            for name in sorted(saved.keys() & now.keys() - set(OF_TRAINING))
+            for name in sorted(looked_at if names is None else looked_at & set(names))
             if saved[name] != now[name]
         ]
         if differ:
             raise InputError(
                 f"the checkpoint was trained with {listed(differ)}",
-                "evaluate the model as it was trained: lightning_ae.load_model(path)",
+                "take the model as it was trained: lightning_ae.load_model(path), whose class must settle the same",
             )
 
     @classmethod
@@ -323,7 +327,7 @@ class Checkpointed:
     @classmethod
     def _from(cls: type[C], checkpoint: dict[str, Any], strict: bool | None, changed: Mapping[str, Any]) -> C:
         check_class(checkpoint, cls)
-        kept: dict[str, Any] = checkpoint.get("hyper_parameters", {})
+        kept = hyper_parameters(checkpoint)
         names = checkpoint[METADATA_KEY].get("arguments", list(kept))
         if lacking := [name for name in names if name not in kept]:
             raise InputError(f"its hyper-parameters lack {', '.join(lacking)}", DAMAGED)
@@ -341,6 +345,8 @@ class Checkpointed:
 
         weights = checkpoint["state_dict"]
         module: Any = rebuild(make, weights_for, len(weights), _is_ours(cls), strict=strict)
+        if not changed:  # what the class settles, and what it leaves to defaults without naming it
+            module._check_hyperparameters(kept, set(arguments(cls)) - init_args.keys())
         module.hparams.update({name: value for name, value in kept.items() if name not in init_args})
         for value in weights.values():
             return module.to(value.device)
@@ -514,6 +520,13 @@ def signature_of(saved: Mapping[str, Any]) -> Signature | None:
     return None if plain is None else Signature(from_plain(Preprocess, plain, "preprocess"), version=1)
 
 
+def hyper_parameters(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a checkpoint; what an earlier version wrote as this one would write it."""
+    kept = {"class_path": _metadata_of(checkpoint)["class_path"], "init_args": checkpoint.get("hyper_parameters", {})}
+    found: dict[str, Any] = from_earlier(kept)["init_args"]
+    return found
+
+
 def check_class(checkpoint: dict[str, Any], cls: type) -> None:
     """Refuses a checkpoint of a class other than `cls`; a class of a script run as a program is known by its name.
 
@@ -533,7 +546,7 @@ def check_class(checkpoint: dict[str, Any], cls: type) -> None:
     )
 
 
-def _metadata_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
+def _metadata_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     saved = checkpoint.get(METADATA_KEY)
     if not isinstance(saved, dict) or not isinstance(saved.get("class_path"), str):
         raise InputError(

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.config import class_path, from_earlier
 from lightning_ae.errors import InputError, unknown
 from lightning_ae.registry import get_model
 from lightning_ae.registry import list_models as variants
@@ -101,9 +102,10 @@ def build(config: Config, weights: dict[str, Tensor], where: str) -> Autoencoder
         InputError: when the config does not suit the model, or the weights do not suit the config.
     """
     cls = _class(config)
+    init_args = from_earlier({"class_path": class_path(cls), "init_args": config.config})["init_args"]
     try:
         model = rebuild(
-            lambda: cls.from_init_args(config.config),
+            lambda: cls.from_init_args(init_args),
             lambda module: _complete(module.state_dict(keep_vars=True), weights),
             len(weights),
             own=True,

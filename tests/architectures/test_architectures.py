@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_ae import VAE, Autoencoder
-from lightning_ae.architectures import MLP, Architecture, ConvNet, ResNet
+from lightning_ae.architectures import MLP, Architecture, ConvNet, ResNet, SequenceNet
 from lightning_ae.architectures.layers import Activation, Init, Norm
 from lightning_ae.config import from_plain, to_plain
 from lightning_ae.errors import InputError
@@ -55,7 +55,7 @@ def test_kernel_sizes(kernel_size: int) -> None:
     assert architecture.decoder(5, (1, 15, 9))(z).shape == (2, 1, 15, 9)
 
 
-@pytest.mark.parametrize("family", [MLP, ConvNet, ResNet])
+@pytest.mark.parametrize("family", [MLP, ConvNet, ResNet, SequenceNet])
 @pytest.mark.parametrize(
     ("option", "value"),
     [("activation", a) for a in get_args(Activation)]
@@ -64,8 +64,9 @@ def test_kernel_sizes(kernel_size: int) -> None:
 )
 def test_options_build_and_learn(family: Any, option: str, value: str) -> None:
     torch.manual_seed(0)
-    model = Autoencoder((1, 8, 8), 4, architecture=family(**{option: value}))
-    x = torch.rand(8, 1, 8, 8)
+    shape = (1, 8) if family is SequenceNet else (1, 8, 8)
+    model = Autoencoder(shape, 4, architecture=family(**{option: value}))
+    x = 3 + torch.rand(8, *shape)  # far from what any network starts at
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     losses = []
     for _ in range(15):
