@@ -112,7 +112,9 @@ class MLP(Architecture):
                 )
         if self.embedding_dim is not None:
             if not isinstance(self.embedding_dim, int) or self.embedding_dim < 1:
-                raise InputError(f"embedding_dim of MLP must be a positive integer, or None, got {self.embedding_dim!r}")
+                raise InputError(
+                    f"embedding_dim of MLP must be a positive integer, or None, got {self.embedding_dim!r}"
+                )
             if not any(known or ()):
                 raise InputError("embedding_dim of MLP is that of categories, of which there are none", "leave it out")
         if self.tied and not self._sees_all:
