@@ -359,7 +359,7 @@ class HFDataModule(Samples, pl.LightningDataModule):
         name, rows = self._part(split)
         frozen = self._kind().frozen is not None and (not training or self._kind().trains_frozen)
         data = self._rows_of(name)
-        model = None if self.trainer is None else self.trainer.lightning_module
+        model = getattr(self.trainer, "lightning_module", None)
         beside = self._beside(self._others(data.features), name)
         if getattr(model, "needs_label", "label" in getattr(model, "given", ())):
             beside = replace(beside, labelled=True)

@@ -185,3 +185,36 @@ def test_vectors(tmp_path: Path) -> None:
     assert entry.metric("squared_error") is not None
     encoder = zoo.load_encoder(tmp_path / "zoo" / "weights" / "ae_mlp.vectors_v1")
     assert encoder(torch.randn(5, 6)).shape == (5, 2)
+
+
+def test_rows_without_a_label_do_not_count() -> None:
+    from sklearn.neighbors import KNeighborsClassifier
+
+    from lightning_ae.zoo.publishing.evaluate import Samples
+
+    generator = torch.Generator().manual_seed(0)
+    x = {split: torch.rand(60, 4, generator=generator) for split in ("train", "test")}
+    labels = {split: (rows[:, 0] + rows[:, 1] > 1).long() for split, rows in x.items()}
+    for split, rows in x.items():
+        rows[::3] = 5 + torch.rand(20, 4, generator=generator)
+        labels[split][::3] = -1
+    probe, knn = Samples(x, labels).errors(x)
+    known = {split: (x[split][labels[split] >= 0], labels[split][labels[split] >= 0]) for split in x}
+    neighbours = KNeighborsClassifier(5).fit(*known["train"])
+    assert knn == pytest.approx(1 - neighbours.score(*known["test"]), abs=1e-9)
+    assert Samples(x, {split: of_them for split, (_, of_them) in known.items()}).errors(
+        {split: rows for split, (rows, _) in known.items()}
+    ) == (probe, knn)
+
+
+@pytest.mark.parametrize("binarize", [None, "threshold", "dynamic"])
+def test_an_entry_says_how_images_are_binarised(binarize: Any) -> None:
+    from lightning_ae.data import Image
+    from lightning_ae.zoo.publishing.entry import _config
+    from lightning_ae.zoo.schema import Config
+
+    model = VAE((1, 8, 8), 4)
+    model.signature = HFDataModule("digits", kind=Image(binarize=binarize), cache="memory").signature
+    config = _config("vae_mlp.digits_v9", model)
+    assert Config.model_validate_json(config.model_dump_json(by_alias=True)).read_signature() == model.signature
+    assert config.preprocess.binarize == binarize  # type: ignore[union-attr]
