@@ -56,8 +56,8 @@ def _unpack(file: Path, folder: Path) -> None:
     at = ""
     try:
         with zipfile.ZipFile(file) as opened:
+            _check(file, opened.infolist())
             entries = [entry for entry in opened.infolist() if not _hidden(entry.filename)]
-            _check(file, entries)
             size, free = sum(entry.file_size for entry in entries), shutil.disk_usage(folder).free
             if size > free:
                 raise InputError(

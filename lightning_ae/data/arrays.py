@@ -40,7 +40,8 @@ def read_arrays(file: Path) -> dict[str, Dataset]:
     # a header is parsed as Python's literals
     except (OSError, ValueError, EOFError, MemoryError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(
-            f"{str(file)!r} cannot be read as arrays: {str(error).partition(chr(10))[0]}",
+            f"{str(file)!r} cannot be read as arrays: "
+            + ("it holds objects of Python, or none" if "pickle" in str(error) else str(error).partition("\n")[0]),
             "it should hold arrays of numbers or texts, as numpy.save or numpy.savez writes them",
         ) from error
     found: dict[str, dict[str, np.ndarray]] = {}
@@ -56,7 +57,7 @@ def read_arrays(file: Path) -> dict[str, Dataset]:
         lengths = {name: len(array) if array.ndim else None for name, array in columns.items()}
         if len(set(lengths.values())) != 1 or None in lengths.values():
             shapes = ", ".join(f"{name} {array.shape}" for name, array in list(columns.items())[:8])
-            raise InputError(f"the arrays of {str(file)!r} differ in their number of rows: {shapes}", "save one by one")
+            raise InputError(f"the arrays of {str(file)!r} do not have a row for each sample: {shapes}", "save those alone that do")
         made = [_column(name, array, file) for name, array in columns.items()]
         splits[split] = made[0] if len(made) == 1 else concatenate_datasets(made, axis=1)
     if not splits:

@@ -108,10 +108,11 @@ def _no_text(file: Path, separator: str) -> InputError:
             except UnicodeDecodeError as error:
                 column = line[: error.start].count(separator.encode())
                 where = f", column {names[column]!r}," if column < len(names) else ""
+                encoding = "utf-16" if number == 1 and line[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
                 return InputError(
                     f"{file.name!r}: line {number}{where} holds {line[error.start : error.end]!r}, which is no text in "
                     "utf-8",
-                    "write it in UTF-8: iconv -f latin1 -t utf-8 FILE, of one in Latin-1",
+                    f"write it in UTF-8: iconv -f {encoding} -t utf-8, where that is its encoding",
                 )
             names = names or next(csv.reader([text], delimiter=separator), [])
     return InputError(f"{file.name!r} is no text in utf-8")

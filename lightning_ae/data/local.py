@@ -6,14 +6,17 @@ import json
 import logging
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from glob import escape
+from glob import escape, has_magic
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import yaml
+from pytorch_lightning.utilities import rank_zero_warn
 
 from lightning_ae.data.archive import unpacked
 from lightning_ae.data.arrays import read_arrays
@@ -29,6 +32,10 @@ READERS = {
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 ARRAYS, ARCHIVES = (".npy", ".npz"), (".zip",)
 WORDS = {"csv": "CSV", "json": "JSON", "parquet": "parquet", "arrow": "Arrow"}
+FOLDER = (
+    "it should hold parquet files named after their splits (train-*.parquet), images, text in UTF-8 as CSV or JSON "
+    "lines, or what save_to_disk wrote"
+)
 ABOUT = ("dataset_info", "dataset_infos", "dataset_dict", "state", "config")  # what describes data, as JSON
 
 
@@ -47,15 +54,19 @@ def read_folder(folder: Path, given: str, name: str | None, streaming: bool) -> 
     from datasets import DatasetDict, load_dataset_builder, load_from_disk
 
     described = _check_folder(folder)
-    with _named_errors(folder, f"the folder {given!r} cannot be read as a data set"):
+    with _named_errors(f"the folder {given!r}", FOLDER):
         if any((folder / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
+            for file in sorted(folder.glob("**/*.arrow")):
+                _check_arrow(file)
             loaded = load_from_disk(str(folder))
             return loaded if isinstance(loaded, DatasetDict) else DatasetDict({"train": loaded})
         there = {} if described else _files(folder)
         if archives := [file for file in there if file.suffix.lower() in ARCHIVES]:
             if len(archives) < len(there):
                 raise _in_part(given, folder, archives[0], next(file for file in there if file not in archives), there)
-            return read_folder(unpacked(archives), given, name, streaming)
+            return _read_archives(archives, given, name, streaming)
+        if has_magic(str(folder.resolve())):
+            raise InputError(f"the path of the folder {given!r} holds one of *, ? and [, which name no folder to datasets")
         builder = load_dataset_builder(str(folder), name, cache_dir=_copies())
         read = [Path(file) for files in (builder.config.data_files or {}).values() for file in files]
         taken = set(read)
@@ -89,8 +100,8 @@ def read_file(file: Path, given: str, streaming: bool) -> Any:
     packed = bool(endings) and endings[-1] in PACKED
     ending = "".join(endings[-2:-1] if packed else endings[-1:])
     if ending in ARCHIVES:
-        return read_folder(unpacked([file]), given, None, streaming)
-    with _named_errors(file.parent, f"the file {given!r} cannot be read as a data set"):
+        return _read_archives([file], given, None, streaming)
+    with _named_errors(f"the file {given!r}", "see whether it is whole, and of the kind that its ending says"):
         if ending in ARRAYS and not packed:
             return DatasetDict(read_arrays(file))
         if ending not in READERS:
@@ -105,6 +116,16 @@ def read_file(file: Path, given: str, streaming: bool) -> Any:
         reader = getattr(import_module(f"datasets.packaged_modules.{kind}.{kind}"), kind.capitalize())
         builder = reader(cache_dir=_copies(), data_files={"train": [escape(str(file))]}, **options)
         return _splits(builder, streaming, (lambda: check(file, options["sep"])) if plain else None)
+
+
+def _read_archives(files: list[Path], given: str, name: str | None, streaming: bool) -> Any:
+    folder = unpacked(files)
+    there = _files(folder)
+    inner = [file for file in there if file.suffix.lower() in ARCHIVES]
+    if inner or not there:
+        holds = f"the archive {inner[0].name!r}" if inner else "neither images nor tables"
+        raise InputError(f"the zip file {given!r} holds {holds}", "pack images, or tables, by themselves")
+    return read_folder(folder, given, name, streaming)
 
 
 def _copies() -> str:
@@ -131,8 +152,18 @@ def _splits(builder: Any, streaming: bool, check: Callable[[], Any] | None = Non
     copy = f"{builder.cache_dir}-{states(files)}"
     if check is not None and not os.path.isdir(copy):
         check()
-    builder.download_and_prepare(copy, download_config=DownloadConfig(cache_dir=f"{copy}-unpacked"))
-    return builder.as_dataset()
+    for again in (False, True):
+        builder.download_and_prepare(copy, download_config=DownloadConfig(cache_dir=f"{copy}-unpacked"))
+        try:
+            for file in Path(copy).glob("*.arrow"):
+                _check_arrow(file)
+            return builder.as_dataset()
+        except InputError as error:
+            if again:
+                raise
+            rank_zero_warn(f"the copy of the data in {copy!r} is damaged ({error.message}): it is made again")
+            shutil.rmtree(copy, ignore_errors=True)
+    raise AssertionError
 
 
 # ---- what lies in a folder -------------------------------------------------------------------------------------------
@@ -240,7 +271,7 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 @contextmanager
-def _named_errors(folder: Path, what: str) -> Iterator[None]:
+def _named_errors(what: str, hint: str) -> Iterator[None]:
     """Turns what readers of files raise, each errors of its own, into one that names the file."""
     unread: list[str] = []
     try:
@@ -251,11 +282,17 @@ def _named_errors(folder: Path, what: str) -> Iterator[None]:
     except Exception as error:
         if (differ := _columns_differ(error)) is not None:
             raise InputError(f"{what}: {differ}", "give all files the same columns, of the same types") from error
-        raise InputError(
-            f"{what}{''.join(f', {file!r}' for file in unread[:1])}: {first_line(error)}",
-            "it should hold parquet files named after their splits (train-*.parquet), images, text in UTF-8 as CSV or "
-            "JSON lines, or what save_to_disk wrote",
-        ) from error
+        file = next((f", {each!r}" for each in unread if each not in what), "")
+        raise InputError(f"{what} cannot be read as a data set{file}: {first_line(error)}", hint) from error
+
+
+def _check_arrow(file: Path) -> None:
+    """Refuses an Arrow file that is cut short, by its name; reads its outline only."""
+    try:
+        with pa.memory_map(str(file)) as mapped:
+            pa.ipc.open_stream(mapped).read_all()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{str(file)!r} cannot be read: {first_line(error)}", "it may be cut short: write it again") from error
 
 
 def _columns_differ(error: BaseException) -> str | None:

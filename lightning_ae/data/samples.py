@@ -22,8 +22,10 @@ from lightning_ae.data.columns import (
     choose,
     describe,
     find_label,
+    holds,
     image_columns,
     label_columns,
+    same_kind,
     scalar_columns,
 )
 from lightning_ae.data.decoding import decode_chunks
@@ -78,8 +80,11 @@ class Samples:
     def input_columns(self) -> list[str]:
         """The columns that make the model's input, in order."""
         if self._of_model is not None and self._of_model.columns:
+            self._check_splits(self._of_model.names)
             return self._of_model.names
-        return self._kind().input_columns(self._rows_of(self._typical).features, self.label)
+        columns = self._kind().input_columns(self._rows_of(self._typical).features, self.label)
+        self._check_splits(columns)
+        return columns
 
     @property
     def label(self) -> str | None:
@@ -417,23 +422,31 @@ class Samples:
             )
         return rows
 
-    def _check_splits(self) -> None:
+    def _check_splits(self, columns: list[str]) -> None:
         """Refuses splits in which a column of the input, or the label, is of another kind than where it was chosen.
 
-        Numbers of any type are one kind, as they are for a trained model's data: a column without a gap in one file has
-        integers, and floats in the next.
+        Numbers of any type are one kind, as a column without gaps has integers in one file and floats in another.
         """
         typical = self._typical
-        wanted = describe(self._rows_of(typical).features)
-        for name in {self.train_split, self.val_split, self.test_split} - {typical, None}:
-            if name not in self.splits:  # who needs it says so
+        wanted = self._rows_of(typical).features
+        label = self._label
+        for name in (self.train_split, self.val_split, self.test_split):
+            features = self.splits[name].features if name in self.splits and name != typical else None
+            if features is None:  # who needs it says so
                 continue
-            features = self._rows_of(name).features
-            found = describe(features)
-            for column in self.input_columns:
-                if column in wanted and (column not in found or found[column].kind != wanted[column].kind):
-                    there = f"{found[column].kind}s" if column in found else None
-                    raise InputError("")
+            able = label_columns(features) if label is None or label.kind == "category" else scalar_columns(features)
+            others = [each for each in columns if each not in features or not same_kind(each, features, wanted)]
+            if label is not None and label.name in features and label.name not in able:
+                others.append(label.name)
+            for column in others[:1]:
+                there = f"is not in split {name!r}"
+                if column in features:
+                    there = f"holds {holds(column, features)} in split {name!r}"
+                raise InputError(
+                    f"column {column!r} {there}, and {holds(column, wanted)} in split {typical!r}",
+                    "bring the splits to the same columns first (Dataset.cast_column, Dataset.rename_column), or leave "
+                    "it out: kind=Tabular(columns=[...])",
+                )
 
     def _part(self, split: str) -> tuple[str, np.ndarray | None]:
         """The data set's own split of which "train", "val" or "test" is made, and the rows taken of it (None: all)."""

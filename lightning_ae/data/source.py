@@ -101,10 +101,10 @@ def _load(path: Any, name: str | None, revision: str | None, streaming: bool) ->
     try:
         return load_dataset(path, name, revision=revision, streaming=streaming)
     except (OSError, ValueError) as error:  # the hub's client raises a family of each
-        near = difflib.get_close_matches(path, sorted(each.name for each in Path().iterdir() if each.is_dir()), n=1)
+        near = difflib.get_close_matches(path, sorted(each.name for each in Path().iterdir()), n=1)
         raise InputError(
             f"path {path!r} is no local folder, and cannot be loaded from the hub: {first_line(error)}",
-            "".join(f"did you mean the folder {each!r}? " for each in near)
+            "".join(f"did you mean {each!r}, which lies here? " for each in near)
             + "check the id and the network; "
             + _else(),
         ) from error
