@@ -18,6 +18,7 @@ import pyarrow as pa
 import yaml
 from pytorch_lightning.utilities import rank_zero_warn
 
+from lightning_ae.data.alike import make_alike
 from lightning_ae.data.archive import unpacked
 from lightning_ae.data.arrays import read_arrays
 from lightning_ae.data.csv_files import check, dialect
@@ -146,14 +147,21 @@ def _splits(builder: Any, streaming: bool, check: Callable[[], Any] | None = Non
     """
     from datasets import DownloadConfig
 
-    if streaming:
-        return builder.as_streaming_dataset()
     files = [file for files in (builder.config.data_files or {}).values() for file in files]
+    if streaming:
+        if builder.name in ("parquet", "arrow"):  # which say it without their rows
+            make_alike(builder, files)
+        return builder.as_streaming_dataset()
     copy = f"{builder.cache_dir}-{states(files)}"
     if check is not None and not os.path.isdir(copy):
         check()
     for again in (False, True):
-        builder.download_and_prepare(copy, download_config=DownloadConfig(cache_dir=f"{copy}-unpacked"))
+        try:
+            builder.download_and_prepare(copy, download_config=DownloadConfig(cache_dir=f"{copy}-unpacked"))
+        except Exception:
+            if again or not make_alike(builder, files):
+                raise
+            continue
         try:
             for file in Path(copy).glob("*.arrow"):
                 _check_arrow(file)
@@ -280,8 +288,6 @@ def _named_errors(what: str, hint: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        if (differ := _columns_differ(error)) is not None:
-            raise InputError(f"{what}: {differ}", "give all files the same columns, of the same types") from error
         file = next((f", {each!r}" for each in unread if each not in what), "")
         raise InputError(f"{what} cannot be read as a data set{file}: {first_line(error)}", hint) from error
 
@@ -293,13 +299,6 @@ def _check_arrow(file: Path) -> None:
             pa.ipc.open_stream(mapped).read_all()
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{str(file)!r} cannot be read: {first_line(error)}", "it may be cut short: write it again") from error
-
-
-def _columns_differ(error: BaseException) -> str | None:
-    """Which file has other columns than the first, of what `datasets` says of that."""
-    text = str(error)
-    found = re.search(r"at some point (there are .+?)\.?\n\nThis happened .*\n\n(.+)\n", text)
-    return None if found is None else f"{os.path.basename(found[2])!r} has other columns than those before: {found[1]}"
 
 
 @contextmanager
