@@ -32,7 +32,7 @@ def read_arrays(file: Path) -> dict[str, Dataset]:
     Raises:
         InputError: when it cannot be read, holds objects, arrays of several lengths, or of other shapes.
     """
-    from datasets import Dataset, concatenate_datasets
+    from datasets import concatenate_datasets
 
     try:
         loaded: Any = np.load(file, allow_pickle=False)
@@ -57,7 +57,9 @@ def read_arrays(file: Path) -> dict[str, Dataset]:
         lengths = {name: len(array) if array.ndim else None for name, array in columns.items()}
         if len(set(lengths.values())) != 1 or None in lengths.values():
             shapes = ", ".join(f"{name} {array.shape}" for name, array in list(columns.items())[:8])
-            raise InputError(f"the arrays of {str(file)!r} do not have a row for each sample: {shapes}", "save those alone that do")
+            raise InputError(
+                f"the arrays of {str(file)!r} do not have a row for each sample: {shapes}", "save those alone that do"
+            )
         made = [_column(name, array, file) for name, array in columns.items()]
         splits[split] = made[0] if len(made) == 1 else concatenate_datasets(made, axis=1)
     if not splits:
@@ -81,7 +83,9 @@ def _column(name: str, array: np.ndarray, file: Path) -> Dataset:
             "others to (N, D)",
         )
     flat = pa.array(np.ascontiguousarray(array).reshape(-1))
-    return Dataset(pa.table({name: flat if array.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, array.shape[1])}))
+    return Dataset(
+        pa.table({name: flat if array.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, array.shape[1])})
+    )
 
 
 def _images(name: str, array: np.ndarray, file: Path) -> np.ndarray:

@@ -28,7 +28,8 @@ from lightning_ae.errors import InputError
 READERS = {
     **dict.fromkeys((".csv", ".tsv"), "csv"),
     **dict.fromkeys((".json", ".jsonl", ".ndjson"), "json"),
-    **{".parquet": "parquet", ".arrow": "arrow"},
+    ".parquet": "parquet",
+    ".arrow": "arrow",
 }
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 ARRAYS, ARCHIVES = (".npy", ".npz"), (".zip",)
@@ -67,7 +68,9 @@ def read_folder(folder: Path, given: str, name: str | None, streaming: bool) -> 
                 raise _in_part(given, folder, archives[0], next(file for file in there if file not in archives), there)
             return _read_archives(archives, given, name, streaming)
         if has_magic(str(folder.resolve())):
-            raise InputError(f"the path of the folder {given!r} holds one of *, ? and [, which name no folder to datasets")
+            raise InputError(
+                f"the path of the folder {given!r} holds one of *, ? and [, which name no folder to datasets"
+            )
         builder = load_dataset_builder(str(folder), name, cache_dir=_copies())
         read = [Path(file) for files in (builder.config.data_files or {}).values() for file in files]
         taken = set(read)
@@ -197,7 +200,7 @@ def _files(folder: Path) -> dict[Path, str]:
 
 def _in_part(given: str, folder: Path, read: Path, left: Path, there: dict[Path, str]) -> InputError:
     """Says that a folder would be read in part only: which file is read, and which is not."""
-    kinds = {os.path.relpath(file, folder.resolve()): there.get(file, "files") for file in (read, left)}
+    kinds = {os.path.relpath(file, folder.resolve()): there.get(file, "notes") for file in (read, left)}
     one, other = kinds
     if kinds[one] != kinds[other]:
         one, other = sorted(kinds)
@@ -298,7 +301,9 @@ def _check_arrow(file: Path) -> None:
         with pa.memory_map(str(file)) as mapped:
             pa.ipc.open_stream(mapped).read_all()
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{str(file)!r} cannot be read: {first_line(error)}", "it may be cut short: write it again") from error
+        raise InputError(
+            f"{str(file)!r} cannot be read: {first_line(error)}", "it may be cut short: write it again"
+        ) from error
 
 
 @contextmanager
