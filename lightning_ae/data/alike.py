@@ -71,7 +71,7 @@ def _outlines(builder: Any, file: str) -> Iterator[tuple[int, pa.Table]]:
             except pa.ArrowInvalid:
                 yield 0, pa.ipc.open_file(mapped).schema.empty_table()
     elif builder.name == "csv":
-        import pandas as pd
+        import pandas as pd  # type: ignore[import-untyped]
 
         options = builder.config.pd_read_csv_kwargs | {"iterator": True, "chunksize": ROWS}
         for i, frame in enumerate(pd.read_csv(file, **options)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -52,12 +52,17 @@ def dialect(files: Sequence[Path]) -> dict[str, Any]:
     return {}
 
 
-def check(file: Path, separator: str) -> None:
-    """Reads a file through, which `pandas` fills up where rows are short, and shifts where they are long.
+def check(files: Iterable[Path], separator: str) -> None:
+    """Reads files through, which `pandas` fills up where rows are short, and shifts where they are long.
 
     Raises:
         InputError: naming the line of a row that has more or fewer values than the header, or is not text in UTF-8.
     """
+    for file in files:
+        _check(file, separator)
+
+
+def _check(file: Path, separator: str) -> None:
     try:
         with file.open(newline="", encoding="utf-8-sig") as opened:
             reader = csv.reader(opened, delimiter=separator)

@@ -81,12 +81,12 @@ def read_folder(folder: Path, given: str, name: str | None, streaming: bool) -> 
             options = dialect(plain)
             if any(getattr(builder.config, option) != value for option, value in options.items()):
                 builder = load_dataset_builder(str(folder), name, cache_dir=_copies(), **options)
-            return _splits(builder, streaming, lambda: [check(file, options["sep"]) for file in plain])
+            return _splits(builder, streaming, lambda: check(plain, options["sep"]))
         return _splits(builder, streaming)
 
 
 def read_file(file: Path, given: str, streaming: bool) -> Any:
-    """The split "train" of a single file, by its ending: a table (`READERS`), arrays, or a zip file of either or of images.
+    """The splits of a single file, by its ending: a table (`READERS`), arrays, or a zip file of tables or of images.
 
     Args:
         file: absolute.
@@ -119,7 +119,7 @@ def read_file(file: Path, given: str, streaming: bool) -> Any:
         options = dialect([file]) if plain else {"sep": "\t"} if ending == ".tsv" else {}
         reader = getattr(import_module(f"datasets.packaged_modules.{kind}.{kind}"), kind.capitalize())
         builder = reader(cache_dir=_copies(), data_files={"train": [escape(str(file))]}, **options)
-        return _splits(builder, streaming, (lambda: check(file, options["sep"])) if plain else None)
+        return _splits(builder, streaming, (lambda: check([file], options["sep"])) if plain else None)
 
 
 def _read_archives(files: list[Path], given: str, name: str | None, streaming: bool) -> Any:
@@ -138,7 +138,7 @@ def _copies() -> str:
     return os.path.join(HF_DATASETS_CACHE, "lightning_ae")
 
 
-def _splits(builder: Any, streaming: bool, check: Callable[[], Any] | None = None) -> Any:
+def _splits(builder: Any, streaming: bool, check: Callable[[], None] | None = None) -> Any:
     """The splits of files, from the copy that `datasets` makes of them: a new one after any change.
 
     By itself it knows its copy by paths and time stamps, and some versions what they unpacked by its path alone.
@@ -205,13 +205,13 @@ def _in_part(given: str, folder: Path, read: Path, left: Path, there: dict[Path,
     if kinds[one] != kinds[other]:
         one, other = sorted(kinds)
         return InputError(
-            f"the folder {given!r} holds {kinds[one]} ({one!r}) and {kinds[other]} ({other!r}), of which only one kind would "
-            "be read",
+            f"the folder {given!r} holds {kinds[one]} ({one!r}) and {kinds[other]} ({other!r}), of which only one "
+            "kind would be read",
             "give each a folder of its own; a table about the images is called metadata.csv",
         )
     return InputError(
-        f"the folder {given!r} holds {one!r}, which belongs to a split by its name, and {other!r}, which belongs to none "
-        "and would not be read",
+        f"the folder {given!r} holds {one!r}, which belongs to a split by its name, and {other!r}, which belongs to "
+        "none and would not be read",
         "name every file or folder after its split (train-*, validation-*, test-*), or none of them",
     )
 
