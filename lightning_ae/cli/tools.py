@@ -35,7 +35,7 @@ def features(
 
     Args:
         checkpoint: the model's checkpoint, or the name of a zoo entry.
-        path: the data set: a hub id, a local folder or "digits" (default: what the model was trained on).
+        path: the data set: a hub id, a local folder or file, or "digits" (default: what the model was trained on).
         splits: any of train, val and test (default: all that the data have, which together are all rows).
         output: the folder to write to (default: "features" beside the folder of the checkpoint).
         batch_size: how many samples to encode at a time.
@@ -98,7 +98,7 @@ def reconstruct(
 
     Args:
         checkpoint: the model's checkpoint, or the name of a zoo entry.
-        path: the data set: a hub id, a local folder or "digits" (default: what the model was trained on).
+        path: the data set: a hub id, a local folder or file, or "digits" (default: what the model was trained on).
         split: train, val or test.
         n: how many images, drawn from the split, in turn from each class where labels are known.
         seed: of the draw.
@@ -188,7 +188,7 @@ def rate_distortion(
 
     Args:
         checkpoint: the model's checkpoint, or the name of a zoo entry.
-        path: the data set: a hub id, a local folder or "digits" (default: what the model was trained on).
+        path: the data set: a hub id, a local folder or file, or "digits" (default: what the model was trained on).
         samples: how many samples of train and test, as far as the data have them.
         seed: of the draw of these samples.
         output: the folder to write to (default: beside the folder of the checkpoint).
