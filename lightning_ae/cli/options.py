@@ -388,7 +388,7 @@ def help_of(command: str, words: Sequence[str], summary: str) -> str:
         lines += _row(kind, ", ".join(recipes.names(kind)), 14, wrap=True)
     lines += ["", "the run:"]
     lines += _row("--model CLASS", "instead of a recipe: VAE, or a class of your own, module.Class")
-    lines += _row("--data.path PATH", "a hub id, a folder, digits or fashion; in place of the recipe's data")
+    lines += _row("--data.path PATH", "a hub id, a folder, a file (CSV, parquet, zip, ...), digits or fashion")
     for name, own in OPTIONS.items():
         if name != "compile" or command == "fit":
             lines += _row(f"--{name}", own.help)

@@ -35,7 +35,7 @@ def features(
 
     Args:
         checkpoint: the model's checkpoint, or the name of a zoo entry.
-        path: the data set: a hub id, a local folder, "digits" or "fashion" (default: what the model was
+        path: the data set: a hub id, a local folder or file, "digits" or "fashion" (default: what the model was
             trained on).
         splits: any of train, val and test (default: all that the data have, which together are all rows).
         output: the folder to write to (default: "features" beside the folder of the checkpoint).
@@ -99,7 +99,7 @@ def reconstruct(
 
     Args:
         checkpoint: the model's checkpoint, or the name of a zoo entry.
-        path: the data set: a hub id, a local folder, "digits" or "fashion" (default: what the model was
+        path: the data set: a hub id, a local folder or file, "digits" or "fashion" (default: what the model was
             trained on).
         split: train, val or test.
         n: how many images, drawn from the split, in turn from each class where labels are known.
@@ -190,7 +190,7 @@ def rate_distortion(
 
     Args:
         checkpoint: the model's checkpoint, or the name of a zoo entry.
-        path: the data set: a hub id, a local folder, "digits" or "fashion" (default: what the model was
+        path: the data set: a hub id, a local folder or file, "digits" or "fashion" (default: what the model was
             trained on).
         samples: how many samples of train and test, as far as the data have them.
         seed: of the draw of these samples.
