@@ -124,7 +124,9 @@ def _run(command: str, args: list[str]) -> None:
 
     if command in TRAINING:
         if "--help" in args or "-h" in args:
-            print(options.help_of(command, args, COMMANDS[command]), end="")
+            from lightning_ae.cli.help import help_of
+
+            print(help_of(command, args, COMMANDS[command]), end="")
             sys.exit(0)
         if "--help-all" not in args:
             options.read(command, args)  # what does not exist is said before seconds of imports
