@@ -16,45 +16,77 @@ if TYPE_CHECKING:
     from lightning_ae.cli.parsing import ToolParser
 
 COMMANDS = {
-    "fit": "train a model",
-    "validate": "evaluate a model on the validation split",
-    "test": "evaluate a model on the test split",
-    "predict": "compute codes and reconstructions, for callbacks to write",
+    "fit": "train a model: losses, checkpoints and pictures go to a run folder",
+    "validate": "evaluate a checkpoint on the validation split",
+    "test": "evaluate a checkpoint on the test split",
+    "predict": "write codes and reconstructions of the test split as tensors",
     "features": "write the codes of a data set to parquet files",
-    "reconstruct": "write a picture of inputs and their reconstructions",
-    "sample": "write a picture of samples from a generative model",
-    "rate-distortion": "write rate and distortion of a model's codes",
+    "reconstruct": "draw inputs above their reconstructions",
+    "sample": "draw samples from a generative model",
+    "rate-distortion": "measure the bits of the codes against the error of reconstruction",
     "certify": "check that a model trains the same on any number of processes",
-    "zoo": "pretrained models: list, info, load-test, download, verify, reproduce, publish",
-    "cache": "show or clear the cache of decoded samples",
-    "completion": "print a completion script for your shell",
+    "zoo": "list, show, download, check and publish pretrained models",
+    "cache": "show or clear the decoded samples that are kept between runs",
+    "completion": "print what makes your shell complete commands, options and names",
 }
 
 TRAINING = ("fit", "validate", "test", "predict")
 
+_GROUPS = {
+    "train and evaluate": ("fit", "test", "validate", "predict"),
+    "use a model: a checkpoint, or the name of a pretrained one": (
+        "zoo",
+        "features",
+        "reconstruct",
+        "sample",
+        "rate-distortion",
+    ),
+    "check and tidy up": ("certify", "cache", "completion"),
+}
+_ELSEWHERE = {
+    **{word: "fit" for word in ("train", "run")},
+    **{word: "test" for word in ("evaluate", "eval")},
+    **{word: "features" for word in ("encode", "embed", "extract")},
+    **{word: "sample" for word in ("generate", "draw")},
+    **{word: f"zoo {word}" for word in ("list", "info", "download", "verify", "reproduce", "publish")},
+    **{word: word for word in ("--help", "--version")},
+}
+"""What commands are called elsewhere."""
+
 HELP = """usage: lightning-ae COMMAND [options]
 
-Train, evaluate and use autoencoders.
+Autoencoders: train one on images or tables, or take one that is trained, and use its codes,
+reconstructions and samples.
 
-commands:
+start here; none of these needs a network or a GPU:
+  lightning-ae fit -c vae -c digits         train a VAE on the embedded digits, in about a minute
+  lightning-ae zoo list                     show the models that come trained
+  lightning-ae sample vae_conv.mnist_v1     draw from one of them: ./samples.png
 {commands}
 
-examples:
-  lightning-ae fit -c vae -c digits
-  lightning-ae fit -c vae -c mnist -c wandb --trainer.max_epochs 20
-  lightning-ae fit --model my_module.MyVAE -c digits
+further:
+  lightning-ae fit -c vae -c mnist --trainer.max_epochs 20      a model, a data set, an option
+  lightning-ae fit --model my_module.MyVAE --data.path photos/  a class and a folder of your own
   lightning-ae features runs/vae-digits/fit-1/checkpoints/best.ckpt
 
 help:
-  lightning-ae COMMAND --help            the options of a command
-  lightning-ae fit --model.help VAE      the options of a model (likewise --data.help HFDataModule)
-  eval "$(lightning-ae completion {shell})"    completion in this shell
-""".format(commands="\n".join(f"  {name:<16} {text}" for name, text in COMMANDS.items()), shell="bash")
+  lightning-ae COMMAND --help               the options of a command
+  lightning-ae fit -c vae --help            with those of that model (-c names a recipe)
+  lightning-ae fit --model.help VAE         all that a model takes (likewise --data.help HFDataModule)
+  eval "$(lightning-ae completion bash)"    completion in this shell
+""".format(
+    commands="".join(
+        f"\n{title}:\n" + "".join(f"  {name:<17}{COMMANDS[name]}\n" for name in names)
+        for title, names in _GROUPS.items()
+    ).rstrip()
+)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs a command; input it cannot use ends in one line, a hint, and exit status 2."""
     args = sys.argv[1:] if argv is None else argv
+    if args[:1] == ["help"]:
+        args = [*args[1:], "--help"]
     if not args or args[0] in ("-h", "--help"):
         print(HELP, end="")
         return
@@ -70,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
     _quiet()
     try:
         if args[0] not in COMMANDS:
-            raise unknown("command", args[0], COMMANDS)
+            raise unknown("command", args[0], COMMANDS, elsewhere=_ELSEWHERE)
         _run(args[0], args[1:])
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -152,6 +184,11 @@ def _run(command: str, args: list[str]) -> None:
 
         parser = _tool_parser(command)
         parameters = inspect.signature(getattr(tools, command.replace("-", "_"))).parameters.values()
+        switches = {f"--{each.name}" for each in parameters if each.annotation == "bool"}
+        args = [
+            f"{word}=true" if word in switches and after[:1] in ("", "-") else word
+            for word, after in zip(args, [*args[1:], ""], strict=True)
+        ]
         lists = {f"--{each.name}" for each in parameters if str(each.annotation).startswith("Sequence[")}
         args = [
             options.as_list(word) if before in lists else word for before, word in zip(["", *args], args, strict=False)

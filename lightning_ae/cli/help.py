@@ -17,7 +17,7 @@ _TRAINER = {
     "devices": "how many, or which",
     "strategy": "how devices share the work: ddp, fsdp and so on",
     "precision": "32-true, bf16-mixed, 16-mixed, 64-true and so on",
-    "logger": "false writes nothing; -c tensorboard or -c wandb add one",
+    "logger": "false writes no metrics; -c tensorboard or -c wandb add one",
     "accumulate_grad_batches": "batches for each step of the optimizer",
     "gradient_clip_val": "the largest norm of the gradient",
     "limit_train_batches": "the batches of an epoch, a number or a fraction",

@@ -5,6 +5,7 @@ Each is a plain function; the command line takes its arguments and docstring as 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from lightning_ae.errors import InputError
+from lightning_ae.cli import source
+from lightning_ae.errors import InputError, nearest, unknown
+from lightning_ae.zoo import index
 
 
 def features(
@@ -48,6 +51,8 @@ def features(
     Raises:
         InputError: when a file exists, or the data cannot be read.
     """
+    check_model(checkpoint)
+    check_splits(splits or ())
     from lightning_ae.cli import trained, written
 
     model = trained.load(checkpoint, device)
@@ -113,6 +118,8 @@ def reconstruct(
     Raises:
         InputError: when the file exists, the model takes no images, or the data cannot be read.
     """
+    check_model(checkpoint)
+    check_splits([split])
     import torch
 
     from lightning_ae.callbacks.measures import read_input
@@ -160,6 +167,7 @@ def sample(
     Raises:
         InputError: when the file exists, or the model cannot sample images, or none of that label.
     """
+    check_model(checkpoint)
     import torch
 
     from lightning_ae.callbacks.pictures import drawn, sample_figure
@@ -201,6 +209,7 @@ def rate_distortion(
     Raises:
         InputError: when a file exists, or the data cannot be read.
     """
+    check_model(checkpoint)
     from lightning_ae.callbacks.measures import read_input
     from lightning_ae.cli import trained, written
     from lightning_ae.metrics import rate_distortion as curve
@@ -226,6 +235,35 @@ def rate_distortion(
     for file in files:
         console.print(f"  {file}")
     return files
+
+
+def check_model(checkpoint: str) -> None:
+    """Refuses what is neither a file nor an entry of the zoo, before anything else is imported.
+
+    Raises:
+        InputError: with the nearest file beside it, or the nearest entry.
+    """
+    if os.path.exists(checkpoint) or checkpoint in index.names():
+        return
+    path = Path(checkpoint)
+    files = [file.name for file in path.parent.glob("*.ckpt")] if path.parent.is_dir() else []
+    near = [str(path.with_name(name)) for name in nearest(path.name, files)] or nearest(checkpoint, index.names())
+    raise InputError(
+        f"there is no checkpoint at {checkpoint!r}, and no entry of the zoo of that name",
+        (f"did you mean {' or '.join(map(repr, near))}? " if near else "")
+        + "`lightning-ae zoo list` shows the entries",
+    )
+
+
+def check_splits(names: Sequence[str]) -> None:
+    """Refuses the name of a split that no data module has.
+
+    Raises:
+        InputError: with the nearest one.
+    """
+    for name in names:
+        if name not in ("train", "val", "test"):
+            raise unknown("split", name, ("train", "val", "test"), elsewhere={"valid": "val", "validation": "val"})
 
 
 def cache(clear: bool = False) -> None:
@@ -284,6 +322,10 @@ def certify(
     Raises:
         InputError: when the model cannot be built.
     """
+    there = source.options(source.place_of(source.TRAINER)) or {}
+    for option in trainer or {}:
+        if there and option not in there:
+            raise unknown("option of Trainer", option, there, most=20)
     from rich.table import Table
 
     from lightning_ae.registry import list_models
