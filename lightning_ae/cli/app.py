@@ -44,10 +44,10 @@ _GROUPS = {
     "check and tidy up": ("certify", "cache", "completion"),
 }
 _ELSEWHERE = {
-    **{word: "fit" for word in ("train", "run")},
-    **{word: "test" for word in ("evaluate", "eval")},
-    **{word: "features" for word in ("encode", "embed", "extract")},
-    **{word: "sample" for word in ("generate", "draw")},
+    **dict.fromkeys(("train", "run"), "fit"),
+    **dict.fromkeys(("evaluate", "eval"), "test"),
+    **dict.fromkeys(("encode", "embed", "extract"), "features"),
+    **dict.fromkeys(("generate", "draw"), "sample"),
     **{word: f"zoo {word}" for word in ("list", "info", "download", "verify", "reproduce", "publish")},
     **{word: word for word in ("--help", "--version")},
 }
