@@ -6,11 +6,15 @@ import contextlib
 import inspect
 import os
 import re
+import signal
 import sys
+import threading
 import warnings
 from importlib.util import find_spec
+from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from lightning_ae.cli.parsing import ToolParser
@@ -100,17 +104,21 @@ def main(argv: list[str] | None = None) -> None:
 
     _find_own_classes(args)
     _quiet()
+    _came.clear()
+    _answer_ctrl_c(signal.default_int_handler, _note)
     try:
         if args[0] not in COMMANDS:
             raise unknown("command", args[0], COMMANDS, elsewhere=_ELSEWHERE)
         _run(args[0], args[1:])
         sys.stdout.flush()
     except KeyboardInterrupt:
-        sys.exit(130)
+        _end_interrupted()
     except BrokenPipeError:  # `lightning-ae zoo list | head`: whoever reads has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception as error:
+        if _came:
+            _end_interrupted()
         # the parser and the trainer wrap what a model or a data module says
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, InputError):
@@ -126,6 +134,28 @@ def main(argv: list[str] | None = None) -> None:
             "what that one printed says why; the run goes on from its last checkpoint with --ckpt_path",
             status=1,
         )
+    finally:
+        _answer_ctrl_c(_note, signal.default_int_handler)
+
+
+_came: list[int] = []
+"""Ctrl-C, where it came; a library that is being imported makes errors of its own of it."""
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    _came.append(number)
+    signal.default_int_handler(number, frame)
+
+
+def _answer_ctrl_c(before: Any, now: Any) -> None:
+    """Changes the answer to Ctrl-C; another than `before` stays."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is before:
+        signal.signal(signal.SIGINT, now)
+
+
+def _end_interrupted() -> NoReturn:
+    print("interrupted", file=sys.stderr)
+    sys.exit(130)
 
 
 def _find_own_classes(args: list[str]) -> None:
@@ -170,7 +200,9 @@ def _run(command: str, args: list[str]) -> None:
             sys.exit(0)
 
         try:
-            TrainingCLI(command, args, COMMANDS[command]).run()
+            cli = TrainingCLI(command, args, COMMANDS[command])
+            _answer_ctrl_c(_note, signal.default_int_handler)  # in training a model has its own answer
+            cli.run()
         finally:
             run_folder.release()
     elif command == "completion":
@@ -187,7 +219,7 @@ def _run(command: str, args: list[str]) -> None:
         switches = {f"--{each.name}" for each in parameters if each.annotation == "bool"}
         args = [
             f"{word}=true" if word in switches and after[:1] in ("", "-") else word
-            for word, after in zip(args, [*args[1:], ""], strict=True)
+            for word, after in zip_longest(args, args[1:], fillvalue="")
         ]
         lists = {f"--{each.name}" for each in parameters if str(each.annotation).startswith("Sequence[")}
         args = [

@@ -52,7 +52,8 @@ def features(
         InputError: when a file exists, or the data cannot be read.
     """
     check_model(checkpoint)
-    check_splits(splits or ())
+    check_splits(["train"] if splits is None else splits)
+    check_positive(batch_size=batch_size)
     from lightning_ae.cli import trained, written
 
     model = trained.load(checkpoint, device)
@@ -120,6 +121,8 @@ def reconstruct(
     """
     check_model(checkpoint)
     check_splits([split])
+    check_positive(n=n)
+    check_picture(output)
     import torch
 
     from lightning_ae.callbacks.measures import read_input
@@ -168,6 +171,8 @@ def sample(
         InputError: when the file exists, or the model cannot sample images, or none of that label.
     """
     check_model(checkpoint)
+    check_positive(n=n)
+    check_picture(output)
     import torch
 
     from lightning_ae.callbacks.pictures import drawn, sample_figure
@@ -210,6 +215,7 @@ def rate_distortion(
         InputError: when a file exists, or the data cannot be read.
     """
     check_model(checkpoint)
+    check_positive(samples=samples)
     from lightning_ae.callbacks.measures import read_input
     from lightning_ae.cli import trained, written
     from lightning_ae.metrics import rate_distortion as curve
@@ -261,9 +267,25 @@ def check_splits(names: Sequence[str]) -> None:
     Raises:
         InputError: with the nearest one.
     """
+    if not names:
+        raise InputError("splits is empty", "name some of train, val and test, or leave it out for all")
     for name in names:
         if name not in ("train", "val", "test"):
             raise unknown("split", name, ("train", "val", "test"), elsewhere={"valid": "val", "validation": "val"})
+
+
+def check_positive(**numbers: int) -> None:
+    """Raises InputError for a number of rows that is not positive, naming it."""
+    for name, number in numbers.items():
+        if number < 1:
+            raise InputError(f"{name} must be a positive integer, got {number}")
+
+
+def check_picture(output: str | None) -> None:
+    """Raises InputError for a file that is no kind of picture."""
+    kinds = (".png", ".jpg", ".jpeg", ".pdf", ".svg")
+    if output is not None and Path(output).suffix.lower() not in kinds:
+        raise InputError(f"output {output!r} is no picture", f"end it in {', '.join(kinds)}")
 
 
 def cache(clear: bool = False) -> None:

@@ -37,9 +37,8 @@ def check_free(files: Iterable[Path], overwrite: bool) -> None:
             if file.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         except OSError as error:
-            raise InputError(
-                f"output {str(file)!r} cannot be written: {error.strerror or error}", "give another output"
-            ) from error
+            reason = "its folder is a file" if isinstance(error, FileExistsError) else error.strerror or error
+            raise InputError(f"output {str(file)!r} cannot be written: {reason}", "give another output") from error
         finally:
             for folder in made:
                 with contextlib.suppress(OSError):

@@ -158,9 +158,7 @@ def _generates(model: str) -> bool:
     return bool(place) and source.attribute(source.place_of(place), "generates") == "True"
 
 
-def _filters(
-    pattern: str, model: str | None, dataset: str | None, licence: str | None, sort: str
-) -> dict[str, str | None]:
+def _filters(pattern: str, model: str | None, dataset: str | None, licence: str | None, sort: str) -> dict[str, Any]:
     """What `zoo.list_models` takes; a word without * is looked for anywhere in names.
 
     Raises:
