@@ -100,16 +100,14 @@ def main(argv: list[str] | None = None) -> None:
         print(f"lightning-ae {__version__}")
         return
 
-    from lightning_ae.errors import InputError, unknown
+    from lightning_ae.errors import InputError
 
     _find_own_classes(args)
     _quiet()
     _came.clear()
     _answer_ctrl_c(signal.default_int_handler, _note)
     try:
-        if args[0] not in COMMANDS:
-            raise unknown("command", args[0], COMMANDS, elsewhere=_ELSEWHERE)
-        _run(args[0], args[1:])
+        run(args[0], args[1:])
         sys.stdout.flush()
     except KeyboardInterrupt:
         _end_interrupted()
@@ -181,8 +179,17 @@ def _find_own_classes(args: list[str]) -> None:
             return
 
 
-def _run(command: str, args: list[str]) -> None:
+def run(command: str, args: list[str]) -> None:
+    """Runs a command.
+
+    Raises:
+        InputError: for words that it cannot use.
+    """
     from lightning_ae.cli import options
+    from lightning_ae.errors import unknown
+
+    if command not in COMMANDS:
+        raise unknown("command", command, COMMANDS, elsewhere=_ELSEWHERE)
 
     if command in TRAINING:
         if "--help" in args or "-h" in args:
