@@ -31,7 +31,7 @@ def test_python_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def commands() -> list[str]:
-    return "\n".join(blocks("bash")).splitlines()
+    return [line for block in blocks("bash") for line in block.splitlines() if line]
 
 
 def run(command: str) -> None:

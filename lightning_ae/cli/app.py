@@ -76,7 +76,7 @@ further:
 help:
   lightning-ae COMMAND --help               the options of a command
   lightning-ae fit -c vae --help            with those of that model (-c names a recipe)
-  lightning-ae fit --model.help VAE         all that a model takes (likewise --data.help HFDataModule)
+  lightning-ae fit --model.help VAE         all that a model takes (--data.help likewise)
   eval "$(lightning-ae completion bash)"    completion in this shell
 """.format(
     commands="".join(
