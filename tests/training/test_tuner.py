@@ -24,11 +24,11 @@ def test_the_tuner_and_then_a_fit(
     tuner = Tuner(trainer)
     with warnings.catch_warnings(record=True) as warned, caplog.at_level(logging.INFO):
         warnings.simplefilter("always")
+        size = tuner.scale_batch_size(model, datamodule=data, steps_per_trial=1, max_trials=2, init_val=64)
+        assert size == data.batch_size == 128
         found = tuner.lr_find(model, datamodule=data, num_training=5, update_attr=False)
         assert found is not None
         assert len(found.results["lr"]) == 5
-        size = tuner.scale_batch_size(model, datamodule=data, steps_per_trial=1, max_trials=2, init_val=64)
-        assert size == data.batch_size == 128
         trainer.fit(model, data)
     assert trainer.global_step == -(-len(data.dataset("train")) // 128)
     said = [str(each.message) for each in warned] + [record.getMessage() for record in caplog.records]
