@@ -2,8 +2,8 @@
 
     python benchmarks/defaults.py [--write benchmarks/defaults.md]
 
-The 5-nearest-neighbour error of the test split on the codes (the posterior's mean), beside as many principal components,
-the inputs as the model takes them and the untrained encoder; and the units that are in use (Burda et al. 2016).
+The 5-nearest-neighbour error of the test split on the codes (the posterior's mean), beside as many principal
+components, the inputs as the model takes them and the untrained encoder; and the units that are in use (Burda et al. 2016).
 """
 
 from __future__ import annotations
@@ -116,8 +116,8 @@ def main() -> None:
     if args.write:
         args.write.write_text(
             "# What the plain call learns\n\n"
-            f"`VAE(data.input_shape)` and no other option, {EPOCHS} epochs, batches of 128; 5-nearest-neighbour error of "
-            f"the test split in %, mean of seeds {', '.join(map(str, args.seeds))} (least to largest). Made by "
+            f"`VAE(data.input_shape)` and no other option, {EPOCHS} epochs, batches of 128; 5-nearest-neighbour error "
+            f"of the test split in %, mean of seeds {', '.join(map(str, args.seeds))} (least to largest). Made by "
             "`python benchmarks/defaults.py --write benchmarks/defaults.md`.\n\n" + "\n".join(lines) + "\n"
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class InputError(ValueError):
@@ -24,7 +24,9 @@ class InputError(ValueError):
         return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
 
 
-def unknown(kind: str, name: str, known: Iterable[str], most: int = 40) -> InputError:
+def unknown(
+    kind: str, name: str, known: Iterable[str], most: int = 40, elsewhere: Mapping[str, str] | None = None
+) -> InputError:
     """An `InputError` for a name that is not among those known, with the nearest ones suggested.
 
     Args:
@@ -32,9 +34,11 @@ def unknown(kind: str, name: str, known: Iterable[str], most: int = 40) -> Input
         name: what was given.
         known: what there is.
         most: how many of them to list.
+        elsewhere: what one may know them by, and what that is here.
     """
     names = sorted(known)
-    near = nearest(name, names)
+    others = elsewhere or {}
+    near = list(dict.fromkeys(others.get(each, each) for each in nearest(name, [*names, *others])))
     shown = names[:most]
     hint = f"known: {', '.join(shown) or 'none'}{f' and {len(names) - most} more' if len(names) > most else ''}"
     if near:

@@ -2,46 +2,63 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
+import shlex
 from pathlib import Path
 
+import pytest
+
+from lightning_ae.cli import main
+from lightning_ae.models import table
 from lightning_ae.recipes import FOLDERS, names
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+CERTIFY = re.compile("lightning-ae certify")
 
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
 
 
-def environment() -> dict[str, str]:
-    return os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-
-
-def test_python_blocks(tmp_path: Path) -> None:
+def test_python_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = blocks("python")
     assert len(code) >= 3
+    monkeypatch.chdir(tmp_path)
     # as one program, since the second block loads what the first one saved
     program = "\n".join([*code, "assert codes.shape == (16, 8)", "assert MyVAE(input_shape=(4,)).latent_dim == 16"])
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, env=environment(), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    exec(compile(program, "README.md", "exec"), {"__name__": "readme"})
 
 
-def test_shell_blocks(tmp_path: Path) -> None:
-    commands = blocks("bash")
-    assert commands
-    done = subprocess.run(
-        ["bash", "-euc", "\n".join(commands)], cwd=tmp_path, env=environment(), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+def commands() -> list[str]:
+    return [line for block in blocks("bash") for line in block.splitlines() if line]
+
+
+def run(command: str) -> None:
+    program, *words = shlex.split(command)
+    assert program == "lightning-ae"
+    code: object = 0
+    try:
+        main(words)
+    except SystemExit as ended:
+        code = ended.code
+    assert not code, command
+
+
+def test_shell_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ours = [command for command in commands() if not CERTIFY.match(command)]
+    assert len(ours) >= 9
+    for command in ours:
+        run(command)
     assert (tmp_path / "runs" / "readme" / "features" / "test.parquet").is_file()
     assert (tmp_path / "runs" / "readme" / "samples.png").is_file()
+
+
+@pytest.mark.slow
+def test_commands_that_start_processes() -> None:
+    (command,) = filter(CERTIFY.match, commands())
+    run(command)
 
 
 def test_files_named_in_the_readme_exist() -> None:
@@ -56,6 +73,7 @@ def test_recipes_named_in_the_readme_exist() -> None:
     assert set(named) <= {*found, "constraints.txt"}
 
 
-def test_table_of_models_is_up_to_date() -> None:
-    done = subprocess.run([sys.executable, "-m", "lightning_ae.models.table", "--check"], cwd=ROOT)
-    assert done.returncode == 0
+def test_table_of_models_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("sys.argv", ["table", "--check"])
+    table.main()

@@ -25,7 +25,8 @@ from lightning_ae.parts import Bernoulli, Warmup
 from lightning_ae.zoo.publishing.entry import _config
 
 SHAPE = (1, 8, 8)
-BARE = ["--data", "HFDataModule", "--data.path", "digits", "--trainer.logger", "false", "--trainer.accelerator", "cpu"]
+BARE = ["--data", "HFDataModule", "--data.path", "digits", "--trainer.logger", "false", "--trainer.accelerator", "cpu",
+        "--trainer.enable_checkpointing", "false"]  # fmt: skip
 
 
 def parsed(model: str, *words: str) -> Any:

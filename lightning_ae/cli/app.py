@@ -6,56 +6,93 @@ import contextlib
 import inspect
 import os
 import re
+import signal
 import sys
+import threading
 import warnings
 from importlib.util import find_spec
+from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from lightning_ae.cli.parsing import ToolParser
 
 COMMANDS = {
-    "fit": "train a model",
-    "validate": "evaluate a model on the validation split",
-    "test": "evaluate a model on the test split",
-    "predict": "compute codes and reconstructions, for callbacks to write",
+    "fit": "train a model: losses, checkpoints and pictures go to a run folder",
+    "validate": "evaluate a checkpoint on the validation split",
+    "test": "evaluate a checkpoint on the test split",
+    "predict": "write codes and reconstructions of the test split as tensors",
     "features": "write the codes of a data set to parquet files",
-    "reconstruct": "write a picture of inputs and their reconstructions",
-    "neighbours": "compare codes with PCA, raw inputs and the untrained encoder, by nearest neighbours",
-    "sample": "write a picture of samples from a generative model",
-    "rate-distortion": "write rate and distortion of a model's codes",
+    "reconstruct": "draw inputs above their reconstructions",
+    "neighbours": "compare codes with PCA, raw inputs and the untrained model by their nearest neighbours",
+    "sample": "draw samples from a generative model",
+    "rate-distortion": "measure the bits of the codes against the error of reconstruction",
     "certify": "check that a model trains the same on any number of processes",
-    "zoo": "pretrained models: list, info, load-test, download, verify, reproduce, publish",
-    "cache": "show or clear the cache of decoded samples",
-    "completion": "print a completion script for your shell",
+    "zoo": "list, show, download, check and publish pretrained models",
+    "cache": "show or clear the decoded samples that are kept between runs",
+    "completion": "print what makes your shell complete commands, options and names",
 }
 
 TRAINING = ("fit", "validate", "test", "predict")
 
+_GROUPS = {
+    "train and evaluate": ("fit", "test", "validate", "predict"),
+    "use a model: a checkpoint, or the name of a pretrained one": (
+        "zoo",
+        "features",
+        "reconstruct",
+        "neighbours",
+        "sample",
+        "rate-distortion",
+    ),
+    "check and tidy up": ("certify", "cache", "completion"),
+}
+_ELSEWHERE = {
+    **dict.fromkeys(("train", "run"), "fit"),
+    **dict.fromkeys(("evaluate", "eval"), "test"),
+    **dict.fromkeys(("encode", "embed", "extract"), "features"),
+    **dict.fromkeys(("generate", "draw"), "sample"),
+    **{word: f"zoo {word}" for word in ("list", "info", "download", "verify", "reproduce", "publish")},
+    **{word: word for word in ("--help", "--version")},
+}
+"""What commands are called elsewhere."""
+
 HELP = """usage: lightning-ae COMMAND [options]
 
-Train, evaluate and use autoencoders.
+Autoencoders: train one on images or tables, or take one that is trained, and use its codes,
+reconstructions and samples.
 
-commands:
+start here; none of these needs a network or a GPU:
+  lightning-ae fit -c vae -c digits         train a VAE on the embedded digits, in about a minute
+  lightning-ae zoo list                     show the models that come trained
+  lightning-ae sample vae_conv.mnist_v1     draw from one of them: ./samples.png
 {commands}
 
-examples:
-  lightning-ae fit -c vae -c digits
-  lightning-ae fit -c vae -c mnist -c wandb --trainer.max_epochs 20
-  lightning-ae fit --model my_module.MyVAE -c digits
+further:
+  lightning-ae fit -c vae -c mnist --trainer.max_epochs 20      a model, a data set, an option
+  lightning-ae fit --model my_module.MyVAE --data.path photos/  a class and a folder of your own
   lightning-ae features runs/vae-digits/fit-1/checkpoints/best.ckpt
 
 help:
-  lightning-ae COMMAND --help            the options of a command
-  lightning-ae fit --model.help VAE      the options of a model (likewise --data.help HFDataModule)
-  eval "$(lightning-ae completion {shell})"    completion in this shell
-""".format(commands="\n".join(f"  {name:<16} {text}" for name, text in COMMANDS.items()), shell="bash")
+  lightning-ae COMMAND --help               the options of a command
+  lightning-ae fit -c vae --help            with those of that model (-c names a recipe)
+  lightning-ae fit --model.help VAE         all that a model takes (--data.help likewise)
+  eval "$(lightning-ae completion bash)"    completion in this shell
+""".format(
+    commands="".join(
+        f"\n{title}:\n" + "".join(f"  {name:<17}{COMMANDS[name]}\n" for name in names)
+        for title, names in _GROUPS.items()
+    ).rstrip()
+)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs a command; input it cannot use ends in one line, a hint, and exit status 2."""
     args = sys.argv[1:] if argv is None else argv
+    if args[:1] == ["help"]:
+        args = [*args[1:], "--help"]
     if not args or args[0] in ("-h", "--help"):
         print(HELP, end="")
         return
@@ -65,21 +102,23 @@ def main(argv: list[str] | None = None) -> None:
         print(f"lightning-ae {__version__}")
         return
 
-    from lightning_ae.errors import InputError, unknown
+    from lightning_ae.errors import InputError
 
     _find_own_classes(args)
     _quiet()
+    _came.clear()
+    _answer_ctrl_c(signal.default_int_handler, _note)
     try:
-        if args[0] not in COMMANDS:
-            raise unknown("command", args[0], COMMANDS)
-        _run(args[0], args[1:])
+        run(args[0], args[1:])
         sys.stdout.flush()
     except KeyboardInterrupt:
-        sys.exit(130)
+        _end_interrupted()
     except BrokenPipeError:  # `lightning-ae zoo list | head`: whoever reads has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception as error:
+        if _came:
+            _end_interrupted()
         # the parser and the trainer wrap what a model or a data module says
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, InputError):
@@ -95,6 +134,28 @@ def main(argv: list[str] | None = None) -> None:
             "what that one printed says why; the run goes on from its last checkpoint with --ckpt_path",
             status=1,
         )
+    finally:
+        _answer_ctrl_c(_note, signal.default_int_handler)
+
+
+_came: list[int] = []
+"""Ctrl-C, where it came; a library that is being imported makes errors of its own of it."""
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    _came.append(number)
+    signal.default_int_handler(number, frame)
+
+
+def _answer_ctrl_c(before: Any, now: Any) -> None:
+    """Changes the answer to Ctrl-C; another than `before` stays."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is before:
+        signal.signal(signal.SIGINT, now)
+
+
+def _end_interrupted() -> NoReturn:
+    print("interrupted", file=sys.stderr)
+    sys.exit(130)
 
 
 def _find_own_classes(args: list[str]) -> None:
@@ -120,12 +181,23 @@ def _find_own_classes(args: list[str]) -> None:
             return
 
 
-def _run(command: str, args: list[str]) -> None:
+def run(command: str, args: list[str]) -> None:
+    """Runs a command.
+
+    Raises:
+        InputError: for words that it cannot use.
+    """
     from lightning_ae.cli import options
+    from lightning_ae.errors import unknown
+
+    if command not in COMMANDS:
+        raise unknown("command", command, COMMANDS, elsewhere=_ELSEWHERE)
 
     if command in TRAINING:
         if "--help" in args or "-h" in args:
-            print(options.help_of(command, args, COMMANDS[command]), end="")
+            from lightning_ae.cli.help import help_of
+
+            print(help_of(command, args, COMMANDS[command]), end="")
             sys.exit(0)
         if "--help-all" not in args:
             options.read(command, args)  # what does not exist is said before seconds of imports
@@ -137,7 +209,9 @@ def _run(command: str, args: list[str]) -> None:
             sys.exit(0)
 
         try:
-            TrainingCLI(command, args, COMMANDS[command]).run()
+            cli = TrainingCLI(command, args, COMMANDS[command])
+            _answer_ctrl_c(_note, signal.default_int_handler)  # in training a model has its own answer
+            cli.run()
         finally:
             run_folder.release()
     elif command == "completion":
@@ -151,6 +225,11 @@ def _run(command: str, args: list[str]) -> None:
 
         parser = _tool_parser(command)
         parameters = inspect.signature(getattr(tools, command.replace("-", "_"))).parameters.values()
+        switches = {f"--{each.name}" for each in parameters if each.annotation == "bool"}
+        args = [
+            f"{word}=true" if word in switches and after[:1] in ("", "-") else word
+            for word, after in zip_longest(args, args[1:], fillvalue="")
+        ]
         lists = {f"--{each.name}" for each in parameters if str(each.annotation).startswith("Sequence[")}
         args = [
             options.as_list(word) if before in lists else word for before, word in zip(["", *args], args, strict=False)

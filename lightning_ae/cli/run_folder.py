@@ -45,7 +45,7 @@ def claim(given: str | None, name: str, command: str) -> Path:
         command: "fit", say.
 
     Raises:
-        InputError: when the folder holds files, or another run has it.
+        InputError: when the folder holds files, another run has it, or it cannot be made.
     """
     if not _is_first():
         # only the first rank's loggers write; the trainer tells the others where
@@ -58,7 +58,7 @@ def claim(given: str | None, name: str, command: str) -> Path:
         number = 1
         while True:
             path = Path("runs", name, f"{command}-{number}")
-            with contextlib.suppress(InputError):
+            with contextlib.suppress(_Taken):
                 _lock(path)
                 break
             number += 1
@@ -82,6 +82,10 @@ def _is_first() -> bool:
     return int(found) == 0
 
 
+class _Taken(InputError):
+    """A folder that another run has, or that something else lies in."""
+
+
 def _lock(path: Path) -> None:
     global _claimed
     refused = "runs never overwrite one another"
@@ -91,30 +95,35 @@ def _lock(path: Path) -> None:
             made = True
         except FileExistsError:
             made = False
+        except OSError as error:
+            raise InputError(
+                f"run_dir {str(path)!r} cannot be made: {error.strerror or error}",
+                "give another run_dir, where you may write",
+            ) from error
         try:
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:  # another run gave it up meanwhile
             continue
         except NotADirectoryError as error:
-            raise InputError(f"run_dir {str(path)!r} is a file", "give a folder that does not exist yet") from error
+            raise _Taken(f"run_dir {str(path)!r} is a file", "give a folder that does not exist yet") from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(lock)
-            raise InputError(
+            raise _Taken(
                 f"run_dir {str(path)!r} belongs to another run, which is writing there; {refused}", _ELSEWHERE
             ) from error
         except OSError as error:  # a file system without locks, where only who makes a folder can be sure of it
             if not made:
                 os.close(lock)
-                raise InputError(f"run_dir {str(path)!r} exists, and cannot be locked there", _ELSEWHERE) from error
+                raise _Taken(f"run_dir {str(path)!r} exists, and cannot be locked there", _ELSEWHERE) from error
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.stat(path), os.fstat(lock)):
                 if not any(path.iterdir()):
                     _claimed = path.absolute(), lock
                     return
                 os.close(lock)
-                raise InputError(f"run_dir {str(path)!r} exists already and holds files; {refused}", _ELSEWHERE)
+                raise _Taken(f"run_dir {str(path)!r} exists already and holds files; {refused}", _ELSEWHERE)
         os.close(lock)
 
 

@@ -129,6 +129,15 @@ def first_line(place: Place) -> str:
     return (found and ast.get_docstring(found) or "").split("\n")[0]
 
 
+def attribute(place: Place | None, name: str) -> str | None:
+    """What a class or one above it assigns to a name, as it is written."""
+    for each in () if place is None else (place, *_ancestors(place)):
+        for line in getattr(_class(each), "body", ()):
+            if isinstance(line, ast.AnnAssign) and ast.unparse(line.target) == name and line.value is not None:
+                return ast.unparse(line.value)
+    return None
+
+
 # ---- how a source is read -------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ Each is a plain function; the command line takes its arguments and docstring as 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from lightning_ae.errors import InputError
+from lightning_ae.cli import source
+from lightning_ae.errors import InputError, nearest, unknown
+from lightning_ae.zoo import index
 
 
 def features(
@@ -35,7 +38,7 @@ def features(
 
     Args:
         checkpoint: the model's checkpoint, or the name of a zoo entry.
-        path: the data set: a hub id, a local folder, "digits" or "fashion" (default: what the model was
+        path: the data set: a hub id, a local folder or file, "digits" or "fashion" (default: what the model was
             trained on).
         splits: any of train, val and test (default: all that the data have, which together are all rows).
         output: the folder to write to (default: "features" beside the folder of the checkpoint).
@@ -49,6 +52,9 @@ def features(
     Raises:
         InputError: when a file exists, or the data cannot be read.
     """
+    check_model(checkpoint)
+    check_splits(["train"] if splits is None else splits)
+    check_positive(batch_size=batch_size)
     from lightning_ae.cli import trained, written
 
     model = trained.load(checkpoint, device)
@@ -99,7 +105,7 @@ def reconstruct(
 
     Args:
         checkpoint: the model's checkpoint, or the name of a zoo entry.
-        path: the data set: a hub id, a local folder, "digits" or "fashion" (default: what the model was
+        path: the data set: a hub id, a local folder or file, "digits" or "fashion" (default: what the model was
             trained on).
         split: train, val or test.
         n: how many images, drawn from the split, in turn from each class where labels are known.
@@ -115,6 +121,10 @@ def reconstruct(
     Raises:
         InputError: when the file exists, the model takes no images, or the data cannot be read.
     """
+    check_model(checkpoint)
+    check_splits([split])
+    check_positive(n=n)
+    check_picture(output)
     import torch
 
     from lightning_ae.callbacks.measures import read_input
@@ -202,6 +212,9 @@ def sample(
     Raises:
         InputError: when the file exists, or the model cannot sample images, or none of that label.
     """
+    check_model(checkpoint)
+    check_positive(n=n)
+    check_picture(output)
     import torch
 
     from lightning_ae.callbacks.pictures import drawn, sample_figure
@@ -230,7 +243,7 @@ def rate_distortion(
 
     Args:
         checkpoint: the model's checkpoint, or the name of a zoo entry.
-        path: the data set: a hub id, a local folder, "digits" or "fashion" (default: what the model was
+        path: the data set: a hub id, a local folder or file, "digits" or "fashion" (default: what the model was
             trained on).
         samples: how many samples of train and test, as far as the data have them.
         seed: of the draw of these samples.
@@ -244,6 +257,8 @@ def rate_distortion(
     Raises:
         InputError: when a file exists, or the data cannot be read.
     """
+    check_model(checkpoint)
+    check_positive(samples=samples)
     from lightning_ae.callbacks.measures import read_input
     from lightning_ae.cli import trained, written
     from lightning_ae.metrics import rate_distortion as curve
@@ -269,6 +284,51 @@ def rate_distortion(
     for file in files:
         console.print(f"  {file}")
     return files
+
+
+def check_model(checkpoint: str) -> None:
+    """Refuses what is neither a file nor an entry of the zoo, before anything else is imported.
+
+    Raises:
+        InputError: with the nearest file beside it, or the nearest entry.
+    """
+    if os.path.exists(checkpoint) or checkpoint in index.names():
+        return
+    path = Path(checkpoint)
+    files = [file.name for file in path.parent.glob("*.ckpt")] if path.parent.is_dir() else []
+    near = [str(path.with_name(name)) for name in nearest(path.name, files)] or nearest(checkpoint, index.names())
+    raise InputError(
+        f"there is no checkpoint at {checkpoint!r}, and no entry of the zoo of that name",
+        (f"did you mean {' or '.join(map(repr, near))}? " if near else "")
+        + "`lightning-ae zoo list` shows the entries",
+    )
+
+
+def check_splits(names: Sequence[str]) -> None:
+    """Refuses the name of a split that no data module has.
+
+    Raises:
+        InputError: with the nearest one.
+    """
+    if not names:
+        raise InputError("splits is empty", "name some of train, val and test, or leave it out for all")
+    for name in names:
+        if name not in ("train", "val", "test"):
+            raise unknown("split", name, ("train", "val", "test"), elsewhere={"valid": "val", "validation": "val"})
+
+
+def check_positive(**numbers: int) -> None:
+    """Raises InputError for a number of rows that is not positive, naming it."""
+    for name, number in numbers.items():
+        if number < 1:
+            raise InputError(f"{name} must be a positive integer, got {number}")
+
+
+def check_picture(output: str | None) -> None:
+    """Raises InputError for a file that is no kind of picture."""
+    kinds = (".png", ".jpg", ".jpeg", ".pdf", ".svg")
+    if output is not None and Path(output).suffix.lower() not in kinds:
+        raise InputError(f"output {output!r} is no picture", f"end it in {', '.join(kinds)}")
 
 
 def cache(clear: bool = False) -> None:
@@ -327,6 +387,10 @@ def certify(
     Raises:
         InputError: when the model cannot be built.
     """
+    there = source.options(source.place_of(source.TRAINER)) or {}
+    for option in trainer or {}:
+        if there and option not in there:
+            raise unknown("option of Trainer", option, there, most=20)
     from rich.table import Table
 
     from lightning_ae.registry import list_models

@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.callbacks.measures import read_input
 from lightning_ae.data.module import HFDataModule
-from lightning_ae.errors import InputError
+from lightning_ae.errors import InputError, unknown
 from lightning_ae.zoo.artefact import load_trained
 
 
@@ -19,8 +19,17 @@ def load(checkpoint: str, device: str) -> Autoencoder:
 
 
 def device_of(name: str) -> torch.device:
-    """The device of that name; of "auto", the fastest there is."""
+    """The device of that name; of "auto", the fastest there is.
+
+    Raises:
+        InputError: for one that is not here.
+    """
     if name != "auto":
+        known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        known += ["cuda"] if len(known) > 1 else []
+        known += ["mps"] if torch.backends.mps.is_available() else []
+        if name not in known:
+            raise unknown("device here", name, ["auto", *known])
         return torch.device(name)
     if torch.cuda.is_available():
         return torch.device("cuda")

@@ -126,20 +126,25 @@ class TrainingCLI(LightningCLI):
         return config
 
     def before_instantiate_classes(self) -> None:
-        """Claims the run folder, and points the loggers there."""
+        """Claims the run folder, and points the loggers there; without one, what else is written."""
         for file in recipes.pairs(self.config.config or []):
             rank_zero_info(f"{file.stem} on {file.parent.name}: what it wants otherwise there is read from {file}")
         trainer = self.config.trainer
         if self.command != "fit" and trainer.callbacks:  # a checkpoint's own would warn that its folder has changed
             trainer.callbacks = [c for c in trainer.callbacks if not c.class_path.endswith("ModelCheckpoint")]
         self.run_dir: Path | None = None
-        if trainer.logger is False or trainer.fast_dev_run or trainer.barebones:
+        keeps = self.command == "fit" and trainer.enable_checkpointing is not False
+        writes = trainer.logger is not False or keeps or trainer.callbacks
+        if not writes or trainer.fast_dev_run or trainer.barebones:
             self.save_config_callback = None  # which would write to the folder one stands in
             return
         self.run_dir = run_folder.claim(self.config.run_dir, _recipe_name(self.config), self.command)
         self.config.run_dir = None  # the saved configuration starts a run of its own
-        trainer.logger = run_folder.loggers(trainer.logger, self.run_dir)
-        if self.command == "fit" and trainer.enable_checkpointing is not False:
+        if trainer.logger is False:
+            trainer.default_root_dir = str(self.run_dir)  # where checkpoints and pictures go without a logger
+        else:
+            trainer.logger = run_folder.loggers(trainer.logger, self.run_dir)
+        if keeps:
             _keep_no_other_last(trainer.callbacks)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:

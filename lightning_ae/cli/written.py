@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,10 +25,24 @@ def beside(checkpoint: str) -> Path:
 
 
 def check_free(files: Iterable[Path], overwrite: bool) -> None:
-    """Raises InputError where a file is there already, unless it may be replaced."""
+    """Raises InputError where a file cannot be written, or is there already and may not be replaced."""
     for file in files:
-        if file.exists() and not overwrite:
+        if os.path.lexists(file) and not overwrite:
             raise InputError(f"{file} exists already", "give another output, or set overwrite")
+        made = [folder for folder in file.parents if not folder.exists()]
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=file.parent):
+                pass
+            if file.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        except OSError as error:
+            reason = "its folder is a file" if isinstance(error, FileExistsError) else error.strerror or error
+            raise InputError(f"output {str(file)!r} cannot be written: {reason}", "give another output") from error
+        finally:
+            for folder in made:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
 
 
 def write_parquet(

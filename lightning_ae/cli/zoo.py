@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lightning_ae import registry
+from lightning_ae.cli import source
 from lightning_ae.cli.parsing import ToolParser
-from lightning_ae.errors import InputError
+from lightning_ae.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from lightning_ae.zoo.schema import Entry
 
 COMMANDS = {
-    "list": "show the entries",
-    "info": "show what the index says of an entry",
+    "list": "show the entries by data set, the best features first",
+    "info": "show all that is known of an entry",
     "load-test": "load an encoder, and compare its golden values",
     "download": "copy entries to a folder",
     "verify": "hash all files of entries, load them, compare their golden values",
@@ -24,16 +31,31 @@ COMMANDS = {
     "publish": "evaluate a checkpoint and make an entry of it",
 }
 
+HELP = """usage: lightning-ae zoo COMMAND [options]
+
+Pretrained models. They come with the package: no network is needed.
+
+commands:
+{commands}
+
+start here:
+  lightning-ae zoo list                       what there is
+  lightning-ae zoo info vae_conv.mnist_v1     one of them: its data, its numbers, its licence
+  lightning-ae features vae_mlp.digits_v1     use it, as any checkpoint
+
+`lightning-ae zoo COMMAND --help` lists the options of a command; --json is for scripts.
+""".format(commands="\n".join(f"  {name:<11}{text}" for name, text in COMMANDS.items()))
+
 
 def add_commands(parser: ToolParser) -> None:
     """Gives a parser the commands of `lightning-ae zoo`."""
     parsers = {name: ToolParser(description=f"{text[0].upper()}{text[1:]}.") for name, text in COMMANDS.items()}
     given = parsers["list"]
-    given.add_argument("pattern", nargs="?", default="*", help='of names, such as "vae_*" or "*mnist*"')
-    given.add_argument("--model", help="a variant's name")
+    given.add_argument("pattern", nargs="?", default="*", help='of names: mnist, "vae_*"')
+    given.add_argument("--model", help="a variant: vae, or any of its other names")
     given.add_argument("--dataset", help="digits, mnist, fashion_mnist and so on")
     given.add_argument("--licence", help="of the weights or the data, an SPDX identifier")
-    given.add_argument("--sort", default="name", help="name, model, dataset, size, probe_error or knn_error")
+    given.add_argument("--sort", default="probe_error", help="name, model, dataset, size, probe_error or knn_error")
     for name in ("info", "load-test"):
         parsers[name].add_argument("name", help="of an entry")
     for name in ("download", "verify"):
@@ -65,9 +87,12 @@ def add_commands(parser: ToolParser) -> None:
 
 def run(args: list[str]) -> None:
     """Runs a command."""
+    if not args or args[0] in ("-h", "--help"):
+        print(HELP, end="")
+        sys.exit(0)
     parser = ToolParser(prog="lightning-ae zoo", description="Pretrained models.")
     add_commands(parser)
-    given = parser.parse_args(args if args else ["--help"]).as_dict()
+    given = parser.parse_args(args).as_dict()
     name = given["subcommand"]
     options = given[name]
     as_json = options.pop("json")
@@ -78,19 +103,82 @@ def run(args: list[str]) -> None:
 def _list(as_json: bool, **options: Any) -> None:
     from lightning_ae.zoo import info, list_models
 
-    entries = [info(name) for name in list_models(**options)]
+    entries = [info(name) for name in list_models(**_filters(**options))]
     if as_json:
         _print_json([entry.model_dump(by_alias=True, mode="json") for entry in entries])
         return
-    columns = ("name", "features", "probe", "k-NN", "raw probe", "raw k-NN", "PCA probe", "PCA k-NN", "KiB")
-    table = Table(*columns, title="errors in %", caption=f"{len(entries)} entries")
-    for entry in entries:
-        errors = [entry.metric(f"{p}{m}_error") for p in ("", "raw_", "pca_") for m in ("probe", "knn")]
-        cells = ["" if error is None else f"{100 * error:.2f}" for error in errors]
-        name = f"{entry.name} [dim](deprecated)[/]" if entry.deprecated else entry.name
-        size = f"{sum(file.size for file in entry.files) / 1024:,.0f}"
-        table.add_row(name, str(entry.features.dim), *cells, size)
-    _console().print(table)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"{'':<{_NAME}}{'code':>6}  {'probe':>5}  {'5-NN':>5}  {'KiB':>6}  good for")
+    for dataset in sorted({entry.dataset for entry in entries}):
+        here = [entry for entry in entries if entry.dataset == dataset]
+        console.print(f"\n[bold]{dataset}[/], {' x '.join(map(str, here[0].input_shape))}")
+        for entry in sorted(here, key=lambda entry: entry.deprecated is not None):
+            size = f"{sum(file.size for file in entry.files) / 1024:,.0f}"
+            console.print(_row(entry.name, entry.features.dim, entry, "", size, ", ".join(_uses(entry))), markup=False)
+        console.print(_row("(the inputs themselves)", math.prod(here[0].input_shape), here[0], "raw_"), style="dim")
+    count = f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}"
+    console.print(f"\n{count}. probe and 5-NN: errors in % of logistic regression and of 5 nearest neighbours that")
+    console.print(
+        "learn from codes, on test data; where one does better than on the inputs: features. [bold]To use one[/]:"
+    )
+    name = entries[0].name if entries else "NAME"
+    for command, text in (
+        (f"lightning-ae zoo info {name}", "all that is known of it"),
+        (f"lightning-ae features {name} --path photos/", "codes of your own data"),
+        (f'zoo.load_encoder("{name}")', "after: from lightning_ae import zoo"),
+    ):
+        console.print(f"  {command:<60}  {text}", markup=False)
+
+
+_NAME = 34
+
+
+def _row(name: str, dim: int, entry: Entry, prefix: str, size: str = "", uses: str = "") -> str:
+    errors = [entry.metric(f"{prefix}{metric}_error") for metric in ("probe", "knn")]
+    cells = [f"{'' if error is None else f'{100 * error:.1f}':>5}" for error in errors]
+    return f"  {name:<{_NAME - 2}}{dim:>6}  {'  '.join(cells)}  {size:>6}  {uses}".rstrip()
+
+
+def _uses(entry: Entry) -> list[str]:
+    """What an entry is good for, as its numbers and its class say."""
+    if entry.deprecated:
+        return ["deprecated: see info"]
+    errors = [(entry.metric(name), entry.metric(f"raw_{name}")) for name in ("probe_error", "knn_error")]
+    better = [own < raw for own, raw in errors if own is not None and raw is not None]
+    uses = ["features"] if any(better) else []
+    uses += ["sampling"] if _generates(entry.model) else []
+    uses += ["indices"] if "indices" in entry.features.latents else []
+    uses += ["denoising"] if entry.model == "denoising" else []
+    return uses or ["compression" if entry.features.dim < math.prod(entry.input_shape) else "sparse codes"]
+
+
+def _generates(model: str) -> bool:
+    """Whether a variant draws samples, as its source says."""
+    place = registry.MODELS.get(model, "").replace(":", ".")
+    return bool(place) and source.attribute(source.place_of(place), "generates") == "True"
+
+
+def _filters(pattern: str, model: str | None, dataset: str | None, licence: str | None, sort: str) -> dict[str, Any]:
+    """What `zoo.list_models` takes; a word without * is looked for anywhere in names.
+
+    Raises:
+        InputError: for a name that no entry has.
+    """
+    from lightning_ae.zoo import index
+
+    entries = [index.info(name) for name in index.names()]
+    if not re.search(r"[*?[]", pattern):
+        if not any(pattern in entry.name for entry in entries):
+            raise unknown("zoo entry", pattern, [entry.name for entry in entries])
+        pattern = f"*{pattern}*"
+    model = None if model is None else registry.variant(model)
+    for kind, given, there in (
+        ("data set of the zoo", dataset, {entry.dataset for entry in entries}),
+        ("licence of the zoo", licence, {each for entry in entries for each in entry.licence.model_dump().values()}),
+    ):
+        if given is not None and given not in there:
+            raise unknown(kind, given, there)
+    return {"pattern": pattern, "model": model, "dataset": dataset, "licence": licence, "sort": sort}
 
 
 def _info(as_json: bool, name: str) -> None:
@@ -143,9 +231,10 @@ def _load_test(as_json: bool, name: str) -> None:
 
 
 def _download(as_json: bool, names: list[str], all: bool, to: str) -> None:
+    names = _names(names, all)
     from lightning_ae.zoo import download
 
-    folders = download(_names(names, all), to)
+    folders = download(names, to)
     if as_json:
         _print_json([str(folder) for folder in folders])
         return
@@ -155,12 +244,13 @@ def _download(as_json: bool, names: list[str], all: bool, to: str) -> None:
 
 
 def _verify(as_json: bool, names: list[str], all: bool) -> None:
+    names = _names(names, all)
     from tqdm.auto import tqdm
 
     from lightning_ae.zoo import verify
 
     found = {}
-    for name in tqdm(_names(names, all), "verifying", delay=2, leave=False):
+    for name in tqdm(names, "verifying", delay=2, leave=False):
         try:
             verify([name])
             found[name] = ""
@@ -215,6 +305,9 @@ def _names(names: list[str], everything: bool) -> list[str]:
 
     if bool(names) == everything:
         raise InputError("give names of entries, or --all", "`lightning-ae zoo list` shows the names")
+    for name in names:
+        if name not in index.names():
+            raise unknown("zoo entry", name, index.names())
     return index.names() if everything else names
 
 

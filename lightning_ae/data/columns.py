@@ -181,6 +181,20 @@ def is_whole(feature: Any) -> bool:
     return type(feature).__name__ == "Value" and _dtype(feature).startswith(_WHOLE)
 
 
+def holds(name: str, features: Features) -> str:
+    """What a column holds, in words, with its type."""
+    known = describe(features).get(name)
+    words = {"number": "numbers", "vector": "vectors"}.get(known.kind if known else "") or _what(features[name])
+    return f"{words} ({features.arrow_schema.field(name).type})"
+
+
+def same_kind(name: str, one: Features, other: Features) -> bool:
+    """Whether a column is read in the same way from two data sets: as images, numbers of any type, or vectors of them;
+    what a kind of one's own reads must be of the same type."""
+    kinds = [found[name].kind if name in (found := describe(features)) else None for features in (one, other)]
+    return kinds[0] == kinds[1] if kinds[0] or kinds[1] else bool(one[name] == other[name])
+
+
 def is_array(feature: Any) -> bool:
     """Whether a column holds arrays of two or more dimensions, or nested lists, of numbers."""
     if type(feature).__name__.startswith("Array"):

@@ -45,8 +45,10 @@ class HFDataModule(Samples, pl.LightningDataModule):
     refused by name (see `lightning_ae.data.identity`).
 
     Args:
-        path: a data set's id on the hub, a local folder (parquet files, or written by `save_to_disk`), "digits" or
-            "fashion" (embedded), or a `datasets.Dataset` or `DatasetDict`.
+        path: a data set's id on the hub; a local folder of images, parquet, CSV, JSON lines or Arrow files, or what
+            `save_to_disk` wrote; a single file of those tables, of numpy's arrays (.npy, .npz: columns by name), or a
+            zip file of images or tables; "digits" or "fashion" (embedded); or a `datasets.Dataset` or `DatasetDict`.
+            Folders of images name their classes. A folder that would be read in part only is refused.
         name: the configuration, of a data set on the hub that has several.
         revision: the revision on the hub.
         kind: how samples are read, `Image(...)` or `Tabular(...)`; by default as the data set's features suggest.

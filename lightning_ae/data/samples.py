@@ -15,14 +15,17 @@ import torch
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from lightning_ae.data.archive import unpacked_root
 from lightning_ae.data.cache import cached, in_memory
 from lightning_ae.data.columns import (
     check_columns,
     choose,
     describe,
     find_label,
+    holds,
     image_columns,
     label_columns,
+    same_kind,
     scalar_columns,
 )
 from lightning_ae.data.decoding import decode_chunks
@@ -77,8 +80,11 @@ class Samples:
     def input_columns(self) -> list[str]:
         """The columns that make the model's input, in order."""
         if self._of_model is not None and self._of_model.columns:
+            self._check_splits(self._of_model.names)
             return self._of_model.names
-        return self._kind().input_columns(self._rows_of(self._typical).features, self.label)
+        columns = self._kind().input_columns(self._rows_of(self._typical).features, self.label)
+        self._check_splits(columns)
+        return columns
 
     @property
     def label(self) -> str | None:
@@ -171,15 +177,26 @@ class Samples:
         "row" is its number in the data set's own split, "path" the file of its image, relative to a local data set's
         folder, where images are files.
         """
+        from datasets import Image as ImageFeature
+
         name, rows = self._part(split)
-        found: dict[str, Any] = {"row": np.arange(len(self._rows_of(name))) if rows is None else rows}
-        images = [column for column in self.input_columns if column in image_columns(self._rows_of(name).features)]
-        if images:
-            table = self.dataset(split).select_columns(images[:1]).with_format("arrow")[:]
-            paths = pc.struct_field(table[images[0]].combine_chunks(), "path").to_pylist()
-            if any(path is not None for path in paths):
-                folder = os.path.realpath(os.path.expanduser(os.fspath(self.path))) if self._is_local else None
-                found["path"] = [_relative(path, folder) for path in paths]
+        table = self._rows_of(name)
+        images = [column for column in self.input_columns if column in image_columns(table.features)][:1]
+        if self.streaming:  # which says how many rows it has at its end only
+            parts = [_paths(part[images[0]]) if images else [None] * len(part) for part in
+                     table.select_columns(images or self.input_columns[:1]).with_format("arrow").iter(256)]  # fmt: skip
+            paths = [path for part in parts for path in part]
+            found: dict[str, Any] = {"row": np.arange(len(paths))}
+        else:
+            found = {"row": np.arange(len(table)) if rows is None else rows}
+            paths = []
+            if images:  # the file names alone: encoded images may fill the memory
+                encoded = table.select_columns(images).cast_column(images[0], ImageFeature(decode=False)).flatten()
+                named = encoded.select_columns([f"{images[0]}.path"]).with_format("arrow")
+                paths = (named if rows is None else named.select(rows))[:].column(0).to_pylist()
+        if any(path is not None for path in paths):
+            folder = os.path.realpath(os.path.expanduser(os.fspath(self.path))) if self._is_local else None
+            found["path"] = [_relative(path, folder) for path in paths]
         return found
 
     @property
@@ -404,11 +421,13 @@ class Samples:
 
     def _rows_of(self, name: str) -> Any:
         if name not in self.splits:
-            argument = next(a for a in ("train_split", "val_split", "test_split") if getattr(self, a) == name)
-            there = list(self.splits)
+            arguments = {each: getattr(self, each) for each in ("train_split", "val_split", "test_split")}
+            argument = next(each for each, split in arguments.items() if split == name)
+            free = [each for each in self.splits if each not in arguments.values()]
             raise InputError(
                 f"the data set has no split {name!r} ({argument})",
-                f"it has {listed([repr(each) for each in there])}: name one, {argument}={there[0]!r}",
+                f"it has {listed([repr(each) for each in self.splits])}"
+                + (f": name one, {argument}={free[0]!r}" if free else ", and no further one: give it one of that name"),
             )
         rows = self.splits[name]
         if not self.streaming and len(rows) == 0:
@@ -419,6 +438,32 @@ class Samples:
                 "give data with declared features (parquet files have them), or streaming=False",
             )
         return rows
+
+    def _check_splits(self, columns: list[str]) -> None:
+        """Refuses splits in which a column of the input, or the label, is of another kind than where it was chosen.
+
+        Numbers of any type are one kind, as a column without gaps has integers in one file and floats in another.
+        """
+        typical = self._typical
+        wanted = self._rows_of(typical).features
+        label = self._label
+        for name in (self.train_split, self.val_split, self.test_split):
+            features = self.splits[name].features if name in self.splits and name != typical else None
+            if features is None:  # who needs it says so
+                continue
+            able = label_columns(features) if label is None or label.kind == "category" else scalar_columns(features)
+            others = [each for each in columns if each not in features or not same_kind(each, features, wanted)]
+            if label is not None and label.name in features and label.name not in able:
+                others.append(label.name)
+            for column in others[:1]:
+                there = f"is not in split {name!r}"
+                if column in features:
+                    there = f"holds {holds(column, features)} in split {name!r}"
+                raise InputError(
+                    f"column {column!r} {there}, and {holds(column, wanted)} in split {typical!r}",
+                    "bring the splits to the same columns first (Dataset.cast_column, Dataset.rename_column), or leave "
+                    "it out: kind=Tabular(columns=[...])",
+                )
 
     def _part(self, split: str) -> tuple[str, np.ndarray | None]:
         """The data set's own split of which "train", "val" or "test" is made, and the rows taken of it (None: all)."""
@@ -449,5 +494,14 @@ class Samples:
         return samples or None
 
 
+def _paths(images: pa.ChunkedArray) -> list[str | None]:
+    """The files of encoded images."""
+    paths: list[str | None] = pc.struct_field(images.combine_chunks(), "path").to_pylist()
+    return paths
+
+
 def _relative(path: str | None, folder: str | None) -> str | None:
+    unpacked = f"{unpacked_root()}{os.sep}"
+    if path and path.startswith(unpacked):
+        return path.removeprefix(unpacked).partition(os.sep)[2]
     return os.path.relpath(path, folder) if path and folder and path.startswith(folder + os.sep) else path

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import signal
 import socket
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -116,9 +118,27 @@ def _launch(cases: Sequence[Case], world: int, strategy: str, folder: str) -> li
         port = free.getsockname()[1]
     modules = {name.rpartition(".")[0] for case in cases for name in _class_paths(case.init_args)}
     imported = sorted(modules & sys.modules.keys())  # a process of its own knows no classes of the user's
-    mp.spawn(_work, (world, port, tuple(cases), strategy, folder, imported), nprocs=world)
+    _run(world, (world, port, tuple(cases), strategy, folder, imported))
     found: list[dict[str, Any]] = torch.load(Path(folder) / f"{world}.pt", weights_only=True)
     return found
+
+
+def _run(world: int, args: tuple[Any, ...]) -> None:
+    """Runs the processes; Ctrl-C is this one's to answer, which ends them."""
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main else None  # as the processes inherit it
+    try:
+        context = mp.spawn(_work, args, nprocs=world, join=False)
+    finally:
+        if in_main:
+            signal.signal(signal.SIGINT, before)
+    try:
+        while not context.join():
+            pass
+    except BaseException:
+        for process in context.processes:
+            process.terminate()
+        raise
 
 
 def _class_paths(plain: Any) -> Iterator[str]:

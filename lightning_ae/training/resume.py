@@ -134,7 +134,8 @@ class Position:
             epoch |= {"ready": started, "started": started, "processed": self.epoch, "completed": self.epoch}
             batch = state["epoch_loop.batch_progress"][part]
             batch |= dict.fromkeys(("ready", "started", "completed"), batch["processed"])
-        state["epoch_loop.batch_progress"]["is_last_batch"] = self.whole or not inside
+        # as Lightning has it before the first epoch and between two: a Tuner runs a loop that is restored so
+        state["epoch_loop.batch_progress"]["is_last_batch"] = self.whole or (not inside and self.epoch > 0)
         for loader in state["state_dict"].get("combined_loader", []):
             if isinstance(loader, dict) and {"batch", "batch_size", "seed"} <= loader.keys():  # of this package
                 loader["batch"] = 0 if self.whole else self.batches

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_ae import VAE, load_model
+from lightning_ae import VAE, load_model, zoo
 from lightning_ae.cli.app import COMMANDS, main
 
 ROOT = Path(__file__).parents[2]
@@ -230,20 +232,19 @@ def test_a_model_trained_by_the_command_line_needs_only_its_path(run: Path) -> N
     assert type(model.likelihood).__name__ == "Bernoulli"
 
 
-def test_the_installed_command_and_completion(tmp_path: Path) -> None:
-    def shell(*words: str) -> Any:
-        command = [sys.executable, "-m", "lightning_ae.cli", *words]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"COLUMNS": "80"})
-
-    done = shell("fit", "--no_such_option", "1")
+def test_the_installed_command(tmp_path: Path) -> None:
+    done = started(tmp_path, "-m", "lightning_ae.cli", "fit", "--no_such_option", "1")
     assert done.returncode == 2
     assert "no_such_option" in done.stderr
     assert "Traceback" not in done.stderr
-    script = shell("completion", "bash")
-    assert script.returncode == 0
-    assert subprocess.run(["bash", "-n"], input=script.stdout, text=True).returncode == 0
-    assert "reconstruct" in script.stdout
-    assert "--trainer.max_epochs" in script.stdout
+
+
+def test_completion(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["completion", "bash"])
+    script = capsys.readouterr().out
+    assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
+    assert "reconstruct" in script
+    assert "--trainer.max_epochs" in script
 
 
 def test_features_of_a_checkpoint_that_names_no_data(fit: Any, digits: Any, tmp_path: Path) -> None:
@@ -258,38 +259,85 @@ def test_features_of_a_checkpoint_that_names_no_data(fit: Any, digits: Any, tmp_
 MARKING = "open(r'{mark}', 'a').write(__name__ + ' ')\n"
 
 
-def started(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    """The command as installed, started in a folder."""
-    command = [sys.executable, "-P", "-c", "from lightning_ae.cli.app import main; main()", *args]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+def started(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Python, started in a folder that is not on its path."""
+    return subprocess.run([sys.executable, "-P", *words], cwd=folder, capture_output=True, text=True, timeout=120)
 
 
-def test_nothing_that_lies_where_one_stands_is_imported(tmp_path: Path) -> None:
-    for module in ("pydantic", "datasets", "tensorboard", "onnx", "mine"):
-        (tmp_path / f"{module}.py").write_text(MARKING.format(mark=tmp_path / "mark"))
-    found = started(tmp_path, "zoo", "list")
-    assert found.returncode == 0, found.stderr
-    found = started(tmp_path, "fit", "--model", "VAE", "--model.input_shape", "[1,8,8]", "--data", "HFDataModule",
-                    "--data.path", "digits", "--trainer.fast_dev_run", "true")  # fmt: skip
-    assert found.returncode == 0, found.stderr
-    assert not (tmp_path / "mark").exists()
-
-
-@pytest.mark.parametrize("way", ["option", "recipe"])
-def test_a_class_of_ones_own_where_one_stands(way: str, tmp_path: Path) -> None:
-    for module in ("pydantic", "datasets", "torchmetrics"):
+def test_only_what_is_named_is_imported_where_one_stands(tmp_path: Path) -> None:
+    for module in ("pydantic", "datasets", "tensorboard", "onnx", "torchmetrics", "unnamed"):
         (tmp_path / f"{module}.py").write_text(MARKING.format(mark=tmp_path / "mark"))
     (tmp_path / "helpers.py").write_text("WIDTH = 3\n")
-    (tmp_path / "mine.py").write_text(
-        "from helpers import WIDTH\nfrom lightning_ae import VAE\n"
-        "class Mine(VAE):\n    def __init__(self) -> None:\n        super().__init__((1, 8, 8), WIDTH)\n"
-    )
-    (tmp_path / "recipe.yaml").write_text("model:\n  class_path: mine.Mine\n")
-    args = {"option": ["--model", "mine.Mine"], "recipe": ["-c", "recipe.yaml"]}[way]
-    found = started(tmp_path, "fit", *args, "--data", "HFDataModule", "--data.path", "digits",
-                    "--trainer.fast_dev_run", "true")  # fmt: skip
-    assert found.returncode == 0, found.stderr
+    for module in ("mine", "other"):
+        (tmp_path / f"{module}.py").write_text(
+            "from helpers import WIDTH\nfrom lightning_ae import VAE\n"
+            "class Mine(VAE):\n    def __init__(self) -> None:\n        super().__init__((1, 8, 8), WIDTH)\n"
+        )
+    (tmp_path / "recipe.yaml").write_text("model:\n  class_path: other.Mine\n")
+    program = """
+import sys
+from lightning_ae.cli import main
+before = list(sys.path)
+rest = ["--data.path", "digits", "--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu"]
+main(["zoo", "list"])
+for words in (["--model", "VAE"], ["--model", "mine.Mine"], ["-c", "recipe.yaml"]):
+    main(["fit", *words, *rest])
+    assert (sys.path == before) == (words[1] == "VAE"), words
+    sys.path[:] = before
+    sys.modules.pop("helpers", None)
+"""
+    done = started(tmp_path, "-c", program)
+    assert done.returncode == 0, done.stderr
     assert not (tmp_path / "mark").exists()
+
+
+def test_the_zoo_is_listed_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["zoo", "list"])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    listed = [words[0] for line in lines if (words := line.split()) and words[0] in zoo.list_models()]
+    assert sorted(listed) == zoo.list_models()
+    (row,) = (line.split() for line in lines if "vae_conv.mnist_v1" in line)
+    assert row == ["vae_conv.mnist_v1", "20", "7.3", "3.0", "1,226", "features,", "sampling"]
+    main(["zoo", "list", "mnist", "--model", "VAE", "--json"])
+    assert [entry["name"] for entry in json.loads(capsys.readouterr().out)] == [
+        "vae_conv.mnist_v1",
+        "vae_conv.fashion_mnist_v1",
+    ]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ImportError])
+def test_ctrl_c_is_one_line(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where a library that is being imported makes an error of its own of it."""
+
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            raise error from None
+
+    monkeypatch.setattr("lightning_ae.cli.tools.cache", work)
+    with pytest.raises(SystemExit) as stopped:
+        main(["cache"])
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_runs_without_a_logger_have_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    quiet = ["--trainer.logger", "false", *SHORT, "--trainer.limit_train_batches", "1"]
+    for _ in range(2):
+        main(["fit", *RECIPE, *quiet])
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["runs"]
+    found = sorted(str(path.relative_to("runs/vae-digits")) for path in Path("runs").rglob("*.*"))
+    files = ["checkpoints/best.ckpt", "checkpoints/last.ckpt", "config.yaml"]
+    assert found == [f"fit-{number}/{file}" for number in (1, 2) for file in files]
+    for _ in range(2):
+        main(["test", "--ckpt_path", "runs/vae-digits/fit-1/checkpoints/last.ckpt", *quiet[:2], *SHORT[2:]])
+    assert len(list(Path("runs/vae-digits").iterdir())) == 2
 
 
 def test_what_the_source_says_is_what_classes_take() -> None:
@@ -351,8 +399,6 @@ def test_codes_of_a_folder_are_traced_to_its_files(
     """Of photographs, given to a model of the zoo that takes small grey images."""
     import PIL.Image
     from datasets import Dataset
-
-    from lightning_ae import zoo
 
     for i, name in enumerate(("b/two", "a/one", "a/three")):
         (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)

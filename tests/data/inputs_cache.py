@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import io
 import os
 import shutil
 import sys
@@ -20,8 +22,9 @@ from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
 from inputs import Case, Refused, Said
 
-from lightning_ae.data import HFDataModule, Tabular
+from lightning_ae.data import HFDataModule, Image, Tabular
 from lightning_ae.data.cache import entries
+from lightning_ae.data.code_digest import DECODING
 from lightning_ae.data.fingerprint import states
 
 
@@ -229,7 +232,30 @@ def without_times(limit: int) -> Callable[[Path], bool]:
     return run
 
 
+def odd_images(_: Path) -> tuple[int, str]:
+    """The number of our own decoding, and a digest of what it makes of images that it has to convert."""
+    rng, items = np.random.default_rng(0), []
+    grey, colour, clear = (rng.integers(256, size=(4, 4, n), dtype=np.uint8) for n in (1, 3, 4))
+    turned = PIL.Image.Exif()
+    turned[PIL.Image.ExifTags.Base.Orientation] = 6
+    palette = PIL.Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4), "P")
+    palette.putpalette(colour.tobytes() + clear.tobytes()[:48])
+    for image in (PIL.Image.fromarray(grey[..., 0]).convert("1"), PIL.Image.fromarray(clear), palette,
+                  PIL.Image.fromarray(clear).convert("LA"), PIL.Image.fromarray(colour)):  # fmt: skip
+        to = io.BytesIO()
+        image.save(to, "PNG", exif=turned)
+        items.append({"bytes": to.getvalue(), "path": None})
+    rows = [pa.table({"image": pa.array([item])}) for item in items]
+    samples = [Image().decode(each, ["image"], "train", 0) for each in rows]
+    return DECODING, hashlib.md5(b"".join(str(each.shape).encode() + each.tobytes() for each in samples)).hexdigest()
+
+
 CASES = [
+    Case(
+        "our own decoding: raise DECODING where this digest changes",
+        odd_images,
+        (1, "68779c4f06b9130b8ce793a1ade8b77d"),
+    ),
     Case("an image that is written again, its size and time stamp kept", rewritten, [10, 20]),
     Case("an image of a folder that another takes the place of, size and time stamp equal", replaced, [10, 20]),
     Case("a parquet file that is exchanged, its time stamp kept", exchanged(parquet), [1, 2]),

@@ -9,7 +9,7 @@ from typing import Any
 from inputs import Case, Refused
 
 from lightning_ae import recipes
-from lightning_ae.cli import options
+from lightning_ae.cli import app, options, run_folder
 from lightning_ae.registry import variant
 from lightning_ae.zoo import index
 
@@ -30,6 +30,23 @@ def after(file: str, text: str, words: str) -> Callable[[Path], Any]:
 
 def values(words: str, path: str) -> Callable[[Path], Any]:
     return lambda folder: options.read("fit", words.split()).values[path]
+
+
+def command(words: str) -> Callable[[Path], Any]:
+    def run(folder: Path) -> Any:
+        (folder / "file").touch()
+        first, *rest = words.split()
+        return app.run(first, rest)
+
+    return run
+
+
+def below(path: str) -> Callable[[Path], Any]:
+    def run(folder: Path) -> Any:
+        (folder / "file").touch()
+        return run_folder.claim(path, "", "fit")
+
+    return run
 
 
 OWN = "from lightning_ae import VAE\nclass Mine(VAE):\n    pass\n"
@@ -75,4 +92,55 @@ CASES = [
     Case("-c vqvae", lambda folder: Path(recipes.find("vqvae")).stem, "vq_vae"),
     Case("a list with commas", values(DIGITS + "--model.architecture.hidden 8,4", "model.architecture.hidden"), [8, 4]),
     Case("a list as JSON", values(DIGITS + "--model.architecture.hidden [8]", "model.architecture.hidden"), [8]),
+    *(
+        Case(f"lightning-ae {words}", command(words), Refused(because))
+        for words, because in (
+            ("fti", "unknown command 'fti'(.|\n)*did you mean 'fit'"),
+            ("evalute", "did you mean 'test'"),
+            ("list", "did you mean 'zoo list'"),
+            ("--hlep", "did you mean '--help'"),
+            ("zoo lst", "unknown command of lightning-ae zoo 'lst'(.|\n)*did you mean 'list'"),
+            ("zoo shwo", "did you mean 'info'"),
+            ("zoo info", "required: name"),
+            ("zoo list --datset mnist", "unknown option of lightning-ae zoo list 'datset'(.|\n)*mean 'dataset'"),
+            ("zoo list --dataset mnsit", "unknown data set of the zoo(.|\n)*did you mean 'mnist'"),
+            ("zoo list --model vea", "unknown model(.|\n)*did you mean 'vae'"),
+            ("zoo list --licence MTI", "unknown licence(.|\n)*did you mean 'MIT'"),
+            ("zoo list digts", "unknown zoo entry 'digts'(.|\n)*did you mean '[a-z_]+.digits_v1'"),
+            ("zoo verify vae_mlp.digts_v1", "unknown zoo entry(.|\n)*did you mean 'vae_mlp.digits_v1'"),
+            ("features vae_mlp.digts_v1", "no checkpoint(.|\n)*did you mean 'vae_mlp.digits_v1'"),
+            ("features x.ckpt --splitt train", "unknown option(.|\n)*did you mean 'splits'"),
+            ("features vae_mlp.digits_v1 --splits trian", "unknown split 'trian'(.|\n)*did you mean 'train'"),
+            ("features vae_mlp.digits_v1 --splits []", "splits is empty"),
+            ("features vae_mlp.digits_v1 --batch_size 0", "batch_size must be a positive integer, got 0"),
+            ("reconstruct vae_mlp.digits_v1 --split valid", "unknown split 'valid'(.|\n)*did you mean 'val'"),
+            ("sample vae_mlp.digits_v1 --n -1", "n must be a positive integer, got -1"),
+            ("sample vae_mlp.digits_v1 --output s.xyz", "output 's.xyz' is no picture"),
+            ("sample vae_mlp.digits_v1 --device cdua", "unknown device here 'cdua'(.|\n)*mean '(cuda|cpu)"),
+            ("cache clear", "'clear' belongs to no option(.|\n)*did you mean --clear"),
+            ("certify VAE --strategy dpd", "unknown value of strategy 'dpd'(.|\n)*did you mean 'ddp'"),
+            ('certify VAE --trainer {"max_epoch":3}', "unknown option of Trainer(.|\n)*did you mean 'max_epochs'"),
+            (
+                "features vae_mlp.digits_v1 --output file/x",
+                "output 'file/x/train.parquet' cannot be written: Not a dir",
+            ),
+            ("sample vae_mlp.digits_v1 --output file/x.png", "output 'file/x.png' cannot be written: its folder is a"),
+            ("sample vae_mlp.digits_v1 --output /proc/x/y.png", "output '/proc/x/y.png' cannot be written"),
+            ("zoo download vae_mlp.digits_v1 --to file", "cannot be written"),
+        )
+    ),
+    *(
+        Case(f"--run_dir {path}", below(path), Refused(f"run_dir '{path}' cannot be made"))
+        for path in ("file/x", "/proc/x")
+    ),
+    Case(
+        "a run where runs is a file",
+        lambda folder: ((folder / "runs").touch(), run_folder.claim(None, "vae", "fit")),
+        Refused("run_dir 'runs/vae/fit-1' cannot be made: Not a directory"),
+    ),
+    Case(
+        "a checkpoint beside another",
+        lambda folder: ((folder / "best.ckpt").touch(), app.run("features", ["bset.ckpt"])),
+        Refused("no checkpoint at 'bset.ckpt'(.|\n)*did you mean 'best.ckpt'"),
+    ),
 ]

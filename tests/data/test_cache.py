@@ -408,7 +408,7 @@ import enum, multiprocessing, re
 from dataclasses import dataclass
 import numpy as np, torch
 from lightning_ae.data import Image
-from lightning_ae.data.fingerprint import _Code
+from lightning_ae.data.code_digest import Code
 
 class Mode(enum.Enum):
     GREY, COLOUR = 1, 2
@@ -423,7 +423,7 @@ class Mine(Image):
         return super().decode(*of)[TABLE, PATTERN, WEIGHTS, NAMES, Mode.COLOUR]
 
 def code(_):
-    return _Code().of(Mine())
+    return Code().of(Mine())
 
 if __name__ == "__main__":
     with multiprocessing.get_context("spawn").Pool(1) as pool:

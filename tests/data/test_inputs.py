@@ -24,6 +24,7 @@ CASES: list[tuple[str, Case]] = [(table, case) for table in TABLES for case in i
 def test_input(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LIGHTNING_AE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")
     expected = case.comes_out
     with warnings.catch_warnings(record=True) as warned, caplog.at_level(logging.INFO):
         warnings.simplefilter("always")

@@ -109,8 +109,7 @@ def test_parquet_folder(rows: DatasetDict, tmp_path: Path, cache: Path, monkeypa
     assert HFDataModule("~/data").dataset("test")["a"][:] == [4.0, 5.0]
     monkeypatch.chdir(tmp_path)
     assert HFDataModule("data").dataset("test")["a"][:] == [4.0, 5.0]
-    with pytest.raises(InputError, match=r"(?s)is a file.*folder"):
-        HFDataModule("data/train-00000-of-00001.parquet").prepare_data()
+    assert len(HFDataModule("data/train-00000-of-00001.parquet", val_fraction=0).dataset("train")) == 30
 
 
 def test_folder_without_data(tmp_path: Path) -> None:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from datasets import Features
     from PIL.Image import Image as PILImage
 
+LARGEST = 2**28  # pixels of an image: 805 MB in colour
+PILLOWS, NO_LIMIT = 2**30 // 4 // 3, 2**62  # Pillow's own limit, and one that no image has
+
 
 @dataclass(frozen=True)
 class Image(Kind):
@@ -180,13 +183,36 @@ def open_image(item: dict[str, Any] | None, split: str, row: int) -> Iterator[PI
     if item is None:
         raise InputError(f"row {row} of split {split!r} has no image")
     try:
-        opened = PIL.Image.open(io.BytesIO(item["bytes"]) if item["bytes"] is not None else item["path"])
+        opened = _opened(io.BytesIO(item["bytes"]) if item["bytes"] is not None else item["path"])
         opened.load()
     # PIL raises a family for damaged files
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, PIL.Image.DecompressionBombError) as error:
         raise InputError(f"row {row} of split {split!r} is not a readable image: {error}") from error
     with opened:
         yield opened
+
+
+def _opened(file: Any) -> PILImage:
+    """An image whose pixels are not read yet, of up to 268 million of them.
+
+    Pillow by itself warns from 89 million on, where telephones take 108 and 200, and refuses from 179 million on.
+    Another limit, which the user has set, stays.
+    """
+    import PIL.Image
+
+    if PIL.Image.MAX_IMAGE_PIXELS not in (PILLOWS, NO_LIMIT):
+        return PIL.Image.open(file)
+    PIL.Image.MAX_IMAGE_PIXELS = NO_LIMIT  # in other threads, too, which then look themselves
+    try:
+        opened = PIL.Image.open(file)
+    finally:
+        PIL.Image.MAX_IMAGE_PIXELS = PILLOWS
+    if opened.width * opened.height > LARGEST:
+        raise PIL.Image.DecompressionBombError(
+            f"it has {opened.width} x {opened.height} pixels, more than {LARGEST}: it may be a decompression bomb "
+            "(PIL.Image.MAX_IMAGE_PIXELS sets another limit)"
+        )
+    return opened
 
 
 def _pixels(item: dict[str, Any] | None, split: str, row: int) -> np.ndarray:

@@ -169,6 +169,8 @@ class Tabular(Kind):
             if values.dtype in COMPACT or values.dtype == bool:
                 continue
             distinct = np.unique(values[np.isfinite(values)])
+            if not len(distinct):  # whoever reads it says so
+                continue
             merged = 1 - len(np.unique(distinct.astype(np.float32))) / max(1, len(distinct))
             if merged > (0.01 if values.dtype.kind == "f" else 0):
                 found.append(column)
