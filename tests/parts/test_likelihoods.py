@@ -16,15 +16,8 @@ from torch.distributions import Normal
 from lightning_ae.config import from_plain, to_plain
 from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise
+from lightning_ae.parts import Bernoulli, ContinuousBernoulli, DiscretizedLogistic, Gaussian, Laplace, Likelihood
 from lightning_ae.parts.head import LikelihoodHead
-from lightning_ae.parts.likelihoods import (
-    Bernoulli,
-    ContinuousBernoulli,
-    DiscretizedLogistic,
-    Gaussian,
-    Laplace,
-    Likelihood,
-)
 
 ALL = [Gaussian(), Laplace(), DiscretizedLogistic(), Bernoulli(), ContinuousBernoulli()]
 by_name = pytest.mark.parametrize("likelihood", ALL, ids=lambda x: type(x).__name__)
