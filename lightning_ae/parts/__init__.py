@@ -3,6 +3,7 @@
 from lightning_ae.parts.corruptions import Corruption, GaussianNoise, Masking, SaltAndPepper
 from lightning_ae.parts.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from lightning_ae.parts.likelihoods import Bernoulli, Gaussian, Laplace, Likelihood
+from lightning_ae.parts.mixed import Categorical, Mixed, StudentT
 from lightning_ae.parts.objectives import ELBO, IWAEObjective, Objective, TotalCorrelation
 from lightning_ae.parts.posteriors import DiagonalGaussian, Posterior
 from lightning_ae.parts.priors import MixturePrior, Prior, StandardNormal, VampPrior
@@ -13,6 +14,7 @@ from lightning_ae.parts.unit_interval import ContinuousBernoulli, DiscretizedLog
 
 __all__ = [
     "Bernoulli",
+    "Categorical",
     "ContinuousBernoulli",
     "Corruption",
     "CosineDecay",
@@ -29,6 +31,7 @@ __all__ = [
     "Likelihood",
     "LinearDecay",
     "Masking",
+    "Mixed",
     "MixturePrior",
     "NegativeBinomial",
     "Objective",
@@ -40,6 +43,7 @@ __all__ = [
     "Schedule",
     "Sparsity",
     "StandardNormal",
+    "StudentT",
     "TopK",
     "TotalCorrelation",
     "VampPrior",
