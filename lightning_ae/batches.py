@@ -122,7 +122,7 @@ class Batches:
         if given.keys() - optional == set(self.given) - optional and given.keys() <= {*self.given, *self.implied}:
             return
         name = type(self).__name__
-        wanted = ", ".join(self.given) or "nothing"
+        wanted = ", ".join((*self.given, *self.implied)) or "nothing"
         raise InputError(
             f"{name} takes {wanted} besides the input, got {', '.join(given) or 'nothing'}",
             f"pass {', '.join(f'{role}=...' for role in self.given)}" if self.given else "leave it out",

@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_ae.parts.likelihoods import float64
 
 
+@torch.no_grad()
 def log_gamma_quantile(u: Tensor, shape: Tensor) -> Tensor:
     """The logarithm of the u-quantile of the gamma distribution of scale 1: the shape of both, in float64.
 
@@ -30,6 +31,7 @@ def log_gamma_quantile(u: Tensor, shape: Tensor) -> Tensor:
     return (low + high) / 2
 
 
+@torch.no_grad()
 def poisson_quantile(u: Tensor, rate: Tensor) -> Tensor:
     """The u-quantile of the Poisson distribution, the least count with a probability of u or more up to it.
 
