@@ -136,7 +136,7 @@ class Likelihood(Configurable):
 
 
 @dataclass(frozen=True)
-class LocationScale(Likelihood):
+class _LocationScale(Likelihood):
     """A location for each value, and a scale."""
 
     scale: OptimalScale = 1.0
@@ -174,7 +174,7 @@ class LocationScale(Likelihood):
 
 
 @dataclass(frozen=True)
-class _Calibrated(LocationScale):
+class _Calibrated(_LocationScale):
     """One whose scale, where it makes data most likely, follows from their mean error."""
 
     @abstractmethod

@@ -16,8 +16,8 @@ from lightning_ae.exact import Noise
 from lightning_ae.parts.likelihoods import (
     Gaussian,
     Likelihood,
-    LocationScale,
     Scale,
+    _LocationScale,
     at_least_float32,
     bounded,
     float64,
@@ -31,7 +31,7 @@ _LOG_RANGE = (-5.0, 7.0)
 
 
 @dataclass(frozen=True)
-class StudentT(LocationScale):
+class StudentT(_LocationScale):
     r"""Student's t distribution for each value, whose tails let an outlier be one.
 
     .. math:: -\log p(x) = \sum_i \frac{\nu + 1}{2} \log\Bigl(1 + \frac{(x_i - \mu_i)^2}{\nu \sigma^2}\Bigr)

@@ -14,8 +14,8 @@ from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise
 from lightning_ae.parts.likelihoods import (
     Likelihood,
-    LocationScale,
     Scale,
+    _LocationScale,
     at_least_float32,
     cross_entropy,
     known,
@@ -24,7 +24,7 @@ from lightning_ae.parts.likelihoods import (
 
 
 @dataclass(frozen=True)
-class DiscretizedLogistic(LocationScale):
+class DiscretizedLogistic(_LocationScale):
     r"""The mass that a logistic distribution puts on each of a grid of values in [0, 1] (Salimans et al. 2017).
 
     The bin of the value k / (levels - 1) reaches half a step to either side; the first and the last bin take the
