@@ -127,8 +127,10 @@ class Autoencoder(Batches, ExactModule):  # type: ignore[misc]  # Lightning's lo
         self.lr = to_plain(lr, "lr")
         self.lr_schedule = None if lr_schedule is None else from_plain(Schedule, lr_schedule, "lr_schedule")
         self.weight_decay = to_plain(weight_decay, "weight_decay")
+        self.implied = self.likelihood.takes
         self._code_shape: tuple[Any, ...] | None = None
         _check_arguments(self)
+        self.likelihood.check(self.input_shape)
 
         self.encoder = self.build_encoder()
         self.decoder = self.build_decoder()
@@ -257,6 +259,7 @@ class Autoencoder(Batches, ExactModule):  # type: ignore[misc]  # Lightning's lo
 
     def forward(self, x: Tensor, **given: Tensor) -> Tensor:
         """The reconstruction of `x`: (B, *input_shape) to the same shape."""
+        given = self.completed(x, given)
         return self.decode(self.encode(x, **given), **given)
 
     @torch.no_grad()
@@ -349,14 +352,23 @@ class Autoencoder(Batches, ExactModule):  # type: ignore[misc]  # Lightning's lo
     def decoder_parameters(self, z: Any, **given: Tensor) -> Tensor:
         """The parameters of p(x | z): (B, *code_shape) to (B, likelihood.num_parameters, *input_shape)."""
         self.check_given(given)
-        parameters: Tensor = self.head(self.decoder(z.to(weights_type(self.decoder, self))))
+        return self.parameters_of(self.decoder(z.to(weights_type(self.decoder, self))), **given)
+
+    def parameters_of(self, output: Tensor, **given: Tensor) -> Tensor:
+        """The same, of what a decoder network gave, (B, *likelihood.output_shape(input_shape))."""
+        parameters: Tensor = self.head(output, **{role: given[role] for role in self.implied if role in given})
         return parameters
+
+    def implies(self, x: Tensor, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the likelihood takes, as it follows from samples (B, *input_shape): their "library", (B,)."""
+        return self.likelihood.implies(x, given.get("mask"))
 
     def log_likelihood(self, z: Any, target: Tensor, **given: Tensor) -> Tensor:
         """log p(target | z) in nats, summed over the dimensions of a sample: (B,).
 
         Where the model takes a "mask", over those only that it marks as known.
         """
+        given = self.completed(target, given)
         return self.log_prob(self.decoder_parameters(z, **given), target, **given)
 
     def log_prob(self, parameters: Tensor, target: Tensor, **given: Tensor) -> Tensor:
@@ -452,7 +464,8 @@ class Autoencoder(Batches, ExactModule):  # type: ignore[misc]  # Lightning's lo
 
     def _terms(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         x, target, given = self.read(batch)
-        self.check_values(target, self.likelihood.support, f"what {type(self.likelihood).__name__} takes", batch_idx)
+        likelihood = self.likelihood
+        self.check_values(target, likelihood.support, likelihood.admits, batch_idx, likelihood.distance)
         if not self.training or not self._fits():
             return self.loss(self.corrupt(x), target, **given)
         if batch_idx == 0:

@@ -24,6 +24,11 @@ class Batches:
     needs nothing more: the likelihood counts what it marks, and the encoder sees zeros elsewhere. Where a mask is left
     out, all is known.
     """
+    implied: tuple[str, ...] = ()
+    """What it takes besides those, by role, and makes of the sample itself where a batch does not say it: "library".
+
+    `implies` makes it. It must be given where there is no sample, to `decode` and `sample`.
+    """
     input_shape: tuple[int, ...]
     encoder: nn.Module
     columns: dict[str, str]
@@ -38,7 +43,7 @@ class Batches:
           what follows that is left alone;
         - of a dict the entry whose shape is `input_shape` is the input; an entry "target" of that shape, where there
           is one, is the target; what the model is given has the name of its role ("label"), or of the column that
-          `columns` says plays it. Other entries are left alone.
+          `columns` says plays it. So has what is `implied`, where it is there. Other entries are left alone.
 
         What is given has a row for each sample. An override may return the first two alone, (input, target); what is
         given is then found in the batch by the same rule. Or it returns (input, target, {role: value}).
@@ -54,7 +59,7 @@ class Batches:
                 "or data.on_after_batch_transfer(batch, 0)",
             )
         if isinstance(batch, Mapping):
-            taken = {self.columns.get(role, role) for role in self.given}
+            taken = {self.columns.get(role, role) for role in (*self.given, *self.implied)}
             fits = {
                 k: v
                 for k, v in batch.items()
@@ -96,7 +101,17 @@ class Batches:
         if (mask := given.get("mask")) is not None:
             filled = known(x, mask)
             x, target = filled, filled if target is x else known(target, mask)
-        return x, target, given
+        return x, target, self.completed(target, given)
+
+    def completed(self, x: Tensor, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What samples are given, and what they imply where that is left out."""
+        if all(role in given for role in self.implied):
+            return given
+        return {**self.implies(x, given), **given}
+
+    def implies(self, x: Tensor, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What samples (B, *input_shape) imply of each role that is `implied`."""
+        return {}
 
     def check_given(self, given: Mapping[str, Any]) -> None:
         """Refuses what the model does not take, and asks for what it does; a mask that is left out knows everything.
@@ -104,20 +119,23 @@ class Batches:
         Raises:
             InputError: naming it.
         """
-        if given.keys() - {"mask"} == set(self.given) - {"mask"} and given.keys() <= set(self.given):
+        optional = {"mask", *self.implied}
+        if given.keys() - optional == set(self.given) - optional and given.keys() <= {*self.given, *self.implied}:
             return
         name = type(self).__name__
-        wanted = ", ".join(self.given) or "nothing"
+        wanted = ", ".join((*self.given, *self.implied)) or "nothing"
         raise InputError(
             f"{name} takes {wanted} besides the input, got {', '.join(given) or 'nothing'}",
             f"pass {', '.join(f'{role}=...' for role in self.given)}" if self.given else "leave it out",
         )
 
     def _given_of(self, batch: Any, size: int) -> dict[str, Tensor]:
-        if not self.given:
+        if not self.given and not self.implied:
             return {}
         if isinstance(batch, Mapping):
             found: dict[str, Any] = {role: batch.get(self.columns.get(role, role)) for role in self.given}
+            said = {role: batch.get(self.columns.get(role, role)) for role in self.implied}
+            found |= {role: value for role, value in said.items() if value is not None}
             there = ", ".join(map(str, batch))
         else:
             rest = list(batch[1:]) if isinstance(batch, tuple | list) else []
@@ -146,9 +164,9 @@ class Batches:
             self.columns["mask"] = mask
         self.check_takes()
         categories = getattr(data, "categories", None)
-        for part in ("architecture", "likelihood") if categories is not None or mask is not None else ():
+        for part in ("architecture", "likelihood") if categories is not None else ():
             own = getattr(getattr(self, part), "categories", None)
-            if categories is not None and own != categories:
+            if own != categories:
                 raise InputError(
                     f"the data have categories, where the model's {part}, {getattr(self, part)}, takes numbers or "
                     f"others{'' if own is None else f' ({listed(own)})'}",
@@ -168,9 +186,10 @@ class Batches:
         Raises:
             InputError: naming the method.
         """
-        for name in ("loss", "encode") if self.given else ():
+        roles = (*self.given, *self.implied)
+        for name in ("loss", "encode") if roles else ():
             takes = inspect.signature(getattr(type(self), name)).parameters
-            lacking = [role for role in self.given if role not in takes]
+            lacking = [role for role in roles if role not in takes]
             if lacking and not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
                 raise InputError(
                     f"{type(self).__name__} is given {', '.join(lacking)}, which its {name} does not take",

@@ -333,7 +333,7 @@ def drawn(model: Autoencoder, n: int, seed: int, label: int | None = None) -> tu
     Raises:
         InputError: when the model takes a label and knows no classes, takes none, or takes something else.
     """
-    if lacking := [role for role in model.given if role not in ("label", "mask")]:
+    if lacking := [role for role in (*model.given, *model.implied) if role not in ("label", "mask")]:
         raise InputError(f"samples of {type(model).__name__} need {', '.join(lacking)}", "call sample() yourself")
     takes_label = "label" in model.given
     if takes_label and label is None and not model.classes:

@@ -208,7 +208,9 @@ class StackedAutoencoder(Autoencoder):
         code = activate(pre_activation)
         output = self.decoder.layer(code, phase)  # type: ignore[operator]
         if phase == 0:
-            params = self.head(output.unflatten(1, self.likelihood.output_shape(self.input_shape)))
+            params = self.parameters_of(
+                output.unflatten(1, self.likelihood.output_shape(self.input_shape)), **self.completed(target, given)
+            )
             reconstruction = -self.log_prob(params, target, **given).mean()
         else:
             likelihood = Bernoulli() if self.activation == "sigmoid" else Gaussian()

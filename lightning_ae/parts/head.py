@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_ae.exact import sum_over_ranks
-from lightning_ae.parts.likelihoods import LOG_SCALE_RANGE, Likelihood, at_least_float32
+from lightning_ae.parts.likelihoods import LOG_SCALE_RANGE, Likelihood, at_least_float32, float64
 
 
 class LikelihoodHead(nn.Module):
@@ -41,21 +41,21 @@ class LikelihoodHead(nn.Module):
         self.likelihood = likelihood
         self.shape = shape
         start = likelihood.shared_parameters()
-        self.shared = nn.Parameter(torch.tensor(start)) if start else None
+        each = likelihood.shared_values(shape)
+        shared = torch.tensor(start) if each == 1 else torch.tensor(start).unsqueeze(1).repeat(1, each)
+        self.shared = nn.Parameter(shared) if start else None
         self.fits = likelihood.fitted_values(shape)
         if self.fits:
             self.register_buffer("fitted", torch.zeros(self.fits))
             self.register_buffer("sums", torch.zeros(2, self.fits, dtype=torch.float64))
             self.register_buffer("settled", torch.tensor(False))
 
-    def forward(self, output: Tensor) -> Tensor:
-        """(B, decoder_parameters * shape[0], *shape[1:]) to (B, num_parameters, *shape)."""
-        parts = [output.unflatten(1, (self.likelihood.decoder_parameters, self.shape[0]))]
-        if self.shared is not None:
-            parts.append(self.shared.view(1, -1, *[1] * len(self.shape)))
+    def forward(self, output: Tensor, **taken: Tensor) -> Tensor:
+        """(B, *output_shape) to (B, num_parameters, *shape); `taken` is what the likelihood takes, by role."""
+        more = [] if self.shared is None else [self.shared.view(len(self.shared), -1)]
         if self.fits:
-            parts.append(self.fitted.view(1, 1, -1, *[1] * (len(self.shape) - 1)))
-        return torch.cat([part.to(output.dtype).expand(len(output), -1, *self.shape) for part in parts], dim=1)
+            more.append(self.fitted.unsqueeze(0))
+        return self.likelihood.parameters(output, self.shape, *more, **taken)
 
     def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None, held: bool = False) -> Tensor:
         """The likelihood's log p(x) in nats; in training, with the fitted parameter that suits the batch.
@@ -114,9 +114,7 @@ class LikelihoodHead(nn.Module):
             kept, value = before[name], self._buffers[name]
             assert kept is not None
             assert value is not None
-            wide = torch.float32 if value.device.type == "mps" else torch.float64
-            dtype = wide if name == "sums" else at_least_float32(value).dtype
-            # where there is no memory, there are no values to keep
-            there = kept if value.dtype != kept.dtype and not (kept.is_meta or value.is_meta) else value
-            self._buffers[name] = there.to(value.device, dtype)
+            dtype = (float64(value) if name == "sums" else at_least_float32(value)).dtype
+            as_it_is = value.dtype == dtype or kept.is_meta or value.is_meta  # without memory there are no values
+            self._buffers[name] = value.to(dtype) if as_it_is else kept.to(value.device, dtype)
         return self

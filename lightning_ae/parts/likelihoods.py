@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args, get_type_hints
@@ -32,6 +33,30 @@ class Likelihood(Configurable):
 
     support: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     """The closed interval of values it admits."""
+    whole: ClassVar[bool] = False
+    """Whether it admits whole numbers only."""
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """What its parameters are made of besides the decoder's output, by role; `implies` makes it of samples."""
+        return ()
+
+    def implies(self, x: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+        """What it takes, as it follows from samples (B, *shape), of what the mask marks as known."""
+        return {}
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raises InputError where it cannot be of samples of `shape`."""
+
+    @property
+    def distance(self) -> Callable[[Tensor], Tensor] | None:
+        """How far values (B, *shape) are from those that it admits, where `support` does not say all."""
+        return (lambda x: (x - x.round()).abs()) if self.whole else None
+
+    @property
+    def admits(self) -> str:
+        """What `support` is, in words."""
+        return f"what {type(self).__name__} takes{', in whole numbers' if self.whole else ''}"
 
     @property
     def decoder_parameters(self) -> int:
@@ -41,6 +66,10 @@ class Likelihood(Configurable):
     def shared_parameters(self) -> list[float]:
         """Where the parameters start that are learned once for all values."""
         return []
+
+    def shared_values(self, shape: tuple[int, ...]) -> int:
+        """How many numbers each of those is made of: 1, one for all values; shape[0], one for each feature."""
+        return 1
 
     def fitted_values(self, shape: tuple[int, ...]) -> int:
         """How many numbers the last parameter of samples of `shape` is made of, where no gradient moves it.
@@ -52,6 +81,19 @@ class Likelihood(Configurable):
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """What the decoder network has to give for samples of `shape`."""
         return (self.decoder_parameters * shape[0], *shape[1:])
+
+    def parameters(self, output: Tensor, shape: tuple[int, ...], *more: Tensor, **taken: Tensor) -> Tensor:
+        """All parameters, (B, num_parameters, *shape).
+
+        Args:
+            output: the decoder's, (B, *output_shape).
+            shape: of a sample.
+            more: those that all samples share, (P, 1), or (P, shape[0]) with one for each feature.
+            taken: what it `takes`.
+        """
+        parts = [output.unflatten(1, (self.decoder_parameters, shape[0]))]
+        parts += [part.view(1, len(part), -1, *[1] * (len(shape) - 1)).to(output.dtype) for part in more]
+        return torch.cat([part.expand(len(output), -1, *shape) for part in parts], dim=1) if more else parts[0]
 
     @property
     def num_parameters(self) -> int:
@@ -95,6 +137,8 @@ class Likelihood(Configurable):
 
 @dataclass(frozen=True)
 class _LocationScale(Likelihood):
+    """A location for each value, and a scale."""
+
     scale: OptimalScale = 1.0
 
     def __post_init__(self) -> None:
@@ -121,9 +165,8 @@ class _LocationScale(Likelihood):
             return params.squeeze(1), params.new_full((), math.log(self.scale))
         location, log_scale = params.unbind(1)  # whose backward pass is one, where each of params[:, i] fills zeros
         if self.scale in ("learned", "optimal"):
-            log_scale = log_scale.flatten(1)[:, :1].unflatten(1, [1] * (log_scale.ndim - 1))
-        # bounded so that no variance collapses; the gradient passes, so that a scale can come back from beyond
-        return location, log_scale + (log_scale.clamp(*LOG_SCALE_RANGE) - log_scale).detach()
+            log_scale = one_for_all(log_scale)
+        return location, bounded(log_scale, *LOG_SCALE_RANGE)  # so that no variance collapses
 
     def mean(self, params: Tensor) -> Tensor:
         """The location."""
@@ -141,6 +184,10 @@ class _Calibrated(_LocationScale):
     @abstractmethod
     def _log_prob(self, error: Tensor, log_scale: Tensor, mask: Tensor | None) -> Tensor:
         """Of errors (B, *shape), and log-scales that are one for all values of a sample or one for each, to (B,)."""
+
+    def shared_values(self, shape: tuple[int, ...]) -> int:
+        """How many numbers each of those is made of: 1, one for all values; shape[0], one for each feature."""
+        return 1
 
     def fitted_values(self, shape: tuple[int, ...]) -> int:
         """The log-scale where it is optimal."""
@@ -233,60 +280,6 @@ class Laplace(_Calibrated):
 
 
 @dataclass(frozen=True)
-class DiscretizedLogistic(_LocationScale):
-    r"""The mass that a logistic distribution puts on each of a grid of values in [0, 1] (Salimans et al. 2017).
-
-    The bin of the value k / (levels - 1) reaches half a step to either side; the first and the last bin take the
-    tails. `mean` is the location, clipped to [0, 1]: it is the distribution's mean up to the clipping and half a step.
-    Source: PixelCNN++, https://arxiv.org/abs/1701.05517, equation 2.
-
-    Args:
-        scale: of the logistic distribution, in data units: a number, "learned" (one for all values) or "per_pixel"
-            (given by the decoder). Learned log-scales are kept in [-7, 7].
-        levels: how many values there are, 256 for images of 8 bits.
-    """
-
-    support: ClassVar[tuple[float, float]] = (0.0, 1.0)
-
-    scale: Scale = "learned"
-    levels: int = 256
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.levels, int) or self.levels < 2:
-            raise InputError(f"levels of DiscretizedLogistic must be an integer of at least 2, got {self.levels!r}")
-
-    def is_mass_at(self, x: Tensor) -> bool:
-        """True on the grid."""
-        steps = x.float() * (self.levels - 1)
-        return bool(((steps - steps.round()).abs() < 1e-3).all())
-
-    def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The log-mass in nats: (B, P, *shape) and (B, *shape) to (B,)."""
-        x = known(x, mask)
-        location, log_scale = self._location_and_log_scale(params)
-        half = 0.5 / (self.levels - 1)
-        inverse = (-log_scale).exp()
-        upper, lower = (x - location + half) * inverse, (x - location - half) * inverse
-        # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)): no difference of near-equal numbers
-        width = 2 * half * inverse
-        inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-width))
-        log_mass = torch.where(x < half, F.logsigmoid(upper), torch.where(x > 1 - half, F.logsigmoid(-lower), inside))
-        return _per_sample(log_mass, mask)
-
-    def mean(self, params: Tensor) -> Tensor:
-        """The location, clipped to [0, 1]."""
-        return params[:, 0].clamp(0, 1)
-
-    def sample(self, params: Tensor, noise: Noise | None = None) -> Tensor:
-        """A draw from the grid, (B, *shape)."""
-        location, log_scale = self._location_and_log_scale(params)
-        u = (noise or Noise()).rand_like(location).clamp(1e-7, 1 - 1e-7)
-        value = location + log_scale.exp() * torch.logit(u)
-        return (value * (self.levels - 1)).round().clamp(0, self.levels - 1) / (self.levels - 1)
-
-
-@dataclass(frozen=True)
 class Bernoulli(Likelihood):
     r"""A coin for each value; the decoder gives logits. Grey values are admitted: the loss is the cross-entropy.
 
@@ -301,7 +294,7 @@ class Bernoulli(Likelihood):
 
     def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """log p(x) in nats: (B, 1, *shape) and (B, *shape) to (B,)."""
-        return -_per_sample(_cross_entropy(params, known(x, mask)), mask)
+        return -per_sample(cross_entropy(params, known(x, mask)), mask)
 
     def mean(self, params: Tensor) -> Tensor:
         """The probabilities, (B, *shape)."""
@@ -311,47 +304,6 @@ class Bernoulli(Likelihood):
         """A draw of zeros and ones, (B, *shape)."""
         probability = at_least_float32(params[:, 0]).sigmoid()
         return ((noise or Noise()).rand_like(probability) < probability).to(probability.dtype)
-
-
-@dataclass(frozen=True)
-class ContinuousBernoulli(Likelihood):
-    r"""A density on [0, 1] (Loaiza-Ganem & Cunningham 2019, https://arxiv.org/abs/1907.06845).
-
-    .. math:: p(x) = C(\lambda) \lambda^x (1 - \lambda)^{1 - x},\quad
-        C(\lambda) = \frac{2 \tanh^{-1}(1 - 2 \lambda)}{1 - 2 \lambda}
-
-    The decoder gives the logit of :math:`\lambda`. `mean` is the distribution's mean, which is not :math:`\lambda`.
-    """
-
-    support: ClassVar[tuple[float, float]] = (0.0, 1.0)
-
-    def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """log p(x) in nats: (B, 1, *shape) and (B, *shape) to (B,)."""
-        logits = at_least_float32(params[:, 0])
-        # with t the logit, C = t / tanh(t / 2)
-        small, near, far = _split(logits)
-        series = math.log(2) + near.square() / 12 - 7 * near.pow(4) / 1440
-        exact = far.abs().log() - torch.tanh(far.abs() / 2).log()
-        return _per_sample(torch.where(small, series, exact) - _cross_entropy(params, known(x, mask)), mask)
-
-    def mean(self, params: Tensor) -> Tensor:
-        """The distribution's mean, (B, *shape)."""
-        logits = at_least_float32(params[:, 0])
-        small, near, far = _split(logits)
-        # 1 / (1 - exp(-t)) - 1 / t, and its series about t = 0
-        exact = -1 / torch.expm1(-far) - 1 / far
-        return torch.where(small, 0.5 + near / 12 - near.pow(3) / 720, exact)
-
-    def sample(self, params: Tensor, noise: Noise | None = None) -> Tensor:
-        """A draw from [0, 1], (B, *shape), by the inverse of the distribution function."""
-        logits = at_least_float32(params[:, 0])
-        u = (noise or Noise()).rand_like(logits)
-        small, near, far = _split(logits)
-        # log(1 + u (exp(t) - 1)) / t, turned about for t > 0 so that exp never overflows
-        turned = torch.where(far > 0, 1 - u, u)
-        value = torch.log1p(turned * torch.expm1(-far.abs())) / -far.abs()
-        value = torch.where(far > 0, 1 - value, value)
-        return torch.where(small, u + near * u * (1 - u) / 2, value).clamp(0, 1)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -364,7 +316,23 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
-def _per_sample(x: Tensor, mask: Tensor | None = None) -> Tensor:
+def bounded(x: Tensor, low: float, high: float) -> Tensor:
+    """`x` clamped to [low, high]; the gradient passes, so that it can come back from beyond."""
+    return x + (x.clamp(low, high) - x).detach()
+
+
+def one_for_all(x: Tensor) -> Tensor:
+    """A parameter that is the same for all values of a sample: (B, *shape) to (B, 1, ...)."""
+    return x.flatten(1)[:, :1].unflatten(1, [1] * (x.ndim - 1))
+
+
+def float64(x: Tensor) -> Tensor:
+    """`x` with all digits that its device has."""
+    return x.float() if x.device.type == "mps" else x.double()
+
+
+def per_sample(x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The sum of each sample's known values: (B, *shape) to (B,)."""
     return known(x, mask).flatten(1).sum(dim=1)
 
 
@@ -387,21 +355,13 @@ def known(x: Tensor, mask: Tensor | None) -> Tensor:
 def _affine_per_sample(x: Tensor, factor: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
     """Each sample's sum of `factor * x + offset`: x (B, *shape), the others too, or one for all values of a sample."""
     if factor.shape[1:] == x.shape[1:]:
-        return _per_sample(factor * x + offset, mask)
+        return per_sample(factor * x + offset, mask)
     # what is one for all values waits for their sum: the passes over (B, *shape) are what takes the time
     count = math.prod(x.shape[1:]) if mask is None else mask.bool().flatten(1).sum(dim=1)
-    return factor.flatten() * _per_sample(x, mask) + offset.flatten() * count
+    return factor.flatten() * per_sample(x, mask) + offset.flatten() * count
 
 
-def _cross_entropy(params: Tensor, x: Tensor) -> Tensor:
+def cross_entropy(params: Tensor, x: Tensor) -> Tensor:
+    """Of each value under the coin with that logit: (B, 1, *shape) and (B, *shape) to (B, *shape)."""
     logits = at_least_float32(params.squeeze(1))  # a view both ways, where params[:, 0] has to fill zeros backwards
     return F.binary_cross_entropy_with_logits(logits, x.to(logits.dtype), reduction="none")
-
-
-def _split(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where a closed form is 0 / 0; the logits there, for the series; the logits elsewhere, for the closed form.
-
-    Each is a harmless constant where the other holds, so that no NaN gets into the gradient.
-    """
-    small = logits.abs() < (0.05 if logits.dtype == torch.float32 else 1e-3)
-    return small, torch.where(small, logits, 0.0), torch.where(small, 1.0, logits)

@@ -280,13 +280,16 @@ class _Recorder(pl.Callback):
 
 
 class _Data(pl.LightningDataModule):
-    """Inputs that are random, and labels; a mask where the model takes one."""
+    """Inputs that are random, and of the likelihood; labels; a mask where the model takes one."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
         shape = (SAMPLES, *model.input_shape)
         x = torch.rand(shape, generator=generator, dtype=torch.float32).to(torch.get_default_dtype())
+        likelihood = getattr(model, "likelihood", None)
+        if likelihood is not None and likelihood.distance is not None:  # whole numbers, where it takes those
+            x = torch.where(likelihood.distance(x) > 0, x.round(), x)
         columns = {"x": x, "label": torch.randint(len(model.classes) or 10, (SAMPLES,), generator=generator)}
         if "mask" in model.given:
             columns["mask"] = torch.rand(shape, generator=generator) < 0.7

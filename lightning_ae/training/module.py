@@ -34,7 +34,7 @@ from lightning_ae.training.private import find_unused_parameters, logs_now, trai
 from lightning_ae.training.progress import draw_always, draw_seldom
 from lightning_ae.training.resume import Resumption, of_all_ranks
 from lightning_ae.training.sharding import shard
-from lightning_ae.training.values import Offender, Watch, offender
+from lightning_ae.training.values import Distance, Offender, Watch, offender
 from lightning_ae.training.weights import first_tensor, weights_type
 
 # what runs networks, and under FSDP needs their weights as a whole
@@ -186,7 +186,14 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
         if last:
             self._log_epoch()
 
-    def check_values(self, x: Tensor, interval: tuple[float, float], what: str, batch_idx: int) -> None:
+    def check_values(
+        self,
+        x: Tensor,
+        interval: tuple[float, float],
+        what: str,
+        batch_idx: int,
+        distance: Distance | None = None,
+    ) -> None:
         """Refuses values of a batch outside an interval, for one reduction.
 
         On an accelerator, which would have to wait, the first one is kept there while a model trains, and raised at the
@@ -198,25 +205,28 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
                 value makes infinite or NaN.
             what: the interval is, in words.
             batch_idx: the batch's number in the epoch.
+            distance: how far each value is from what is taken, where an interval does not say it.
 
         Raises:
             InputError: naming row, column and value.
         """
-        if not any(math.isfinite(bound) for bound in interval):
+        if distance is None and not any(math.isfinite(bound) for bound in interval):
             return
         self._interval = what, interval, tuple(x.shape[1:])
         if x.device.type != "cpu" and self.training and self._trainer is not None:
             if batch_idx == 0:
                 self._watch = Watch()
-            self._watch.look(x, *interval, batch_idx)
-        elif (found := offender(x, *interval, batch_idx)) is not None:
+            self._watch.look(x, *interval, batch_idx, distance)
+        elif (found := offender(x, *interval, batch_idx, distance)) is not None:
             raise self._outside(found)
 
     def _outside(self, found: Offender) -> InputError:
         what, (low, high), shape = self._interval
+        within = f"[{low:g}, {high:g}] is " if math.isfinite(low) or math.isfinite(high) else ""
+        images = "divide images by 255; for other values" if high == 1 else "clean the data, or"
         return InputError(
-            f"{self._named(found, shape)}, where [{low:g}, {high:g}] is {what}",
-            "divide images by 255; for other values use a likelihood that takes them, Gaussian() say",
+            f"{self._named(found, shape)}, where {within}{what}",
+            f"{images} use a likelihood that takes them, Gaussian() say",
         )
 
     def _named(self, found: Offender, shape: tuple[int, ...]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ from lightning_ae.parts.likelihoods import at_least_float32
 
 @dataclass(frozen=True)
 class Offender:
-    """A value outside an interval.
+    """A value that is not taken.
 
     Args:
         batch: the number of its batch in the epoch.
@@ -41,14 +42,24 @@ class Offender:
         return f"{row or f'row {self.row}'}{' in' if row else ' of'} batch {self.batch}, {where}: {self.value:g}"
 
 
-def offender(x: Tensor, low: float, high: float, batch: int = 0) -> Offender | None:
-    """The first value of `x` (B, *shape) that is NaN, infinite, or outside [low, high]; one reduction where there is
-    none."""
-    least, most = torch.aminmax(x.detach())  # NaN where there is one
-    if low <= least.item() and most.item() <= high and not math.isinf(least.item()) and not math.isinf(most.item()):
+Distance = Callable[[Tensor], Tensor]
+"""How far each value is from what is taken, 0 of what is; of the same shape. For what an interval does not say."""
+
+
+def offender(x: Tensor, low: float, high: float, batch: int = 0, distance: Distance | None = None) -> Offender | None:
+    """The first value of `x` (B, *shape) that is NaN, infinite, outside [low, high], or away from what is taken.
+
+    One reduction where there is none; another with a distance.
+    """
+    x = x.detach()
+    least, most = torch.aminmax(x)  # NaN where there is one
+    within = low <= least.item() and most.item() <= high and not any(map(math.isinf, (least.item(), most.item())))
+    if within and (distance is None or distance(x).max().item() == 0):
         return None
-    flat = x.detach().flatten(1)
+    flat = x.flatten(1)
     bad = ~((flat >= low) & (flat <= high) & flat.isfinite())
+    if distance is not None:
+        bad |= distance(x).flatten(1) != 0
     row = int(bad.any(dim=1).int().argmax())
     place = int(bad[row].int().argmax())
     return Offender(batch, row, place, flat[row, place].item())
@@ -60,11 +71,14 @@ class Watch:
     def __init__(self) -> None:
         self._found: Tensor | None = None  # batch, row, place, value; batch -1 where there is none
 
-    def look(self, x: Tensor, low: float, high: float, batch: int) -> None:
+    def look(self, x: Tensor, low: float, high: float, batch: int, distance: Distance | None = None) -> None:
         """Takes a batch (B, *shape)."""
         flat = x.detach().flatten(1)
         # how far outside; NaN where it is NaN, and for a maximum NaN is the largest
-        far, at = (flat - flat.clamp(low, high)).abs().flatten().max(dim=0)
+        outside = (flat - flat.clamp(low, high)).abs()
+        if distance is not None:
+            outside = torch.maximum(outside, distance(x.detach()).flatten(1))
+        far, at = outside.flatten().max(dim=0)
         value = at_least_float32(flat.flatten()[at])  # whose type holds the numbers of batches and rows, too
         number = torch.where(far == 0, -1.0, float(batch))
         now = torch.stack([each.to(value.dtype) for each in (number, at // flat.shape[1], at % flat.shape[1], value)])

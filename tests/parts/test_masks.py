@@ -14,12 +14,32 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_ae import VAE, Autoencoder, InputError, LinearAutoencoder, TopKDictionary, get_model, list_models
 from lightning_ae.architectures import MLP
 from lightning_ae.callbacks import ReconstructionMetrics, SparsityMetrics
-from lightning_ae.parts import Bernoulli, ContinuousBernoulli, DiscretizedLogistic, Gaussian, Laplace, Likelihood
+from lightning_ae.config import to_plain
+from lightning_ae.parts import (
+    Bernoulli,
+    Categorical,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    Gaussian,
+    Laplace,
+    Likelihood,
+    Mixed,
+    NegativeBinomial,
+    Poisson,
+    StudentT,
+    ZeroInflatedNegativeBinomial,
+)
 from lightning_ae.training.certify import Case, certify
 
 LIKELIHOODS: list[Likelihood] = [
     Gaussian(0.7), Gaussian("learned"), Gaussian("per_pixel"), Laplace(0.7), Laplace("per_pixel"),
-    DiscretizedLogistic(), Bernoulli(), ContinuousBernoulli(),
+    DiscretizedLogistic(), Bernoulli(), ContinuousBernoulli(), StudentT("per_pixel", 3.0), Categorical(2), Poisson(),
+    NegativeBinomial(dispersion="per_value"), ZeroInflatedNegativeBinomial(), Gaussian("optimal_per_feature"),
+]  # fmt: skip
+OF_MODELS: list[Likelihood] = [
+    *LIKELIHOODS, Gaussian("optimal"), Laplace("optimal"), StudentT(), NegativeBinomial(),
+    NegativeBinomial(library=True), ZeroInflatedNegativeBinomial(library=True), Mixed((0, 2, 2, 3)),
+    Mixed((0, 0, 0, 2), NegativeBinomial(library=True)),
 ]  # fmt: skip
 SHAPE = (1, 4, 4)
 
@@ -41,6 +61,7 @@ def data(dtype: torch.dtype = torch.float32, n: int = 6) -> tuple[Tensor, Tensor
 @pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=str)
 def test_log_prob_is_the_sum_over_what_is_known(likelihood: Likelihood) -> None:
     x, mask = data(torch.float64)
+    x = x.round() if likelihood.whole else x
     params = torch.randn(6, likelihood.num_parameters, *SHAPE, dtype=torch.float64)
     if getattr(likelihood, "scale", None) == "learned":  # one for all values
         params[:, 1] = params[0, 1, 0, 0, 0]
@@ -67,6 +88,7 @@ def test_log_prob_is_the_sum_over_what_is_known(likelihood: Likelihood) -> None:
 @pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=str)
 def test_a_mask_of_ones_changes_no_bit(likelihood: Likelihood) -> None:
     x, _ = data()
+    x = x.round() if likelihood.whole else x
     params = torch.randn(6, likelihood.num_parameters, *SHAPE)
     for ones in (torch.ones_like(x, dtype=torch.bool), torch.ones_like(x, dtype=torch.uint8)):
         assert torch.equal(likelihood.log_prob(params, x, ones), likelihood.log_prob(params, x))
@@ -90,9 +112,33 @@ class MaskedDictionary(TopKDictionary):
     given = ("mask",)
 
 
+@pytest.mark.parametrize("likelihood", OF_MODELS, ids=str)
+def test_what_is_hidden_changes_no_loss_and_no_gradient(likelihood: Likelihood) -> None:
+    torch.manual_seed(0)
+    whole = (torch.rand(6, 4) > 0.5).float()
+    x, mask = whole, torch.rand(6, 4) < 0.6
+    mask[0], mask[:, 2] = False, False  # a row and a column of which nothing is known
+    found = []
+    for unknown in (0.0, math.nan, 17.3):
+        torch.manual_seed(1)
+        model = MaskedVAE((4,), 2, likelihood=likelihood)
+        hidden = torch.where(mask, x, unknown)
+        _, _, given = model.read((hidden, mask))
+        loss = model.loss(torch.where(mask, x, 0.0), hidden, **given)["loss"]  # though the target says it
+        loss.backward()
+        found.append([loss.detach(), *(p.grad for p in model.parameters()), *model.head.buffers()])
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+    assert all(torch.isfinite(value).all() for value in found[0])
+
+
 @pytest.mark.slow
 def test_masked_runs_are_the_same_on_two_ranks() -> None:
+    scale = to_plain(Gaussian("optimal_per_feature"), "likelihood")
+    table = {"input_shape": [4], "likelihood": to_plain(Mixed((0, 2, 0, 3)), "likelihood")}
+    counts = {"likelihood": to_plain(NegativeBinomial(library=True), "likelihood")}
     cases = [Case("test_masks.MaskedVAE"), Case("test_masks.MaskedDictionary", {"k": 2, "dead_after": 12})]
+    cases += [Case("test_masks.MaskedVAE", each) for each in ({"likelihood": scale}, table, counts)]
     for found in certify(cases, worlds=(2,)):
         assert found.passed, found
 

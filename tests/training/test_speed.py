@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lightning_ae import VAE, Autoencoder, get_model, list_models
 from lightning_ae.architectures import Architecture, ConvNet
 from lightning_ae.cli import main
-from lightning_ae.parts.likelihoods import Bernoulli, DiscretizedLogistic, Gaussian, Laplace, Likelihood
+from lightning_ae.parts import Bernoulli, DiscretizedLogistic, Gaussian, Laplace, Likelihood
 from lightning_ae.training.speed import adamw, compile_in_place
 
 SHAPE = (1, 8, 8)
@@ -61,7 +61,9 @@ def test_every_variant_trains_the_same_when_compiled(name: str, digits: Tensor, 
     torch.testing.assert_close(compiled, plain, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("likelihood", [Gaussian("learned"), Laplace(), DiscretizedLogistic(), Bernoulli()], ids=str)
+@pytest.mark.parametrize(
+    "likelihood", [Gaussian("learned"), Gaussian("optimal"), Laplace(), DiscretizedLogistic(), Bernoulli()], ids=str
+)
 def test_decoder_and_likelihood_make_one_graph(likelihood: Likelihood) -> None:
     model = VAE(SHAPE, 4, likelihood=likelihood)
     z, target = torch.randn(3, 4), torch.rand(3, *SHAPE)

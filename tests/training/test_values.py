@@ -114,11 +114,11 @@ def held_out(seed: int) -> list[int]:
 class Waiting(Autoencoder):
     """Which watches its values as it would on an accelerator."""
 
-    def check_values(self, x: torch.Tensor, interval: Any, what: str, batch_idx: int) -> None:
+    def check_values(self, x: torch.Tensor, interval: Any, what: str, batch_idx: int, distance: Any = None) -> None:
         self._interval = what, interval, tuple(x.shape[1:])
         if batch_idx == 0:
             self._watch = Watch()
-        self._watch.look(x, *interval, batch_idx)
+        self._watch.look(x, *interval, batch_idx, distance)
 
 
 def test_what_an_accelerator_keeps_is_raised_before_a_checkpoint_is_written(tmp_path: Path) -> None:
