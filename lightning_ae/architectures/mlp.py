@@ -241,7 +241,7 @@ class Columns(nn.Module):
     def _allowed(self, x: Tensor) -> Tensor:
         """Where a column's values are what it may hold; numbers that are no numbers are left to the loss."""
         x = x.detach()
-        category = (x >= 0) & (x < self.levels) & (x == x.floor())
+        category = (x >= 0) & (x <= self.levels - 1) & (x == x.floor())
         return torch.where(self.levels > 0, category, ~(x < 0) if self.log1p else torch.ones_like(category))
 
     def _keep(self, x: Tensor, allowed: Tensor) -> None:
