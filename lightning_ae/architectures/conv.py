@@ -156,5 +156,5 @@ def _nearest(a: int, b: int, kernel_size: int, after: Shape, padding: Padding) -
 
 def _transposed(a: int, b: int, kernel_size: int, before: Shape, after: Shape) -> nn.Module:
     # it gives 2n - 1 values, one short where the larger size is even
-    extra = tuple(larger - (2 * n - 1) for n, larger in zip(before, after, strict=True))
+    extra = (after[0] - (2 * before[0] - 1), after[1] - (2 * before[1] - 1))
     return nn.ConvTranspose2d(a, b, kernel_size, 2, kernel_size // 2, output_padding=extra)
