@@ -260,13 +260,16 @@ class _Recorder(pl.Callback):
 
 
 class _Data(pl.LightningDataModule):
-    """Inputs that are random, and labels; a mask where the model takes one."""
+    """Inputs that are random, categories where the network takes such, and labels; a mask where the model takes one."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
         shape = (SAMPLES, *model.input_shape)
         x = torch.rand(shape, generator=generator, dtype=torch.float32).to(torch.get_default_dtype())
+        for place, levels in enumerate(getattr(getattr(model, "architecture", None), "categories", None) or ()):
+            if levels:  # of a table
+                x[:, place] = torch.randint(levels, (SAMPLES,), generator=generator).to(x.dtype)
         columns = {"x": x, "label": torch.randint(len(model.classes) or 10, (SAMPLES,), generator=generator)}
         if "mask" in model.given:
             columns["mask"] = torch.rand(shape, generator=generator) < 0.7

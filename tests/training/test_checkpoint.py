@@ -469,7 +469,9 @@ class Settled(Autoencoder):
 def without_later_fields(plain: Any) -> Any:
     """What an earlier version wrote of hyper-parameters."""
     later = {*ConvNet.earlier, "categories", "embedding_dim", "log1p"}
-    return {k: without_later_fields(v) for k, v in plain.items() if k not in later} if isinstance(plain, dict) else plain
+    return (
+        {k: without_later_fields(v) for k, v in plain.items() if k not in later} if isinstance(plain, dict) else plain
+    )
 
 
 OF_BEFORE: dict[str, Callable[[], Any]] = {
@@ -500,8 +502,8 @@ def test_a_file_of_before_an_option_loads_as_what_it_was(maker: str, tmp_path: P
     trainer = pl.Trainer(**QUIET | {"max_steps": 2}, default_root_dir=tmp_path)
     trainer.fit(OF_BEFORE[maker](), HFDataModule("digits", batch_size=64), ckpt_path=older, weights_only=True)
     if maker == "ResNet":
+        other = Autoencoder(DIGITS, 3, architecture=ResNet(channels=(4, 8)))
         with pytest.raises(InputError, match=r"trained with architecture = .*'zeros'.*\(here .*'replicate'"):
-            other = Autoencoder(DIGITS, 3, architecture=ResNet(channels=(4, 8)))
             trainer.fit(other, HFDataModule("digits", batch_size=64), ckpt_path=older, weights_only=True)
 
 
