@@ -39,12 +39,17 @@ class Configurable(ABC):  # noqa: B024  its own base classes have the abstract m
     """
 
     earlier: ClassVar[Mapping[str, Any]] = {}
-    """What later fields were before there were such: of a file that lacks one, whose plain forms name every field."""
+    """What later fields were before there were such, where that is not their default; see `of_earlier`."""
 
     @classmethod
     def of_earlier(cls, init_args: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments in a file, with those that it was written without."""
-        return {**cls.earlier, **init_args}
+        """The arguments in a file, which name every field that there was, with those that came later."""
+        later = {
+            f.name: to_plain(f.default, f.name)
+            for f in (dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ())
+            if f.init and f.default is not dataclasses.MISSING
+        }
+        return {**later, **cls.earlier, **init_args}
 
     def __post_init__(self) -> None:
         # YAML and checkpoints know lists only; a frozen dataclass should compare and hash

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from typing_extensions import Unpack
 
 from lightning_ae import VAE, Autoencoder, InputError, get_model, list_models, load_model
-from lightning_ae.architectures import MLP, Architecture, ConvNet
+from lightning_ae.architectures import MLP, Architecture, ConvNet, SequenceNet
 from lightning_ae.autoencoder import LikelihoodOptions, Options
 from lightning_ae.exact import sum_over_ranks
 
@@ -91,6 +91,34 @@ class Tokens(Autoencoder):
         super().__init__(input_shape, latent_dim, architecture=Four(), **options)
 
 
+@dataclass(frozen=True)
+class Rows(Architecture):
+    """Sequences, or images as sequences of their columns."""
+
+    net: Architecture = SequenceNet(channels=(8, 12), dilations=(1, 2), code="map")
+
+    def encoder(self, input_shape: Any, features: int) -> nn.Module:
+        if len(input_shape) != 3:
+            return self.net.encoder(input_shape, features)
+        channels, height, width = input_shape
+        return nn.Sequential(nn.Flatten(1, 2), self.net.encoder((channels * height, width), features))
+
+    def decoder(self, features: int, output_shape: Any) -> nn.Module:
+        if len(output_shape) != 3:
+            return self.net.decoder(features, output_shape)
+        channels, height, width = output_shape
+        return nn.Sequential(
+            self.net.decoder(features, (channels * height, width)), nn.Unflatten(1, (channels, height))
+        )
+
+
+class OnSequences(VAE):
+    """Codes (latent_dim, l), of an architecture that serves sequences."""
+
+    def __init__(self, input_shape: Sequence[int], latent_dim: int = 4, **options: Unpack[LikelihoodOptions]) -> None:
+        super().__init__(input_shape, latent_dim, architecture=Rows(), **options)
+
+
 class TwoLevels(Autoencoder):
     """A code of two parts, the second made of the first."""
 
@@ -134,7 +162,7 @@ class Centres(Autoencoder):
         return torch.full((len(x),), 3.0)
 
 
-TOYS = {toy.__name__: toy for toy in (Labelled, Known, OnMaps, Tokens, TwoLevels, Centres)}
+TOYS = {toy.__name__: toy for toy in (Labelled, Known, OnMaps, OnSequences, Tokens, TwoLevels, Centres)}
 
 
 # ---- what is asked of each ------------------------------------------------------------------------------------------

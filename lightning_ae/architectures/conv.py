@@ -128,7 +128,7 @@ class ConvDecoder(nn.Module):
         self.stages = nn.ModuleList()
         for i, (a, b) in enumerate(zip(channels, channels[1:], strict=False)):
             stage = nn.Sequential(
-                enlarging(a, b, options.kernel_size, sizes[i + 1], options.padding)
+                _nearest(a, b, options.kernel_size, sizes[i + 1], options.padding)
                 if options.upsampling == "nearest"
                 else _transposed(a, b, options.kernel_size, sizes[i], sizes[i + 1])
             )
@@ -145,7 +145,16 @@ class ConvDecoder(nn.Module):
         return x
 
 
+def _nearest(a: int, b: int, kernel_size: int, after: Shape, padding: Padding) -> nn.Module:
+    layer: Any = enlarging(a, b, kernel_size, after, padding)
+    # by its channels after, as torch draws a transposed convolution's: by those before, the last layer starts so small
+    # that what lies below it learns slowly
+    nn.init.kaiming_uniform_(layer.weight.transpose(0, 1), math.sqrt(5))
+    made: nn.Module = layer
+    return made
+
+
 def _transposed(a: int, b: int, kernel_size: int, before: Shape, after: Shape) -> nn.Module:
     # it gives 2n - 1 values, one short where the larger size is even
-    extra = tuple(larger - (2 * n - 1) for n, larger in zip(before, after, strict=True))
+    extra = (after[0] - (2 * before[0] - 1), after[1] - (2 * before[1] - 1))
     return nn.ConvTranspose2d(a, b, kernel_size, 2, kernel_size // 2, output_padding=extra)

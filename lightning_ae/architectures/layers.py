@@ -131,8 +131,8 @@ class _Enlarging:
 
     A constant map stays constant, also at its border where the padding is "replicate", whatever the weights; transposed
     convolutions as such leave the pattern of their overlap (Odena et al. 2016, https://doi.org/10.23915/distill.00003).
-    Of each value's copies the convolution makes one sum, whose weights are the kernel's summed: a transposed convolution
-    with those, so (k + 1)^2 products of each value and channel in place of 4 k^2.
+    Of a value's copies the convolution makes a sum, by weights of the kernel that are summed: a transposed convolution
+    with those takes (k + 1)^2 products of each value and channel, in place of 4 k^2.
     """
 
     size: tuple[int, ...]

@@ -43,8 +43,8 @@ class MLP(Architecture):
         init: how the weights are drawn; "default" is torch's own.
         tokens: how many vectors a code has, (features, tokens); by default it is one, (features,).
         categories: for each column of a table how many categories it has, 0 for a number; none are numbers all.
-        embedding_dim: of the vector of a category; by default min(50, (K + 1) // 2) of K, as in fast.ai (Howard & Gugger
-            2020, https://arxiv.org/abs/2002.04688). They start as draws of a normal distribution of unit variance.
+        embedding_dim: of the vector of a category; by default min(50, (K + 1) // 2) of K, as fast.ai has it (Howard &
+            Gugger 2020, https://arxiv.org/abs/2002.04688). Vectors start as draws from N(0, I).
         log1p: whether the encoder sees log(1 + x) of a number x, for counts: none may be negative (as in Lopez et al.
             2018, https://doi.org/10.1038/s41592-018-0229-2).
     """
@@ -77,8 +77,8 @@ class MLP(Architecture):
         check_features(self, features)
         if self.categories is not None and tuple(input_shape) != (len(self.categories),):
             raise InputError(
-                f"MLP cannot serve input_shape {tuple(input_shape)}: it has categories for {len(self.categories)} columns",
-                "give one number for each column, 0 where it is no category",
+                f"MLP cannot serve input_shape {tuple(input_shape)}: it has categories of {len(self.categories)}",
+                "categories has a number for each column, 0 where it holds numbers",
             )
         code = self._code(features)
         columns = None if self._sees_all else Columns(math.prod(input_shape), self)
@@ -207,10 +207,9 @@ class Columns(nn.Module):
             nn.Embedding(categories[place], dim) for place, dim in zip(self.places, dims, strict=True)
         )
         self.width = count - len(dims) + sum(dims)
+        numbers = [place for place, k in enumerate(categories) if not k]
         self.register_buffer("levels", torch.tensor(categories), persistent=False)
-        self.register_buffer(
-            "numbers", torch.tensor([place for place, k in enumerate(categories) if not k]), persistent=False
-        )
+        self.register_buffer("numbers", torch.tensor(numbers, dtype=torch.long), persistent=False)
         self._refused: Tensor | None = None  # row, column and value of the first that may not be, on an accelerator
 
     def forward(self, x: Tensor) -> Tensor:
@@ -243,7 +242,7 @@ class Columns(nn.Module):
     def _allowed(self, x: Tensor) -> Tensor:
         """Where a column's values are what it may hold; numbers that are no numbers are left to the loss."""
         x = x.detach()
-        category = (x >= 0) & (x < self.levels) & (x == x.floor())
+        category = (x >= 0) & (x <= self.levels - 1) & (x == x.floor())
         return torch.where(self.levels > 0, category, ~(x < 0) if self.log1p else torch.ones_like(category))
 
     def _keep(self, x: Tensor, allowed: Tensor) -> None:

@@ -100,7 +100,7 @@ class ScoreMatchingAutoencoder(Autoencoder):
     @property
     def has_energy(self) -> bool:
         """Whether `grad_log_density` is the negative gradient of an energy: one layer, tied weights."""
-        return isinstance(self.architecture, MLP) and not self.architecture.hidden and self.architecture.tied
+        return isinstance(self.architecture, MLP) and self.architecture.is_linear and self.architecture.tied
 
     def encode(self, x: Tensor, **given: Tensor) -> Tensor:
         """The code's units: (B, *input_shape) to (B, *code_shape)."""

@@ -280,7 +280,8 @@ class _Recorder(pl.Callback):
 
 
 class _Data(pl.LightningDataModule):
-    """Inputs that are random, and of the likelihood; labels; a mask where the model takes one."""
+    """Inputs that are random, of the likelihood and the network's categories; labels; a mask where the model takes
+    one."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -290,6 +291,9 @@ class _Data(pl.LightningDataModule):
         likelihood = getattr(model, "likelihood", None)
         if likelihood is not None and likelihood.distance is not None:  # whole numbers, where it takes those
             x = torch.where(likelihood.distance(x) > 0, x.round(), x)
+        for place, levels in enumerate(getattr(getattr(model, "architecture", None), "categories", None) or ()):
+            if levels:  # of a table
+                x[:, place] = torch.randint(levels, (SAMPLES,), generator=generator).to(x.dtype)
         columns = {"x": x, "label": torch.randint(len(model.classes) or 10, (SAMPLES,), generator=generator)}
         if "mask" in model.given:
             columns["mask"] = torch.rand(shape, generator=generator) < 0.7

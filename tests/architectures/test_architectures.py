@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lightning_ae import VAE, Autoencoder
 from lightning_ae.architectures import MLP, Architecture, ConvNet, ResNet, SequenceNet
-from lightning_ae.architectures.layers import Activation, Init, Norm
+from lightning_ae.architectures.layers import Activation, Init, Norm, enlarging
 from lightning_ae.config import from_plain, to_plain
 from lightning_ae.errors import InputError
 from lightning_ae.parts.likelihoods import Gaussian
@@ -164,6 +167,20 @@ def test_tied_weights_that_do_not_mirror_are_refused(build: Any) -> None:
         (lambda: ConvNet(channels=()), "channels"),
         (lambda: ResNet(blocks=0), "blocks"),
         (lambda: MLP(init="xaver"), "xavier"),  # type: ignore[arg-type]
+        (lambda: ConvNet(upsampling="neerest"), "nearest"),  # type: ignore[arg-type]
+        (lambda: ResNet(padding="zeroes"), "zeros"),  # type: ignore[arg-type]
+        (lambda: SequenceNet().encoder((1, 8, 8), 4), r"SequenceNet cannot serve input_shape \(1, 8, 8\)"),
+        (lambda: SequenceNet(dilations=()), "dilations"),
+        (lambda: SequenceNet(stride=0), "stride"),
+        (lambda: SequenceNet(kernel_size=2), "kernel_size of SequenceNet"),
+        (lambda: SequenceNet(dropout=1.0), "dropout"),
+        (lambda: MLP(categories=(0, -1)), "categories of MLP"),
+        (lambda: MLP(categories=()), "categories of MLP"),
+        (lambda: MLP(categories=(0, 3)).encoder((3,), 2), r"cannot serve input_shape \(3,\)"),
+        (lambda: MLP(embedding_dim=3), "of which there are none"),
+        (lambda: MLP(categories=(3,), embedding_dim=0), "embedding_dim"),
+        (lambda: MLP(categories=(0, 3), tied=True), "tied .* categories"),
+        (lambda: MLP(log1p=True, tied=True), "tied .* log1p"),
     ],
 )
 def test_what_cannot_work_is_named(build: Any, named: str) -> None:
@@ -171,7 +188,11 @@ def test_what_cannot_work_is_named(build: Any, named: str) -> None:
         build()
 
 
-@pytest.mark.parametrize("architecture", [MLP((3, 4), dropout=0.5), ConvNet((8,), 5), ResNet((8,), 2)], ids=str)
+@pytest.mark.parametrize(
+    "architecture",
+    [MLP((3, 4), dropout=0.5), MLP(categories=(0, 3)), ConvNet((8,), 5), ResNet((8,), 2), SequenceNet((8,), 5)],
+    ids=str,
+)
 def test_plain_form(architecture: Architecture) -> None:
     plain = to_plain(architecture, "architecture")
     assert plain["class_path"] == f"lightning_ae.architectures.{type(architecture).__name__}"
@@ -196,3 +217,165 @@ def test_a_likelihood_whose_parameters_a_map_decoder_does_not_give_is_refused() 
         InputError, match=r"gives \(1, 8, 8\) for a code of shape \(3, 4, 4\), where .* takes \(2, 8, 8"
     ):
         Autoencoder((1, 8, 8), 3, architecture=Careless(), likelihood=Gaussian("per_pixel"))
+
+
+# ---- no checkerboards, no border artefacts --------------------------------------------------------------------------
+
+
+def far_from_its_start(network: nn.Module) -> nn.Module:
+    """With weights as large as any training makes them, biases and scales of norms among them."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return network.double().eval()
+
+
+def unevenness(x: Tensor) -> float:
+    """How far a channel is from constant, by its size."""
+    flat = x.detach().flatten(2)
+    return float((flat.amax(2) - flat.amin(2)).max() / flat.abs().max())
+
+
+@pytest.mark.parametrize("size", [(4, 5), (16, 12), (13, 15), (1,), (7,), (32,)], ids=str)
+@pytest.mark.parametrize("norm", ["none", "layer"])
+@pytest.mark.parametrize(
+    "architecture",
+    [ConvNet(), ConvNet(kernel_size=5), ConvNet(kernel_size=7), ResNet(), SequenceNet(), SequenceNet(stride=3)],
+    ids=str,
+)
+def test_what_is_constant_stays_constant_up_to_the_borders(architecture: Any, norm: Any, size: tuple[int, ...]) -> None:
+    if isinstance(architecture, SequenceNet) is (len(size) == 2):
+        return  # it takes no such input
+    architecture, ones = replace(architecture, channels=(4, 6), norm=norm, code="map"), [1] * len(size)
+    encoder = far_from_its_start(architecture.encoder((3, *size), 5))
+    code = encoder(torch.tensor([0.3, -1.0, 2.0]).double().view(1, 3, *ones).expand(2, 3, *size))
+    assert unevenness(code) < 1e-12
+    decoder = far_from_its_start(architecture.decoder(5, (3, *size)))
+    decoded = decoder(torch.randn(2, 5, *ones, dtype=torch.double).expand(2, *code.shape[1:]))
+    assert decoded.shape == (2, 3, *size)
+    assert decoded.std() > 0.1
+    assert unevenness(decoded) < 1e-12
+
+
+@pytest.mark.parametrize("family", [ConvNet, ResNet])
+def test_what_was_constant_did_not_stay_so(family: Any) -> None:
+    architecture = family(channels=(4, 6), code="map", **family.earlier)
+    decoded = far_from_its_start(architecture.decoder(5, (3, 16, 12)))(torch.ones(1, 5, 4, 3).double())
+    assert unevenness(decoded) > 0.1
+    if family is ConvNet:  # not even far from the border, where every other pixel differs
+        assert unevenness(decoded[..., 4:-4, 4:-4]) > 0.1
+        nearest = replace(architecture, upsampling="nearest")
+        inside = far_from_its_start(nearest.decoder(5, (3, 32, 32)))(torch.ones(1, 5, 8, 8).double())[..., 9:-9, 9:-9]
+        assert unevenness(inside) < 1e-12
+
+
+@pytest.mark.parametrize("size", [(1,), (2,), (5,), (1, 3), (4, 5)], ids=str)
+@pytest.mark.parametrize(("kernel_size", "factor"), [(3, 2), (5, 2), (7, 2), (3, 1), (3, 3), (5, 3)])
+def test_an_enlargement_is_nearest_neighbours_and_a_convolution(
+    size: tuple[int, ...], kernel_size: int, factor: int
+) -> None:
+    torch.manual_seed(0)
+    for less in range(factor):  # what a stage rounded up
+        larger = tuple(factor * n - less for n in size)
+        layer: Any = enlarging(3, 4, kernel_size, larger, factor=factor).double()
+        x = torch.randn(2, 3, *size, dtype=torch.double)
+        repeated = x
+        for dim, n in enumerate(larger, start=2):
+            repeated = repeated.repeat_interleave(factor, dim).narrow(dim, 0, n)
+            ends = [repeated.narrow(dim, i, 1) for i in (0, n - 1)]
+            half = kernel_size // 2
+            repeated = torch.cat([ends[0]] * half + [repeated] + [ends[1]] * half, dim)
+        convolved = (F.conv1d, F.conv2d)[len(size) - 1](repeated, layer.weight, layer.bias)
+        torch.testing.assert_close(layer(x), convolved, atol=1e-12, rtol=0)
+
+
+# ---- sequences ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("code", ["vector", "map"])
+def test_every_length(stride: int, code: Any) -> None:
+    architecture = SequenceNet(channels=(8, 16), dilations=(1, 4), stride=stride, code=code)
+    for length in (1, 2, 3, 5, 8, 13, 27):
+        x = torch.randn(2, 3, length)
+        z = architecture.encoder((3, length), 5)(x)
+        short = math.ceil(math.ceil(length / stride) / stride)
+        assert z.shape == ((2, 5) if code == "vector" else (2, 5, short))
+        assert architecture.decoder(5, (2, length))(z).shape == (2, 2, length)
+
+
+def test_a_sequence_is_seen_as_far_as_dilations_reach() -> None:
+    network: Any = SequenceNet(channels=(4,), stride=1, dilations=(1, 4), norm="none", code="map")
+    encoder = far_from_its_start(network.encoder((1, 64), 2))
+    x = torch.randn(1, 1, 64, dtype=torch.double, requires_grad=True)
+    encoder(x)[0, 0, 32].backward()
+    assert x.grad is not None
+    reach = 1 + 2 * (1 + 4)  # the first convolution, and two for each dilation
+    assert x.grad[0, 0].nonzero().flatten().tolist() == list(range(32 - reach, 32 + reach + 1))
+
+
+# ---- tables ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_encoder_of_a_table_sees_numbers_and_vectors_of_categories() -> None:
+    torch.manual_seed(0)
+    encoder: Any = MLP(hidden=(), categories=(0, 3, 0, 200), log1p=True).encoder((4,), 2)
+    assert [table.weight.shape for table in encoder.columns.embeddings] == [(3, 2), (200, 50)]
+    x = torch.tensor([[4.0, 2.0, 0.5, 199.0], [0.0, 0.0, 3.0, 7.0]])
+    tables = [table.weight for table in encoder.columns.embeddings]
+    seen = torch.cat([x[:, [0, 2]].log1p(), tables[0][[2, 0]], tables[1][[199, 7]]], dim=1)
+    torch.testing.assert_close(encoder(x), seen @ encoder.linears[0].weight.T + encoder.linears[0].bias)
+    assert MLP(categories=(0, 3), embedding_dim=7).encoder((2,), 2).columns.width == 8  # type: ignore[attr-defined]
+    # the decoder gives what a likelihood asks for
+    assert MLP(categories=(0, 3)).decoder(2, (5,))(torch.randn(6, 2)).shape == (6, 5)
+
+
+def test_a_model_of_a_table_learns_its_categories() -> None:
+    torch.manual_seed(0)
+    x = torch.stack([torch.randint(5, (256,)).float(), torch.randn(256)], dim=1)
+    target = torch.stack([(x[:, 0] * 2) % 5, x[:, 1]], dim=1)  # no linear function of the number
+    model = Autoencoder((2,), 2, architecture=MLP(hidden=(), categories=(5, 0), embedding_dim=2))
+    optimizer = torch.optim.Adam(model.parameters(), 0.05)
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss = model.loss(x, target)["loss"]
+        loss.backward()
+        optimizer.step()
+    assert (model(x) - target).square().mean() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [(3.0, "column 1: 3, .*0 to 2"), (-1.0, "column 1: -1"), (0.5, r"column 1: 0\.5"), (float("nan"), "column 1: nan")],
+)
+def test_what_is_no_category_is_refused_by_name(value: float, named: str) -> None:
+    encoder: Any = MLP(categories=(0, 3)).encoder((2,), 2)
+    x = torch.tensor([[7.0, 2.0], [-7.0, value], [0.0, 9.0]])
+    with pytest.raises(InputError, match=f"row 1 of a batch, {named}"):
+        encoder(x)
+    # as on an accelerator, which is not waited for: the loss is NaN, and the first of all batches is named
+    columns = encoder.columns
+    for batch in (x[:1], x, x[2:]):
+        columns._keep(batch, columns._allowed(batch))
+    refused = columns.refused()
+    assert refused is not None
+    assert re.search(f"row 1 of a batch, {named}", str(refused))
+    assert columns.refused() is None
+
+
+def test_counts_are_not_negative() -> None:
+    with pytest.raises(InputError, match="row 0 of a batch, column 1: -2, where MLP takes a count"):
+        MLP(log1p=True).encoder((3,), 2)(torch.tensor([[1.0, -2.0, 3.0]]))
+    x = torch.rand(5, 2, 3)
+    torch.manual_seed(0)
+    plain = MLP().encoder((2, 3), 2)
+    torch.manual_seed(0)
+    torch.testing.assert_close(MLP(log1p=True).encoder((2, 3), 2)(x), plain(x.log1p()))
+
+
+def test_categories_that_a_type_cannot_count_are_refused() -> None:
+    encoder = MLP(categories=(300,)).encoder((1,), 2).bfloat16()
+    with pytest.raises(InputError, match="bfloat16 cannot tell 300 categories apart"):
+        encoder(torch.zeros(1, 1, dtype=torch.bfloat16))
+    MLP(categories=(257,)).encoder((1,), 2).bfloat16()(torch.tensor([[256.0]], dtype=torch.bfloat16))

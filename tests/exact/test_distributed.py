@@ -49,6 +49,11 @@ DRAWS = {"class_path": "IWAEObjective", "init_args": {"samples": 2}}
 STRATIFIED = {"class_path": "TotalCorrelation", "init_args": {"estimator": "stratified"}}
 TABLE = {"class_path": "Mixed", "init_args": {"categories": [0, 2, 3, 0] * 16}}
 MAP = {"class_path": "ConvNet", "init_args": {"channels": [4], "code": "map"}}
+TABLE = {"class_path": "MLP", "init_args": {"hidden": [8], "categories": [0, 5, 0, 3], "log1p": True}}
+SEQUENCES = {
+    "class_path": "SequenceNet",
+    "init_args": {"channels": [4, 6], "dilations": [1, 2], "norm": "batch", "dropout": 0.3, "code": "map"},
+}
 CONVOLUTIONS = {"class_path": "ConvNet", "init_args": {"channels": [4, 8], "norm": "batch"}}
 
 
@@ -205,6 +210,8 @@ CASES = [
     Case("ScoreMatchingAutoencoder", {"sigma": [1.0, 0.5, 0.1]}, title="score matching, three levels"),
     Case("ScoreMatchingAutoencoder", {"objective": "sliced"}, title="score matching, sliced"),
     Case("VAE", {"architecture": CONVOLUTIONS}, sgd=True, title="vae, convolutions with batch norm"),
+    Case("VAE", {"input_shape": [3, 21], "architecture": SEQUENCES}, title="sequences, batch norm and dropout"),
+    Case("VAE", {"input_shape": [4], "architecture": TABLE}, title="a table, categories and counts"),
     Case("Autoencoder", {"architecture": NORMED}, title="ae, batch norm and dropout"),
     fine_tuned(),
     Case("ContractiveAutoencoder", {"architecture": DROPPING}, title="contractive, exact, dropout"),

@@ -164,7 +164,9 @@ def test_bf16_mixed(digits: Tensor, fit: Any) -> None:
 
 
 def test_it_learns_and_uses_its_codes(digits: Tensor, fit: Any) -> None:
-    model = build(quantizer=VectorQuantizer(codes=64))
+    # four positions of six bits each are enough where a position knows which it is, by zeros beyond its border
+    network = ConvNet(code="map", padding="zeros")
+    model = build(quantizer=VectorQuantizer(codes=64), architecture=network)
     fit(model, digits, max_epochs=10)
     model.eval()
     error = (model(digits) - digits).square().flatten(1).sum(dim=1).mean().item()

@@ -20,9 +20,10 @@ import torch
 from pytorch_lightning.cli import LightningCLI
 from torch import nn
 
-from lightning_ae import VAE, Autoencoder, FineTuneClassifier, HFDataModule, InputError, load_model
-from lightning_ae.architectures import MLP
+from lightning_ae import VAE, VQVAE, Autoencoder, FineTuneClassifier, HFDataModule, InputError, load_model
+from lightning_ae.architectures import MLP, ConvNet, ResNet
 from lightning_ae.cli import main
+from lightning_ae.config import to_plain
 
 QUIET: dict[str, Any] = {
     "accelerator": "cpu", "max_steps": 1, "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
@@ -451,6 +452,81 @@ def test_hyper_parameters_changed_after_construction(tmp_path: Path) -> None:
     fitted(model, tmp_path / "m.ckpt")
     assert load_model(tmp_path / "m.ckpt").lr == 0.5
     assert VAE.load_from_checkpoint(tmp_path / "m.ckpt", lr=0.25).lr == 0.25
+
+
+# ---- files of before ------------------------------------------------------------------------------------------------
+
+
+class Settled(Autoencoder):
+    """Of a user, who never said how borders are padded."""
+
+    padding: Any = "replicate"
+
+    def __init__(self, input_shape: Any, **options: Any) -> None:
+        super().__init__(input_shape, architecture=ResNet(channels=(4,), padding=self.padding), **options)
+
+
+def without_later_fields(plain: Any) -> Any:
+    """What an earlier version wrote of hyper-parameters."""
+    later = {*ConvNet.earlier, "categories", "embedding_dim", "log1p"}
+    return (
+        {k: without_later_fields(v) for k, v in plain.items() if k not in later} if isinstance(plain, dict) else plain
+    )
+
+
+OF_BEFORE: dict[str, Callable[[], Any]] = {
+    "ConvNet": lambda: VAE(DIGITS, 3, architecture=ConvNet(channels=(4, 8), **ConvNet.earlier)),
+    "ResNet": lambda: Autoencoder(DIGITS, 3, architecture=ResNet(channels=(4, 8), **ResNet.earlier)),
+    "MLP": lambda: VAE(DIGITS, 3, architecture=SMALL),
+    "what the class chose": lambda: VQVAE(DIGITS, 3, architecture=ConvNet(code="map", **ConvNet.earlier)),
+    "inside a classifier": lambda: FineTuneClassifier(OF_BEFORE["ResNet"]()),
+}
+
+
+@pytest.mark.parametrize("maker", OF_BEFORE)
+def test_a_file_of_before_an_option_loads_as_what_it_was(maker: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, file, older = OF_BEFORE[maker](), tmp_path / "m.ckpt", tmp_path / "older.ckpt"
+    content = fitted(model, file)
+    content["hyper_parameters"] = without_later_fields(content["hyper_parameters"])
+    if isinstance(model, VQVAE):
+        content["hyper_parameters"]["architecture"] = None
+    torch.save(content, older)
+    loaded, x = load_model(older), torch.rand(3, *DIGITS)
+    assert loaded.hparams == load_model(file).hparams
+    with torch.no_grad():
+        assert torch.equal(loaded(x), model.eval()(x))
+    # what is saved of it now says everything
+    assert fitted(loaded.train(), tmp_path / "again.ckpt")["hyper_parameters"] == loaded.hparams
+    # it goes on as what it was, too, and as nothing else
+    trainer = pl.Trainer(**QUIET | {"max_steps": 2}, default_root_dir=tmp_path)
+    trainer.fit(OF_BEFORE[maker](), HFDataModule("digits", batch_size=64), ckpt_path=older, weights_only=True)
+    if maker == "ResNet":
+        other = Autoencoder(DIGITS, 3, architecture=ResNet(channels=(4, 8)))
+        with pytest.raises(InputError, match=r"trained with architecture = .*'zeros'.*\(here .*'replicate'"):
+            trainer.fit(other, HFDataModule("digits", batch_size=64), ckpt_path=older, weights_only=True)
+
+
+def test_what_a_class_settles_otherwise_than_its_file_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, older = tmp_path / "m.ckpt", tmp_path / "older.ckpt"
+    content = fitted(Settled(DIGITS), file)
+    assert isinstance(load_model(file), Settled)
+    content["hyper_parameters"] = without_later_fields(content["hyper_parameters"])
+    torch.save(content, older)
+    with pytest.raises(InputError, match=r"trained with architecture = .*'zeros'.*\(here .*'replicate'"):
+        load_model(older)
+    monkeypatch.setattr(Settled, "padding", "zeros")
+    assert load_model(older).architecture.padding == "zeros"
+
+
+def test_what_is_given_as_plain_data_is_kept_with_every_field() -> None:
+    model = Autoencoder(DIGITS, 3, architecture={"class_path": "ConvNet", "init_args": {"channels": [4]}})  # type: ignore[arg-type]
+    kept = model.hparams["architecture"]
+    assert kept["class_path"] == "lightning_ae.architectures.ConvNet"
+    assert kept["init_args"]["upsampling"] == "nearest"
+    assert kept == to_plain(model.architecture, "architecture")
 
 
 def test_lightnings_own_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

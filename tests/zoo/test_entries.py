@@ -12,7 +12,8 @@ import yaml
 
 from lightning_ae import InputError, get_model, list_models, zoo
 from lightning_ae.cli import main
-from lightning_ae.recipes import find
+from lightning_ae.cli.training import training_parser
+from lightning_ae.recipes import compose, find
 from lightning_ae.zoo import index
 from lightning_ae.zoo.publishing import cards
 from lightning_ae.zoo.publishing.cards import beats_both
@@ -140,6 +141,17 @@ def test_recipes_exist() -> None:
         assert (data, Path(find(data)).parent.name) == (zoo.info(name).dataset, "data")
         assert recipe.seed is not None
         assert recipe.checkpoint == "best"
+
+
+@pytest.mark.parametrize("name", [name for name in index.names() if "_conv." in name])
+def test_recipes_build_the_networks_of_their_entries(name: str) -> None:
+    entry = zoo.info(name)
+    words = [word for path in entry.recipe.paths for word in ("-c", path)]
+    words += [word for key, value in entry.recipe.overrides.items() for word in (f"--{key}", str(value))]
+    parser = training_parser("fit")
+    built = parser.instantiate_classes(parser.parse_args(compose(words))).model
+    assert built.architecture == zoo.load(name).architecture
+    assert built.architecture.upsampling == "transposed"
 
 
 def test_an_entry_of_before_recipes_composed() -> None:
