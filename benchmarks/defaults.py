@@ -3,7 +3,8 @@
     python benchmarks/defaults.py [--write benchmarks/defaults.md]
 
 The 5-nearest-neighbour error of the test split on the codes (the posterior's mean), beside as many principal
-components, the inputs as the model takes them and the untrained encoder; and the units that are in use (Burda et al. 2016).
+components, the inputs as the model takes them and the untrained encoder; and the units that are in use (Burda et al.
+2016).
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Identity = dict[str, dict[str, Any]]
 FIRST, SPREAD = 32, 256  # rows that are looked at
+ADDED = {"test_fraction": 0.0, "split_by": None, "split_time": None}  # options that older checkpoints do not have
 
 
 def identity(data: HFDataModule, samples: int | None) -> Identity:
@@ -33,7 +34,7 @@ def identity(data: HFDataModule, samples: int | None) -> Identity:
       lossless copy in another encoding is equal, and numbers in their own type.
     - reading: which columns make the input, which come besides, the label, the kind's options, and the statistics of
       standardisation, which every training row moves.
-    - held_out: which rows of the training split validate.
+    - held_out: which rows of the training split validate and test.
     - order: what else makes the batches.
 
     So more, fewer, reordered or exchanged rows are noticed; a change of a single row among more than 256 only by the
@@ -70,7 +71,6 @@ def identity(data: HFDataModule, samples: int | None) -> Identity:
         reading["statistics"] = _statistics(data.own_preprocess)
     if kind.frozen is not None and kind.trains_frozen:
         reading["split_seed of what is drawn once"] = int(data.split_seed)
-    part = float(data.val_fraction) if data.val_split is None else 0.0
     order = {"batch_size": data.batch_size, "drop_last": bool(data.drop_last), "streaming": bool(data.streaming)}
     order["shuffled"] = not getattr(data.trainer, "overfit_batches", 0)
     if data.streaming:
@@ -78,7 +78,7 @@ def identity(data: HFDataModule, samples: int | None) -> Identity:
     return {
         "content": content,
         "reading": reading,
-        "held_out": {"val_fraction": part, "split_seed": int(data.split_seed) if part else None},
+        "held_out": _held_out(data),
         "order": order,
     }
 
@@ -98,6 +98,7 @@ def check_identity(was: Identity, now: Identity, middle: bool) -> None:
     Raises:
         InputError: naming each thing that differs.
     """
+    was = was | {"held_out": ADDED | was["held_out"]} if "held_out" in was else was
     differ = {group: _differences(was[group], now[group]) for group in now if group in was}
     said = "; ".join(difference for group in differ.values() for difference in group)
     weights = "to train the model on other data, start a new fit with its weights (load_model)"
@@ -110,13 +111,29 @@ def check_identity(was: Identity, now: Identity, middle: bool) -> None:
     if differ.get("held_out") and not differ.get("content"):
         raise InputError(
             f"the run cannot go on where other rows of the same data validate, of which some have trained: {said}",
-            f"use the val_fraction, split_seed and val_split it began with; {weights}",
+            f"use the val_fraction, test_fraction, split_... and val_split it began with; {weights}",
         )
     if differ.get("content") or differ.get("reading"):
         rank_zero_warn(
             f"the fit goes on with other data than the checkpoint was written with: {said}. Where they share rows, "
             "some that have trained may validate."
         )
+
+
+def _held_out(data: HFDataModule) -> dict[str, Any]:
+    """Which rows of the training split do not train; by groups or times those themselves, as another column's values
+    choose them."""
+    val = float(data.val_fraction) if data.val_split is None else 0.0
+    divided = bool(val or data.test_fraction)
+    found: dict[str, Any] = {"val_fraction": val, "test_fraction": float(data.test_fraction)}
+    found |= {"split_by": data.split_by, "split_time": data.split_time}
+    found["split_seed"] = int(data.split_seed) if divided and data.split_time is None else None
+    if data.split_by is not None or data.split_time is not None:
+        digest = xxhash.xxh3_64()
+        for numbers in data.parts.values():
+            digest.update(numbers.astype(np.int64).tobytes() + b"|")
+        found["rows of the parts"] = digest.hexdigest()
+    return found
 
 
 def _differences(was: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -58,7 +58,11 @@ class HFDataModule(Samples, pl.LightningDataModule):
         val_split: the split to validate on; by default a part of the training split.
         test_split: the split to test on.
         val_fraction: the part of the training split that validates, where val_split is not given; in [0, 1).
-        split_seed: of the permutation that chooses that part. It does not depend on the run's seed.
+        test_fraction: the part of the training split that tests, of a data set that has no test split.
+        split_seed: of the permutation that chooses those parts. It does not depend on the run's seed.
+        split_by: the column of groups (patients, say) of which none is in two parts: the fractions are of the groups.
+        split_time: the column of times (dates, or numbers in their order): the last part by time tests, the one before
+            it validates. By default rows are drawn.
         batch_size: samples in a batch, over all ranks together.
         drop_last: leave out the last batch of a training epoch where it is not full.
         cache: where decoded samples are kept: "disk", in the user's cache folder or `$LIGHTNING_AE_CACHE`; "memory", of
@@ -87,7 +91,10 @@ class HFDataModule(Samples, pl.LightningDataModule):
         val_split: str | None = None,
         test_split: str = "test",
         val_fraction: float = 0.1,
+        test_fraction: float = 0.0,
         split_seed: int = 0,
+        split_by: str | None = None,
+        split_time: str | None = None,
         batch_size: int = 128,
         drop_last: bool = False,
         cache: Literal["disk", "memory", "none"] = "disk",
@@ -102,7 +109,8 @@ class HFDataModule(Samples, pl.LightningDataModule):
         self.kind = None if kind is None else from_plain(Kind, kind, "kind")
         self._given_label = label
         self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
-        self.val_fraction, self.split_seed = val_fraction, split_seed
+        self.val_fraction, self.test_fraction = val_fraction, test_fraction
+        self.split_seed, self.split_by, self.split_time = split_seed, split_by, split_time
         self.batch_size, self.drop_last = batch_size, drop_last
         self.cache, self.on_device = cache, on_device
         self.streaming, self.shuffle_buffer = streaming, shuffle_buffer
@@ -443,6 +451,12 @@ def _check_draws(data: HFDataModule, kind: Kind | None) -> None:
 def _check_arguments(data: HFDataModule) -> None:
     if not 0 <= data.val_fraction < 1:
         raise InputError(f"val_fraction must lie in [0, 1), got {data.val_fraction}")
+    if not 0 <= data.test_fraction < 1 or data.val_split is None and data.val_fraction + data.test_fraction >= 1:
+        raise InputError(
+            f"test_fraction must lie in [0, 1) and leave rows to train on, got {data.test_fraction} beside "
+            f"val_fraction {data.val_fraction}"
+        )
+    _check_division(data)
     for name, least in {"batch_size": 1, "shuffle_buffer": 0, "num_workers": 0, "prefetch": 0}.items():
         value = getattr(data, name)
         if not isinstance(value, int) or value < least:
@@ -462,6 +476,11 @@ def _check_arguments(data: HFDataModule) -> None:
             f"streaming=True cannot set val_fraction {data.val_fraction} of the training split aside",
             "give val_split, or val_fraction=0 for a run without validation",
         )
+    if data.streaming and data.test_fraction:
+        raise InputError(
+            f"streaming=True cannot set test_fraction {data.test_fraction} of the training split aside",
+            "give test_split, or leave test_fraction out",
+        )
     if data.streaming and data.drop_last:
         raise InputError("streaming=True has no drop_last", "leave it out: every batch is at least half full")
     _check_draws(data, data.kind)
@@ -470,3 +489,20 @@ def _check_arguments(data: HFDataModule) -> None:
             "scaling needs the whole training split before the first batch, which a stream has not",
             "leave it out and scale the data beforehand, or use streaming=False",
         )
+
+
+def _check_division(data: HFDataModule) -> None:
+    given = {name: getattr(data, name) for name in ("split_by", "split_time") if getattr(data, name) is not None}
+    if len(given) == 2:
+        raise InputError("split_by and split_time each divide the training split in a way of their own", "give one")
+    for name, column in given.items():
+        if data.streaming:
+            raise InputError(
+                f"streaming=True cannot divide the training split, {name}={column!r}",
+                "give val_split and test_split, or use streaming=False",
+            )
+        if (data.val_split is not None or not data.val_fraction) and not data.test_fraction:
+            raise InputError(
+                f"{name}={column!r} has nothing to do: no part of the training split is set aside",
+                "leave it out, or give val_fraction without val_split, or test_fraction",
+            )

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,14 +28,18 @@ from lightning_ae.data.columns import (
     same_kind,
     scalar_columns,
 )
-from lightning_ae.data.decoding import decode_chunks
+from lightning_ae.data.decoding import decode_chunks, decode_rows
 from lightning_ae.data.fingerprint import fingerprint
 from lightning_ae.data.kinds import Kind, Tabular, kind_of
 from lightning_ae.data.labels import Beside, label_column
 from lightning_ae.data.signature import FORMAT, Column, Signature, listed
 from lightning_ae.data.source import load_splits
+from lightning_ae.data.splits import Division, Parts
 from lightning_ae.errors import InputError
 from lightning_ae.preprocess import ImagePreprocess, Preprocess, TabularPreprocess
+
+if TYPE_CHECKING:
+    from datasets import Features
 
 LOOKED_AT = 10_000  # rows in which values are compared
 
@@ -51,7 +55,10 @@ class Samples:
     val_split: str | None
     test_split: str
     val_fraction: float
+    test_fraction: float
     split_seed: int
+    split_by: str | None
+    split_time: str | None
     cache: str
     streaming: bool
     _given_label: str | None
@@ -64,6 +71,7 @@ class Samples:
         self._of_model: Signature | None = None  # whose signature is taken over
         self._own: Preprocess | None = None
         self._reading: Kind | None = None  # the kind, as that model asks for
+        self._parts: tuple[Division, Parts] | None = None  # of the training split
         self._settled = False  # the kind, by what the data set says of itself
         self._said = False  # which columns were chosen
 
@@ -82,7 +90,7 @@ class Samples:
         if self._of_model is not None and self._of_model.columns:
             self._check_splits(self._of_model.names)
             return self._of_model.names
-        columns = self._kind().input_columns(self._rows_of(self._typical).features, self.label)
+        columns = self._kind().input_columns(self._possible(), self.label)
         self._check_splits(columns)
         return columns
 
@@ -166,10 +174,12 @@ class Samples:
 
     def has(self, split: str) -> bool:
         """Whether there are rows of "train", "val" or "test"."""
-        names = {"train": self.train_split, "val": self.val_split or self.train_split, "test": self.test_split}
-        if split == "val" and self.val_split is None and self.train_split in self.splits:
-            return not self.streaming and round(self.val_fraction * len(self.splits[self.train_split])) > 0
-        return names[split] in self.splits
+        if split == "train":
+            return self.train_split in self.splits
+        if getattr(self._division, split):
+            rows = self.splits.get(self.train_split)
+            return rows is not None and len(rows) > 0 and len(self.parts[split]) > 0
+        return (self.val_split if split == "val" else self.test_split) in self.splits
 
     def keys(self, split: str) -> dict[str, Any]:
         """By what a row of "train", "val" or "test" is found again, in the order of evaluation.
@@ -288,10 +298,17 @@ class Samples:
     def _chunks(self) -> Iterator[Tensor]:
         """Samples of the training split; of any that is open, where they will do."""
         if self.streaming or self.cache == "none":
-            rows: Any = self._rows_of(self.train_split).select_columns(self.input_columns).with_format("arrow")
+            kind, rows = self._kind(), self._rows_of(self.train_split)
+            numbers = self._part("train")[1] if kind.fitted and not self.streaming else None
+            rows = (rows if numbers is None else rows.select(numbers)).select_columns(self.input_columns)
             first = 0
-            for table in rows.iter(256):
-                yield torch.from_numpy(self._kind().decode(table, self.input_columns, self.train_split, first))
+            for table in rows.with_format("arrow").iter(256):
+                own = (
+                    range(first, first + len(table))
+                    if numbers is None
+                    else numbers[first : first + len(table)].tolist()
+                )
+                yield torch.from_numpy(decode_rows(kind, table, self.input_columns, self.train_split, own))
                 first += len(table)
             if first == 0:
                 raise InputError(f"split {self.train_split!r} of the data set is empty")
@@ -308,6 +325,15 @@ class Samples:
             yield from parts
 
     # ---- inside ------------------------------------------------------------------------------------------------------
+
+    def _possible(self) -> Features:
+        """The columns that may make an input: all, but that of groups where nobody names it."""
+        from datasets import Features
+
+        features = self._rows_of(self._typical).features
+        if self.split_by not in features or getattr(self._kind(), "columns", None) is not None:
+            return features
+        return Features({name: feature for name, feature in features.items() if name != self.split_by})
 
     def _say_what_changes(self, signature: Signature) -> None:
         """Once, what the model's way of reading makes of data that would be read otherwise by themselves."""
@@ -469,20 +495,49 @@ class Samples:
         """The data set's own split of which "train", "val" or "test" is made, and the rows taken of it (None: all)."""
         if split not in ("train", "val", "test"):
             raise InputError(f"split must be 'train', 'val' or 'test', got {split!r}")
-        if split == "test":
+        how = self._division
+        if split == "test" and not how.test:
             return self.test_split, None
-        if self.val_split is not None or self.streaming or self.val_fraction == 0:
-            if split == "val" and self.val_split is None:
-                raise InputError("val_fraction 0 leaves no validation data", "set val_fraction or val_split")
-            return (self.val_split or "" if split == "val" else self.train_split), None
-        rows = len(self._rows_of(self.train_split))
-        order = np.random.default_rng(self.split_seed).permutation(rows)
-        held_out = round(self.val_fraction * rows)
-        if split == "val" and held_out == 0:
-            raise InputError(f"val_fraction {self.val_fraction} of {rows} rows leaves no validation data")
-        if held_out == rows:
-            raise InputError(f"val_fraction {self.val_fraction} of {rows} rows leaves no training data")
-        return self.train_split, np.sort(order[:held_out] if split == "val" else order[held_out:])
+        if split == "val" and self.val_split is not None:
+            return self.val_split, None
+        if split == "val" and not how.val:
+            raise InputError("val_fraction 0 leaves no validation data", "set val_fraction or val_split")
+        if not (how.val or how.test):
+            return self.train_split, None
+        parts = self.parts
+        if not len(parts[split]):
+            left = {"train": "training", "val": "validation", "test": "test"}[split]
+            given = {"val_fraction": how.val, "test_fraction": how.test}
+            named = f"{split}_fraction" if split != "train" else "val_fraction" if how.val else "test_fraction"
+            rows = sum(map(len, parts.values()))
+            raise InputError(
+                f"{named} {given[named]} of {rows} rows leaves no {left} data"
+                + (f", as rows of one {how.time!r} stay together" if how.time else "")
+                + (f", as rows of one {how.by!r} stay together" if how.by else "")
+            )
+        return self.train_split, parts[split]
+
+    @property
+    def _division(self) -> Division:
+        """How the training split is divided, of what the data set has no split for."""
+        val = 0.0 if self.val_split is not None or self.streaming else float(self.val_fraction)
+        test = float(self.test_fraction) if self.test_fraction and self.train_split in self.splits else 0.0
+        if test and self.test_split in self.splits:
+            raise InputError(
+                f"test_fraction {test} would set rows aside where the data set has a split {self.test_split!r}",
+                "leave test_fraction out to test on that",
+            )
+        return Division(val, test, int(self.split_seed), self.split_by, self.split_time)
+
+    @property
+    def parts(self) -> Parts:
+        """The rows of each part of the training split; says once which they are."""
+        how = self._division
+        if self._parts is None or self._parts[0] != how:
+            parts, said = how.of(self._rows_of(self.train_split), self.train_split)
+            rank_zero_info(said)
+            self._parts = how, parts
+        return self._parts[1]
 
     def _declared(self, name: str) -> int | None:
         """How many samples a stream says it has; of an object of the user's, which may be filtered, None."""
