@@ -25,7 +25,7 @@ from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.cli import options, run_folder, source
 from lightning_ae.cli.parsing import MODE, one_line
 from lightning_ae.cli.run_folder import LastCheckpoint
-from lightning_ae.config import current_path, import_class, import_own
+from lightning_ae.config import Configurable, current_path, import_class, import_own, to_plain
 from lightning_ae.errors import InputError
 from lightning_ae.files import whole_file
 from lightning_ae.models.finetune import FineTuneClassifier
@@ -109,7 +109,7 @@ class TrainingCLI(LightningCLI):
             rank_zero_info(note)
 
     def _of_data(self, parser: LightningArgumentParser, given: options.Given) -> Namespace:
-        """The configuration, with the `input_shape` of a model for which none is given."""
+        """The configuration, with the `input_shape` of a model for which none is given, and what suits the data."""
         taken = source.options(source.place_of(given.classes.get("model", "")), all_of_it=False) or {}
         asked = "input_shape" in taken and taken["input_shape"].default is None
         if not asked or given.says("model.input_shape"):
@@ -122,8 +122,10 @@ class TrainingCLI(LightningCLI):
                 f"{type(data).__name__} does not say the shape of a sample, and no input_shape is given",
                 "add --model.input_shape 1,28,28, say",
             )
-        config.model.init_args.input_shape = list(shape)
-        return config
+        words = _suiting(getattr(data, "suits", {}), taken, given)
+        if words:
+            rank_zero_info(f"what suits the data, where nothing else is said: {' '.join(words)}")
+        return parser.parse_args([*given.words, "--model.input_shape", str(list(shape)), *words])
 
     def before_instantiate_classes(self) -> None:
         """Claims the run folder, and points the loggers there; without one, what else is written."""
@@ -353,6 +355,27 @@ def training_parser(command: str) -> TrainingParser:
         parser: TrainingParser = built.value
         return parser
     raise AssertionError("unreachable: parse_arguments raises")
+
+
+def _suiting(suits: Mapping[str, Any], taken: Mapping[str, Any], given: options.Given) -> list[str]:
+    """The parts of a model that suit the data as options, as far as the command leaves them open."""
+    words: list[str] = []
+    for name, part in suits.items():
+        path, own = f"model.{name}", type(part).__name__
+        if name not in taken or not isinstance(part, Configurable):
+            continue
+        if not given.says(path):
+            words += [f"--{path}", own]
+        elif given.classes.get(path, own).rpartition(".")[2] != own:
+            continue  # of another class, which is refused by name where it cannot be
+        usual, stated = to_plain(type(part)(), name)["init_args"], to_plain(part, name)["init_args"]
+        words += [
+            word
+            for key, value in stated.items()
+            if value != usual[key] and not given.says(f"{path}.{key}")
+            for word in (f"--{path}.{key}", json.dumps(value))
+        ]
+    return words
 
 
 def _class_paths(value: Any) -> Iterator[str]:

@@ -113,7 +113,8 @@ def classes_of(rows: Any, name: str, streaming: bool, most: int | None = None) -
         )
     if is_whole(feature):
         distinct.sort(key=int)
-    return (*distinct, *([MISSING] if values.null_count else []))
+    # one alone would be no choice
+    return (*distinct, *([MISSING] if values.null_count or len(distinct) == 1 else []))
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,13 @@ class Samples:
         found = tuple(len(classes.get(name, ())) for name in self.input_columns)
         return found if any(found) else None
 
+    @property
+    def suits(self) -> dict[str, Any]:
+        """The options of a model that suit the data, `VAE(**data.suits)`: `input_shape`, and the architecture and the
+        likelihood where the model's own would not do, for categories, say. On the command line they are the defaults.
+        """
+        return {"input_shape": self.input_shape, **self._kind().suits(self.input_columns)}
+
     @cached_property  # every batch asks for it
     def mask(self) -> str | None:
         """The name of the entry of batches, of the input's shape, that is true where a value is known; None where all

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from lightning_ae.data import HFDataModule, Tabular
+from lightning_ae.data.kinds import kind_of
+
+
+def unscaled(data: HFDataModule) -> HFDataModule:
+    """The data module, which takes tables as they are where nothing else was said, so that values show."""
+    kind = data.kind or kind_of(next(iter(data.splits.values())).features or {})
+    if isinstance(kind, Tabular) and kind.scaling is None:
+        data.kind = replace(kind, scaling="none")
+    return data
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import PIL.Image
 import pyarrow as pa
 from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
-from inputs import Case, Refused, Said
+from inputs import Case, Refused, Said, unscaled
 
 from lightning_ae.data import HFDataModule, Image, Tabular
 from lightning_ae.data.cache import entries
@@ -31,7 +31,9 @@ from lightning_ae.data.fingerprint import states
 def first(data: Any, kind: Any = None) -> int:
     """The first value of the first sample; of an image in 0..255."""
     batch = next(
-        HFDataModule(data if isinstance(data, Dataset) else str(data), kind=kind, val_fraction=0).batches("train")
+        unscaled(HFDataModule(data if isinstance(data, Dataset) else str(data), kind=kind, val_fraction=0)).batches(
+            "train"
+        )
     )
     value = batch["image"] * 255 if "image" in batch else batch["a"]
     return round(float(value.flatten()[0]))

@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, IterableDataset, List, Value
 from datasets import Image as ImageFeature
-from inputs import Case, Refused, Said
+from inputs import Case, Refused, Said, unscaled
 
 from lightning_ae import VAE, ConditionalVAE
 from lightning_ae.cli.written import write_parquet
@@ -32,7 +32,7 @@ def table(features: dict[str, Any] | None = None, **columns: Any) -> Dataset:
 
 
 def read(rows: Any, **options: Any) -> HFDataModule:
-    data = HFDataModule(rows, **{**MEMORY, **options})
+    data = unscaled(HFDataModule(rows, **{**MEMORY, **options}))
     data.prepare_data()
     data.setup("fit")
     return data
@@ -85,7 +85,7 @@ def same_features(values: list[float]) -> bool:
 
 def fed(model: DatasetDict, rows: Any) -> tuple[Any, list[int], str]:
     """The labels of rows that feed a model that was trained on others."""
-    data = HFDataModule(rows, **MEMORY)
+    data = unscaled(HFDataModule(rows, **MEMORY))
     data.use_signature(read(model).signature)
     data.prepare_data()
     return data.class_names, next(data.batches("train"))["label"].tolist(), str(data.label)
@@ -108,7 +108,7 @@ def nan_in(row: int, rows: int) -> Dataset:
 
 def fed_through(rows: Any, **options: Any) -> list[str]:
     """All batches of training; the names of their entries."""
-    data = HFDataModule(rows, **{**MEMORY, **options})
+    data = unscaled(HFDataModule(rows, **{**MEMORY, **options}))
     data.setup("fit")
     found = list(data.train_dataloader())
     return sorted(found[0])

@@ -449,7 +449,7 @@ def test_a_data_set_that_changed_under_its_name(folder: Path, tmp_path: Path) ->
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir()
         images(shift).to_parquet(path / "train-0.parquet")
-        data = HFDataModule(str(path), kind=Tabular(columns=("a",)), val_fraction=0)
+        data = HFDataModule(str(path), kind=Tabular(columns=("a",), scaling="none"), val_fraction=0)
         assert float(next(data.batches("train"))["a"][0]) == shift
 
 

@@ -25,7 +25,7 @@ def counted(n: int = 100) -> Dataset:
     return Dataset.from_dict({"a": np.arange(n, dtype=np.float32), "row": list(range(n))})
 
 
-COUNTED = Tabular(columns=("a",))
+COUNTED = Tabular(columns=("a",), scaling="none")
 
 
 def rows_of(data: HFDataModule, split: str) -> list[int]:

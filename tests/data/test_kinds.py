@@ -152,7 +152,7 @@ def table(n: int = 50) -> Dataset:
 
 def test_columns_of_numbers_are_joined() -> None:
     rows = table()
-    data = HFDataModule(rows, val_fraction=0)
+    data = HFDataModule(rows, kind=Tabular(scaling="none"), val_fraction=0)
     batch = whole(data, "train")
     expected = np.stack([np.asarray(rows[name], np.float32) for name in ("a", "b", "k", "constant")], axis=1)
     assert set(batch) == {"x", "label"}
@@ -163,7 +163,7 @@ def test_columns_of_numbers_are_joined() -> None:
 
 
 def test_named_columns() -> None:
-    data = HFDataModule(table(), kind=Tabular(columns=["b", "a"]), val_fraction=0)
+    data = HFDataModule(table(), kind=Tabular(columns=["b", "a"], scaling="none"), val_fraction=0)
     batch = whole(data, "train")
     np.testing.assert_array_equal(batch["x"][:, 0].numpy(), np.asarray(table()["b"], np.float32))
     assert set(batch) == {"x", "k", "constant", "label"}
@@ -175,7 +175,7 @@ def test_vectors(length: int, dtype: str) -> None:
     vectors = np.random.default_rng(0).integers(-50, 50, (20, 3)).tolist()
     features = Features({"v": List(Value(dtype), length=length), "target": Value("float32")})
     rows = Dataset.from_dict({"v": vectors, "target": list(range(20))}, features=features)
-    data = HFDataModule(rows, val_fraction=0)
+    data = HFDataModule(rows, kind=Tabular(scaling="none"), val_fraction=0)
     batch = whole(data, "train")
     assert batch["v"].tolist() == vectors
     assert batch["v"].dtype == torch.float32

@@ -85,6 +85,11 @@ class Kind(Configurable):
         """What it does to the input's columns, in words, where that may surprise."""
         return ""
 
+    def suits(self, columns: Sequence[str]) -> dict[str, Any]:
+        """The options of a model, an architecture and a likelihood, that such data ask for; none where the model's own
+        will do."""
+        return {}
+
     @property
     def masked(self) -> bool:
         """Whether samples may have missing values, which are NaN."""

@@ -244,6 +244,16 @@ class Tabular(Kind):
             said.append("missing values masked")
         return ", ".join(said)
 
+    def suits(self, columns: Sequence[str]) -> dict[str, Any]:
+        """For categories, a network that embeds them and a likelihood of each column's own."""
+        from lightning_ae.architectures import MLP
+        from lightning_ae.parts import Mixed
+
+        categories = tuple(len(self.classes.get(name, ())) for name in columns)
+        if not any(categories):
+            return {}
+        return {"architecture": MLP(categories=categories), "likelihood": Mixed(categories)}
+
     @property
     def fitted(self) -> bool:
         """Whether the samples are scaled."""
