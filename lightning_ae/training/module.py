@@ -367,8 +367,7 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
         where = f"batch {batch_idx} of epoch {self.current_epoch}"
         for module in self.modules():  # a network that makes NaN of what it does not take, and can say of what
             if (refused := getattr(module, "refused", None)) is not None and (error := refused()) is not None:
-                found: InputError = error
-                return found
+                return error
         for x in tensors_of(batch):
             if x.is_floating_point() and x.ndim > 1 and (found := offender(x, -math.inf, math.inf, batch_idx)):
                 return InputError(
