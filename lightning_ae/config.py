@@ -44,8 +44,9 @@ class Configurable(ABC):  # noqa: B024  its own base classes have the abstract m
     @classmethod
     def of_earlier(cls, init_args: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments in a file, which name every field that there was, with those that came later."""
-        fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
-        later = {f.name: to_plain(f.default, f.name) for f in fields if f.init and f.default is not dataclasses.MISSING}
+        fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+        known = {f.name: f.default for f in fields if f.init and f.default is not dataclasses.MISSING}
+        later = {name: to_plain(default, name) for name, default in known.items()}
         return {**later, **cls.earlier, **init_args}
 
     def __post_init__(self) -> None:

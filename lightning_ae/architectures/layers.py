@@ -145,7 +145,7 @@ class _Enlarging:
         if layer.padding_mode == "zeros" or factor == 1:
             found: Tensor = layer._conv_forward(F.interpolate(x, self.size), layer.weight, layer.bias)
             return found
-        summed = F.pad(layer.weight.transpose(0, 1).flip(*range(2, 2 + dims)), (factor - 1,) * 2 * dims)
+        summed = F.pad(layer.weight.transpose(0, 1).flip([2, 3][:dims]), (factor - 1,) * 2 * dims)
         summed = _MEANS[dims - 1](summed, factor, stride=1) * factor**dims
         around = -(-half // factor)
         x = F.pad(x, (around,) * 2 * dims, mode="replicate")

@@ -217,7 +217,7 @@ class Columns(nn.Module):
         if self.most - 1 > 2 / torch.finfo(x.dtype).eps:
             raise InputError(f"{x.dtype} cannot tell {self.most} categories apart", 'use precision="32-true"')
         allowed = self._allowed(x)
-        if x.device.type == "cpu" or not self.training:
+        if not self._waits_to_tell(x):
             if not bool(allowed.all()):
                 row, column = torch.nonzero(~allowed)[0].tolist()
                 raise self._error(row, column, float(x[row, column]))
@@ -238,6 +238,10 @@ class Columns(nn.Module):
         row, column, value = self._refused.tolist()
         self._refused = None
         return None if row < 0 else self._error(int(row), int(column), value)
+
+    def _waits_to_tell(self, x: Tensor) -> bool:
+        """Whether reading a value back would make a step wait for the device."""
+        return x.device.type != "cpu" and self.training
 
     def _allowed(self, x: Tensor) -> Tensor:
         """Where a column's values are what it may hold; numbers that are no numbers are left to the loss."""

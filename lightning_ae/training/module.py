@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -376,8 +376,7 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
     def _not_finite(self, stage: str, batch_idx: int, terms: Mapping[str, Any], batch: Any = None) -> InputError:
         where = f"batch {batch_idx} of epoch {self.current_epoch}"
         for module in self.modules():  # a network that makes NaN of what it does not take, and can say of what
-            refused: Callable[[], InputError | None] = getattr(module, "refused", lambda: None)
-            if (error := refused()) is not None:
+            if (refused := getattr(module, "refused", None)) is not None and (error := refused()) is not None:
                 return error
         for x in tensors_of(batch):
             if x.is_floating_point() and x.ndim > 1 and (found := offender(x, -math.inf, math.inf, batch_idx)):

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from lightning_ae import VAE, Autoencoder
 from lightning_ae.architectures import MLP, Architecture, ConvNet, ResNet, SequenceNet
 from lightning_ae.architectures.layers import Activation, Init, Norm, enlarging
+from lightning_ae.architectures.mlp import Columns
 from lightning_ae.config import from_plain, to_plain
 from lightning_ae.errors import InputError
 from lightning_ae.parts.likelihoods import Gaussian
@@ -362,6 +363,15 @@ def test_what_is_no_category_is_refused_by_name(value: float, named: str) -> Non
     assert refused is not None
     assert re.search(f"row 1 of a batch, {named}", str(refused))
     assert columns.refused() is None
+
+
+def test_a_fit_that_does_not_wait_names_what_made_its_loss_nan(monkeypatch: pytest.MonkeyPatch, fit: Any) -> None:
+    monkeypatch.setattr(Columns, "_waits_to_tell", lambda self, x: True)
+    model = Autoencoder((2,), 2, architecture=MLP(categories=(0, 3)))
+    x = torch.ones(8, 2)
+    x[:, 1] = 3
+    with pytest.raises(InputError, match="row 0 of a batch, column 1: 3, .* 3 categories, 0 to 2"):
+        fit(model, x, max_epochs=1)
 
 
 def test_counts_are_not_negative() -> None:

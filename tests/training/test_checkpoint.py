@@ -457,7 +457,7 @@ def test_hyper_parameters_changed_after_construction(tmp_path: Path) -> None:
 # ---- files of before ------------------------------------------------------------------------------------------------
 
 
-class Settled(Autoencoder):
+class Unsaid(Autoencoder):
     """Of a user, who never said how borders are padded."""
 
     padding: Any = "replicate"
@@ -511,13 +511,13 @@ def test_what_a_class_settles_otherwise_than_its_file_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, older = tmp_path / "m.ckpt", tmp_path / "older.ckpt"
-    content = fitted(Settled(DIGITS), file)
-    assert isinstance(load_model(file), Settled)
+    content = fitted(Unsaid(DIGITS), file)
+    assert isinstance(load_model(file), Unsaid)
     content["hyper_parameters"] = without_later_fields(content["hyper_parameters"])
     torch.save(content, older)
     with pytest.raises(InputError, match=r"trained with architecture = .*'zeros'.*\(here .*'replicate'"):
         load_model(older)
-    monkeypatch.setattr(Settled, "padding", "zeros")
+    monkeypatch.setattr(Unsaid, "padding", "zeros")
     assert load_model(older).architecture.padding == "zeros"
 
 
