@@ -84,7 +84,7 @@ class LikelihoodHead(nn.Module):
         """From now on the fitted parameter is of the steps since the epoch began."""
         if self.fits:
             self.fitted.copy_(self._optimum(self.sums))
-            self.settled.fill_(True)
+            self.settled.logical_or_((self.sums[1] > 0).any())
             self.sums.zero_()
 
     @torch.no_grad()

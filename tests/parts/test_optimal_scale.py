@@ -90,6 +90,9 @@ def test_the_scale_is_bounded_and_stays_where_nothing_is_known() -> None:
     x = torch.tensor([[0.0, 1e9, math.nan]])
     mask = torch.tensor([[True, True, False]])
     head.fitted.copy_(torch.tensor([1.0, 1.0, 0.5]))
+    head.end_epoch()  # of no errors at all
+    assert head.fitted.tolist() == [1.0, 1.0, 0.5]
+    assert not head.settled
     assert torch.isfinite(head.log_prob(head(torch.zeros(1, 3)), x, mask)).all()
     assert head.fitted.tolist() == [-7.0, 7.0, 0.5]
     head.end_epoch()
