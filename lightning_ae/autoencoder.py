@@ -468,8 +468,7 @@ class Autoencoder(Batches, ExactModule):  # type: ignore[misc]  # Lightning's lo
         self.check_values(target, likelihood.support, likelihood.admits, batch_idx, likelihood.distance)
         if not self.training or not self._fits():
             return self.loss(self.corrupt(x), target, **given)
-        if batch_idx == 0:
-            self.head.begin_epoch()
+        self.head.begin(batch_idx)
         terms = self.loss(self.corrupt(x), target, **given)
         if self.trainer.is_last_batch:
             self.head.end_epoch()

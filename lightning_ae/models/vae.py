@@ -46,7 +46,8 @@ class VAE(Autoencoder):
     al. (2017). `encode` gives the posterior's mean.
 
     Args:
-        likelihood: p(x | z), the distribution whose parameters the decoder gives.
+        likelihood: p(x | z), the distribution whose parameters the decoder gives; by default a Gaussian that has the
+            scale of its errors (Rybkin et al. 2021), so that no weight of the divergence needs to be found.
         beta: the weight of the divergence.
         beta_schedule: what beta is multiplied with at each step of a fit, a schedule of `lightning_ae.parts`.
         prior: p(z), a prior of `lightning_ae.parts`.

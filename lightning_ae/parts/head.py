@@ -22,7 +22,8 @@ class LikelihoodHead(nn.Module):
       accumulation each part is a batch of its own.
     - evaluation has the training data's: of the errors of all batches of the last epoch of training, replaced at its
       end. Before the first epoch's end, and in a loop without a trainer, it is the last step's; such a loop may call
-      `begin_epoch` and `end_epoch` itself. The sums are in float64, and checkpoints hold them.
+      `begin` and `end_epoch` itself. The sums are in float64, and checkpoints hold them: a batch that was begun, and is
+      begun again by a resumed run, counts once. An average of weights has the average of their parameters.
 
     Args:
         likelihood: whose parameters.
@@ -32,7 +33,9 @@ class LikelihoodHead(nn.Module):
     fitted: Tensor
     """The fitted parameter, (fitted_values,)."""
     sums: Tensor
-    """Of this epoch's errors, and their numbers, (2, fitted_values)."""
+    """Of errors, and their numbers: of this epoch's earlier batches and of the last, (2, 2, fitted_values)."""
+    batch: Tensor
+    """The number of the last one, ()."""
     settled: Tensor
     """Whether it is of an epoch, ()."""
 
@@ -47,7 +50,8 @@ class LikelihoodHead(nn.Module):
         self.fits = likelihood.fitted_values(shape)
         if self.fits:
             self.register_buffer("fitted", torch.zeros(self.fits))
-            self.register_buffer("sums", torch.zeros(2, self.fits, dtype=torch.float64))
+            self.register_buffer("sums", torch.zeros(2, 2, self.fits, dtype=torch.float64))
+            self.register_buffer("batch", torch.tensor(-1))
             self.register_buffer("settled", torch.tensor(False))
 
     def forward(self, output: Tensor, **taken: Tensor) -> Tensor:
@@ -74,23 +78,30 @@ class LikelihoodHead(nn.Module):
         fitted = self._fit(params, x, mask, held) if self.training else self.fitted
         return self.likelihood.log_prob_fitted(fitted, params, x, mask)
 
-    def begin_epoch(self) -> None:
-        """Forgets errors of earlier steps."""
-        if self.fits:
+    @torch.no_grad()
+    def begin(self, batch: int) -> None:
+        """Begins the batch of that number in an epoch, or begins it again; the first forgets earlier epochs."""
+        if not self.fits:
+            return
+        if batch == 0:
             self.sums.zero_()
+        earlier, last = self.sums
+        earlier.add_(last * (self.batch != batch))
+        last.zero_()
+        self.batch.fill_(batch)
 
     @torch.no_grad()
     def end_epoch(self) -> None:
-        """From now on the fitted parameter is of the steps since the epoch began."""
+        """From now on the fitted parameter is of the batches since the epoch began."""
         if self.fits:
-            self.fitted.copy_(self._optimum(self.sums))
-            self.settled.fill_(True)
-            self.sums.zero_()
+            sums = self.sums.sum(dim=0)
+            self.fitted.copy_(self._optimum(sums))
+            self.settled.logical_or_((sums[1] > 0).any())
 
     @torch.no_grad()
     def _fit(self, params: Tensor, x: Tensor, mask: Tensor | None, held: bool) -> Tensor:
         (sums,) = sum_over_ranks(torch.stack(self.likelihood.errors(params, x, mask)).to(self.sums.dtype))
-        self.sums.add_(sums)
+        self.sums[1].add_(sums)
         found = self._optimum(sums)
         self.fitted.copy_(torch.where(self.settled, self.fitted, found) if held else found)
         return found

@@ -70,8 +70,9 @@ def test_a_step_has_the_best_scale_of_its_batch_and_the_gradient_through_it_is_z
 def test_an_epoch_settles_the_scale_of_all_its_errors(likelihood: Likelihood) -> None:
     x, output, _ = data(False)
     head, whole = (LikelihoodHead(likelihood, SHAPE).double() for _ in range(2))
-    head.begin_epoch()
-    for rows in (slice(0, 2), slice(2, 9)):
+    head.log_prob(head(output) + 1, x)  # of an epoch before
+    for batch, rows in ((0, slice(0, 2)), (1, slice(2, 5)), (1, slice(2, 5)), (2, slice(5, 9))):  # the second, twice
+        head.begin(batch)
         head.log_prob(head(output[rows]), x[rows])
     last = head.fitted.clone()
     head.end_epoch()
@@ -90,6 +91,9 @@ def test_the_scale_is_bounded_and_stays_where_nothing_is_known() -> None:
     x = torch.tensor([[0.0, 1e9, math.nan]])
     mask = torch.tensor([[True, True, False]])
     head.fitted.copy_(torch.tensor([1.0, 1.0, 0.5]))
+    head.end_epoch()  # of no errors at all
+    assert head.fitted.tolist() == [1.0, 1.0, 0.5]
+    assert not head.settled
     assert torch.isfinite(head.log_prob(head(torch.zeros(1, 3)), x, mask)).all()
     assert head.fitted.tolist() == [-7.0, 7.0, 0.5]
     head.end_epoch()
@@ -167,7 +171,7 @@ def test_every_loss_says_it_to_the_head(model: type[Autoencoder], likelihood: Li
     x = torch.rand(5, *SHAPE)
     built.loss(x, x, **({"label": torch.arange(5)} if model is ConditionalVAE else {}))
     assert (built.head.fitted != 0).all()
-    assert int(built.head.sums[1].sum()) == x.numel()
+    assert int(built.head.sums[1, 1].sum()) == x.numel()
 
 
 @pytest.mark.parametrize("model", [VAE, LadderVAE, IWAE, ConditionalVAE])

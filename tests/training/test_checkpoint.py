@@ -329,7 +329,7 @@ def test_no_file_takes_more_memory_than_its_size(
     if weights != "of another size":
         with torch.device("meta"):
             wide = VAE(DIGITS, 3, architecture=MLP(hidden=(width, width)))
-        one = torch.zeros(1)
+        one = torch.zeros(())
         content["state_dict"] = {name: one.expand(p.shape) for name, p in wide.state_dict().items()}
     torch.save(content, tmp_path / "wide.ckpt")
     before = peak()

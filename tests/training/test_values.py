@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from lightning_ae import Autoencoder, HFDataModule, InputError
 from lightning_ae.data.signature import Column, Signature
-from lightning_ae.parts import Bernoulli, DiscretizedLogistic, Gaussian
+from lightning_ae.parts import Bernoulli, Categorical, DiscretizedLogistic, Gaussian, Mixed, Poisson
 from lightning_ae.preprocess import TabularPreprocess
 from lightning_ae.training.values import Offender, Watch, offender
 
@@ -39,6 +39,21 @@ def test_the_first_offender_is_named(value: float) -> None:
     assert (kept.batch, kept.row, kept.place) == (3, 4, 5)
     assert kept.value == pytest.approx(value, nan_ok=True)
     assert watch.first() is None
+
+
+@pytest.mark.parametrize("likelihood", [Poisson(), Categorical(5), Mixed((0, 5, 5, 0))], ids=str)
+@pytest.mark.parametrize("value", [-1.0, 0.5, math.nan])
+def test_what_an_interval_does_not_say(likelihood: Any, value: float) -> None:
+    x, watch = torch.arange(24.0).view(6, 4) % 5, Watch()
+    assert offender(x, *likelihood.support, 0, likelihood.distance) is None
+    watch.look(x, *likelihood.support, 0, likelihood.distance)
+    x[4, 2] = value
+    found = offender(x, *likelihood.support, 3, likelihood.distance)
+    watch.look(x, *likelihood.support, 3, likelihood.distance)
+    for each in (found, watch.first()):
+        assert each is not None
+        assert (each.batch, each.row, each.place) == (3, 4, 2)
+        assert each.value == pytest.approx(value, nan_ok=True)
 
 
 def test_in_words() -> None:
