@@ -45,10 +45,14 @@ class HFDataModule(Samples, pl.LightningDataModule):
 
     Args:
         path: a data set's id on the hub, a local folder (parquet files, or written by `save_to_disk`), "digits" (the
-            embedded data set), or a `datasets.Dataset` or `DatasetDict`.
-        name: the configuration, of a data set on the hub that has several.
+            embedded data set), or an .h5ad file; a `datasets.Dataset` or `DatasetDict`; or what else lies in memory:
+            a pandas or polars frame, a dict of columns, an array or a tensor, a pair (x, labels), a sparse matrix, an
+            AnnData, or a dict of splits of these (see `lightning_ae.data.memory`). What cannot be used of what lies in
+            memory is refused at once.
+        name: the configuration, of a data set on the hub that has several; the layer, or "raw", of an AnnData.
         revision: the revision on the hub.
-        kind: how samples are read, `Image(...)` or `Tabular(...)`; by default as the data set's features suggest.
+        kind: how samples are read, `Image(...)`, `Tabular(...)` or `Counts(...)`; by default as the data set's
+            features suggest.
         label: the column of labels; by default the only column of classes, or one named label, labels, target, class
             or y, in any case.
         train_split: the split to train on.
@@ -110,6 +114,8 @@ class HFDataModule(Samples, pl.LightningDataModule):
         self._identity: Identity | None = None
         self._stream: Stream | None = None  # that trains
         self._counted: int | None = None  # its samples, as a checkpoint has them
+        if not isinstance(path, str | os.PathLike) and not streaming:  # what lies in memory shows at once
+            _ = self.input_columns
 
     # ---- what the data are --------------------------------------------------------------------------------------
 

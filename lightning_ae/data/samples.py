@@ -243,12 +243,13 @@ class Samples:
         frozen = frozen and kind.frozen is not None
         if (name, frozen) in self._arrays:
             return self._arrays[name, frozen]
+        check_columns(self.input_columns, rows.features)
+        kind = kind.of_split(rows, self.input_columns, whole=True)
         about = fingerprint(kind, rows, self.input_columns) if self.cache == "disk" else {}
         if frozen:
             about |= {"frozen": kind.frozen, "seed": self.split_seed}
             chunks = self._frozen(name)
         else:
-            check_columns(self.input_columns, rows.features)
             chunks = decode_chunks(kind, rows, self.input_columns, name)
         if self.cache == "disk":
             title = f"{self.path if isinstance(self.path, str) else 'a data set in memory'}, {name}"
@@ -257,7 +258,7 @@ class Samples:
             array = in_memory(len(rows), chunks)
         samples = torch.from_numpy(array)
         for (other, _), known in self._arrays.items():
-            if known.shape[1:] != samples.shape[1:]:
+            if known.shape[1:] != samples.shape[1:] and not kind.padded:
                 raise InputError(
                     f"samples of split {name!r} have the shape {tuple(samples.shape[1:])}, those of split "
                     f"{other!r} {tuple(known.shape[1:])}",
@@ -275,9 +276,9 @@ class Samples:
         """Samples of the training split; of any that is open, where they will do."""
         if self.streaming or self.cache == "none":
             rows: Any = self._rows_of(self.train_split).select_columns(self.input_columns).with_format("arrow")
-            first = 0
+            first, kind = 0, self._kind().of_split(rows, self.input_columns, whole=False)
             for table in rows.iter(256):
-                yield torch.from_numpy(self._kind().decode(table, self.input_columns, self.train_split, first))
+                yield torch.from_numpy(kind.decode(table, self.input_columns, self.train_split, first))
                 first += len(table)
             if first == 0:
                 raise InputError(f"split {self.train_split!r} of the data set is empty")
@@ -302,7 +303,8 @@ class Samples:
             if wanted.scales:
                 rank_zero_info("the data are scaled by the statistics of the model's training data")
             return
-        assert isinstance(wanted, ImagePreprocess)
+        if not isinstance(wanted, ImagePreprocess):
+            return
         columns = [describe(self._rows_of(self._typical).features)[name] for name in self.input_columns]
         native = self._kind().described(columns, self._first_row())[0].shape
         if native not in [column.shape for column in signature.columns] and (lost := wanted.lost(native)):

@@ -6,9 +6,11 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
+
+from pytorch_lightning.utilities import rank_zero_info
 
 from lightning_ae.config import from_plain, to_plain
 from lightning_ae.errors import InputError
@@ -36,6 +38,7 @@ class Column:
         range: the closed interval of natural units in which values lie, of what has one: (0, 255) for bytes.
         classes: their names, in the order of their numbers.
         missing: what becomes of missing values: "masked" are zero in the model's input, and do not count in its loss.
+        names: of a vector's dimensions, where they have some, as genes have.
     """
 
     name: str
@@ -45,6 +48,11 @@ class Column:
     range: tuple[float, float] | None = None
     classes: tuple[str, ...] | None = None
     missing: Literal["refused", "masked"] = "refused"
+    names: tuple[str, ...] | None = field(default=None, repr=False)
+
+    def plain(self) -> dict[str, Any]:
+        """Its fields, from which it is made again; `names` only where there are some."""
+        return {name: value for name, value in asdict(self).items() if name != "names" or value is not None}
 
 
 @dataclass(frozen=True)
@@ -92,8 +100,8 @@ class Signature:
         """Numbers, texts, lists and dicts, from which `from_plain` makes it again."""
         return {
             "version": self.version,
-            "columns": [to_plain(asdict(column), "columns") for column in self.columns],
-            "label": None if self.label is None else to_plain(asdict(self.label), "label"),
+            "columns": [to_plain(column.plain(), "columns") for column in self.columns],
+            "label": None if self.label is None else to_plain(self.label.plain(), "label"),
             "preprocess": to_plain(self.preprocess, "preprocess"),
             "support": None if self.support is None else [None if math.isinf(v) else float(v) for v in self.support],
         }
@@ -148,6 +156,9 @@ class Signature:
             other = found[column.name]
             if column.kind == "category" and other.kind in ("category", "text", "number"):
                 continue  # values are found by name
+            if column.names is not None and other.names is not None:
+                check_names(column.name, column.names, other.names)
+                continue
             if (column.kind, column.shape) != (other.kind, other.shape) and "image" not in (column.kind, other.kind):
                 raise InputError(
                     f"column {column.name!r} holds {_described(other)}, where the model was trained on "
@@ -174,8 +185,9 @@ class Signature:
             InputError: naming the row, and the column, of what cannot be used.
         """
         read = self.columns[0].shape if len(self.columns) == 1 else ()
+        named = {each.name: each.names for each in self.columns if each.names is not None}
         return self.preprocess.natural(
-            data, self.names, read=read, mask=mask, check=check, classes=self.classes, masked=self.masked
+            data, self.names, read=read, mask=mask, check=check, classes=self.classes | named, masked=self.masked
         )
 
     def tensor(self, data: Any) -> Tensor:
@@ -201,8 +213,25 @@ def listed(names: Sequence[Any], shown: int = SHOWN) -> str:
     return (f"{text} and {len(names) - shown} more" if len(names) > shown else text) or "none"
 
 
+def check_names(column: str, names: Sequence[str], found: Sequence[str]) -> None:
+    """Whether dimensions of a column are those of the model, in any order; says once which others there are.
+
+    Raises:
+        InputError: naming those that are missing.
+    """
+    there = set(found)
+    if missing := [name for name in names if name not in there]:
+        raise InputError(
+            f"column {column!r} lacks {len(missing)} of the {len(names)} dimensions that the model was trained on: "
+            f"{listed(missing)}",
+            f"dimensions are found by their names; it has {listed(found)}: rename them to the model's",
+        )
+    if others := [name for name in found if name not in set(names)]:
+        rank_zero_info(f"dimensions of column {column!r} that the model does not take are left out: {listed(others)}")
+
+
 def _column(value: Mapping[str, Any]) -> Column:
-    lists = {name: tuple(value[name]) for name in ("shape", "range", "classes") if value.get(name) is not None}
+    lists = {name: tuple(value[name]) for name in ("shape", "range", "classes", "names") if value.get(name) is not None}
     return Column(**{**value, **lists})
 
 

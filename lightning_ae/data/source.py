@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from lightning_ae.data.fingerprint import states
+from lightning_ae.data.memory import read_h5ad, splits_in_memory
 from lightning_ae.errors import InputError
 
 DIGITS = Path(__file__).parent / "digits"
@@ -80,8 +81,10 @@ def _load(path: Any, name: str | None, revision: str | None, streaming: bool) ->
     if isinstance(path, IterableDataset):
         return IterableDatasetDict({"train": path})
     if not isinstance(path, str | os.PathLike):
-        raise InputError(f"path must name a data set or be a Dataset, got {type(path).__name__}")
+        return splits_in_memory(path, name)
     path = os.fspath(path)
+    if path.endswith(".h5ad"):
+        return read_h5ad(path, name)
     if path == "digits":
         # read as it is: small enough for memory, and it needs no cache folder that can be written
         return DatasetDict({s: Dataset(parquet.read_table(DIGITS / f"{s}.parquet")) for s in ("train", "test")})

@@ -152,7 +152,7 @@ class Tabular(Kind):
             if column in self.classes:
                 arrays.append(_numbered(rows[column], self.classes[column], where, first).astype(wide)[:, None])
             else:
-                arrays.append(_numbers(rows[column], wide, where, first, self.missing == "masked"))
+                arrays.append(numbers(rows[column], wide, where, first, self.missing == "masked"))
         own = {values.dtype for values in arrays}
         dtype = own.pop() if len(own) == 1 and own <= COMPACT and self.missing == "refused" else wide
         return np.concatenate(arrays, axis=1, dtype=dtype, casting="unsafe")
@@ -304,7 +304,7 @@ def _numbered(column: pa.ChunkedArray, classes: Sequence[str], where: str, first
     return np.asarray(found.to_numpy())
 
 
-def _numbers(column: pa.ChunkedArray, wide: np.dtype[Any], where: str, first: int, masked: bool) -> np.ndarray:
+def numbers(column: pa.ChunkedArray, wide: np.dtype[Any], where: str, first: int, masked: bool = False) -> np.ndarray:
     """A column of numbers (N, 1), vectors (N, dimensions) or arrays, of which each can be told in the type `wide`.
 
     Args:
@@ -353,7 +353,7 @@ def _numbers(column: pa.ChunkedArray, wide: np.dtype[Any], where: str, first: in
 
 
 def _check_values(values: np.ndarray, wide: np.dtype[Any], where: str, first: int, masked: bool, drop: str) -> None:
-    """Refuses what is not finite, too large, or a whole number that float64 cannot tell; see `_numbers`."""
+    """Refuses what is not finite, too large, or a whole number that float64 cannot tell; see `numbers`."""
     whole = values.dtype.kind in "iu"
     if values.dtype.itemsize < 4 and values.dtype.kind != "f" or values.dtype == bool:
         return
