@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -88,9 +89,11 @@ class CountPreprocess(Preprocess):
         x = vectors(data, names, mask, check)
         if x.shape[1] != self.width:
             raise InputError(f"the data have {x.shape[1]} dimensions, where the model takes {self.width}")
-        if check and x.device.type != "meta":
-            named = [f"column {name!r}" for name in names] if len(names) == self.width else None
-            refuse_uncounted(x.detach().cpu().numpy(), lambda i: named[i] if named else f"column {i}")
+        if check:
+            with suppress(RuntimeError):  # under vmap, or without values, there is nothing to read
+                values = (x.float() if x.dtype == torch.bfloat16 else x).detach().cpu().numpy()
+                known = len(names) == self.width
+                refuse_uncounted(values, lambda i: f"column {names[i]!r}" if known else f"column {i}")
         return x
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import torch
+import xxhash
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
@@ -49,7 +50,9 @@ def splits_in_memory(data: Any, name: str | None = None) -> DatasetDict:
         named = all(isinstance(key, str) and key.lower() in SPLITS for key in data)
         whole = (Mapping, Dataset, pa.Table)
         if named or all(isinstance(each, whole) or _is_frame(each) or _is_anndata(each) for each in data.values()):
+            _say_indices(data.values())
             return DatasetDict({str(split): _rows(each, f"split {split!r}", name) for split, each in data.items()})
+    _say_indices([data])
     return DatasetDict({"train": _rows(data, "path", name)})
 
 
@@ -80,6 +83,7 @@ def _rows(data: Any, what: str, name: str | None) -> Dataset:
     if isinstance(data, Dataset):
         return data
     columns = _columns(data, what, name)
+    what = f"{what}, a {type(data).__name__},"
     if not columns:
         raise InputError(f"{what} has no columns")
     lengths = {column: len(values) for column, (values, _) in columns.items()}
@@ -93,7 +97,17 @@ def _rows(data: Any, what: str, name: str | None) -> Dataset:
     table = pa.table({column: values for column, (values, _) in columns.items()})
     declared = {column: feature for column, (_, feature) in columns.items() if feature is not None}
     features = Features({**Features.from_arrow_schema(table.schema), **declared})
-    return Dataset(table, info=DatasetInfo(features=features))
+    return Dataset(table, info=DatasetInfo(features=features), fingerprint=_fingerprint(table, features))
+
+
+def _fingerprint(table: pa.Table, features: Any) -> str:
+    """As `datasets` makes one of what lies in memory, by its content, but without a copy."""
+    digest = xxhash.xxh3_64(repr(features).encode())
+    for chunk in [chunk for column in table.columns for chunk in column.chunks]:
+        digest.update(f"{chunk.type} {chunk.offset} {len(chunk)}".encode())
+        for buffer in chunk.buffers():
+            digest.update(b"none" if buffer is None or not buffer.size else buffer)
+    return digest.hexdigest()
 
 
 def _columns(data: Any, what: str, name: str | None) -> dict[str, Made]:
@@ -107,8 +121,6 @@ def _columns(data: Any, what: str, name: str | None) -> dict[str, Made]:
             raise InputError(f"{what} is a pair (x, labels), and x has a column 'label' already", "rename it")
         return columns | {"label": _column("label", data[1])}
     if _is_frame(data) or isinstance(data, Mapping | pa.Table) or _fields(data):
-        if hasattr(data, "index") and not isinstance(data, Mapping):
-            _say_index(data.index, what)
         keys = column_keys(data)
         assert keys is not None
         return {column: _column(column, data[key]) for column, key in keys.items()}
@@ -138,12 +150,13 @@ def _fields(data: Any) -> bool:
     return isinstance(data, np.ndarray) and data.dtype.names is not None
 
 
-def _say_index(index: Any, what: str) -> None:
+def _say_indices(frames: Iterable[Any]) -> None:
     """Once, that a pandas index other than the rows' numbers is no column."""
-    if type(index).__name__ != "RangeIndex":
-        names = [str(name) for name in index.names if name is not None]
-        named = f" {listed(names)}" if names else ""
-        rank_zero_info(f"the index{named} of {what} is left out; frame.reset_index() makes columns of it")
+    frames = [each[0] if isinstance(each, tuple) and each else each for each in frames]
+    indices = [each.index for each in frames if _is_frame(each) and hasattr(each, "index")]
+    if named := [index for index in indices if type(index).__name__ != "RangeIndex"]:
+        names = "".join(f" {name!r}" for name in named[0].names if name is not None)
+        rank_zero_info(f"the frame's index{names} is left out; frame.reset_index() makes columns of it")
 
 
 # ---- columns ------------------------------------------------------------------------------------------------------
@@ -189,9 +202,11 @@ def _objects(values: Any, where: str) -> Made:
             raise _mixed(values, where, error) from error
     array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
     if pa.types.is_dictionary(array.type):
-        if hasattr(values, "cat") or "Enum" in str(getattr(values, "dtype", "")):  # polars
+        if hasattr(values, "to_arrow"):
             return _numbered(array.indices, array.dictionary.to_pylist(), where)
         array = array.dictionary_decode()
+    if "view" in str(array.type):  # of newer polars, for which Arrow lacks functions
+        array = array.cast(pa.large_string() if pa.types.is_string_view(array.type) else pa.large_binary())
     if isinstance(array, pa.ExtensionArray) or pa.types.is_interval(array.type):
         raise InputError(
             f"{where} holds {getattr(values, 'dtype', array.type)}, which data sets have no type for",
@@ -256,6 +271,11 @@ def _image_rows(array: np.ndarray, where: str) -> np.ndarray:
     if array.ndim == 3 and shape[2] in (3, 4):
         raise InputError(
             f"{where} has the shape {shape}: one image in colour, or {shape[0]} in grey, {shape[2]} pixels wide", one
+        )
+    if array.ndim == 3 and shape[0] == 3:
+        raise InputError(
+            f"{where} has the shape {shape}, which may be one image in colour, or three in grey",
+            "give several as x[:, None], (N, 1, H, W), one as x[None]",
         )
     if array.ndim == 4 and shape[1] in (1, 3) and shape[3] in (1, 3):
         raise InputError(

@@ -83,7 +83,7 @@ def _load(path: Any, name: str | None, revision: str | None, streaming: bool) ->
     if not isinstance(path, str | os.PathLike):
         return splits_in_memory(path, name)
     path = os.fspath(path)
-    if path.endswith(".h5ad"):
+    if path.lower().endswith(".h5ad"):
         return read_h5ad(path, name)
     if path == "digits":
         # read as it is: small enough for memory, and it needs no cache folder that can be written
