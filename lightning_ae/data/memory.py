@@ -154,7 +154,7 @@ def _say_indices(frames: Iterable[Any]) -> None:
     """Once, that a pandas index other than the rows' numbers is no column."""
     frames = [each[0] if isinstance(each, tuple) and each else each for each in frames]
     indices = [each.index for each in frames if _is_frame(each) and hasattr(each, "index")]
-    if named := [index for index in indices if type(index).__name__ != "RangeIndex"]:
+    if named := [index for index in indices if type(index).__name__ != "RangeIndex" or index.name is not None]:
         names = "".join(f" {name!r}" for name in named[0].names if name is not None)
         rank_zero_info(f"the frame's index{names} is left out; frame.reset_index() makes columns of it")
 

@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from pytorch_lightning.utilities import rank_zero_info
-
 from lightning_ae.config import from_plain, to_plain
 from lightning_ae.errors import InputError
 from lightning_ae.preprocess import Preprocess
@@ -214,7 +212,7 @@ def listed(names: Sequence[Any], shown: int = SHOWN) -> str:
 
 
 def check_names(column: str, names: Sequence[str], found: Sequence[str]) -> None:
-    """Whether dimensions of a column are those of the model, in any order; says once which others there are.
+    """Whether all dimensions of a column that a model takes are there, in any order.
 
     Raises:
         InputError: naming those that are missing.
@@ -226,8 +224,6 @@ def check_names(column: str, names: Sequence[str], found: Sequence[str]) -> None
             f"{listed(missing)}",
             f"dimensions are found by their names; it has {listed(found)}: rename them to the model's",
         )
-    if others := [name for name in found if name not in set(names)]:
-        rank_zero_info(f"dimensions of column {column!r} that the model does not take are left out: {listed(others)}")
 
 
 def _column(value: Mapping[str, Any]) -> Column:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_ae.counts import MOST, CountPreprocess, not_a_count, refuse_uncounted, uncounted
@@ -116,7 +117,10 @@ class Counts(Kind):
         """
         wanted = signature.preprocess
         if not isinstance(wanted, CountPreprocess):
-            raise InputError("the data are read as counts, which the model does not take", "leave kind out")
+            raise InputError(
+                "the data are read as counts, which the model does not take",
+                "leave kind out; instead of sparse rows give a dense array, matrix.toarray()",
+            )
         columns = tuple(signature.names)
         if columns and self.columns is not None and set(self.columns) != set(columns):
             raise InputError(
@@ -148,6 +152,10 @@ class Counts(Kind):
             check_names(columns[0], self._names, own)
             place = {name: i for i, name in enumerate(self._names)}
             places = np.array([place.get(name, -1) for name in own])
+            if others := [name for name in own if name not in place]:
+                rank_zero_info(
+                    f"dimensions of column {columns[0]!r} that the model does not take are left out: {listed(others)}"
+                )
         entries, most = 1, float(MOST)
         if whole:
             table = rows.select_columns(columns).with_format("arrow")

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from torch import Tensor
 
+from lightning_ae.counts import CountPreprocess
 from lightning_ae.data.columns import (
     array_columns,
     category_columns,
@@ -207,13 +208,17 @@ class Tabular(Kind):
         found = {name: classes_of(rows, name, streaming, most) for name in dict.fromkeys(named)}
         return {name: classes for name, classes in found.items() if classes is not None} or None
 
-    def of_signature(self, signature: Signature) -> Tabular:
-        """The model's columns, scaled where the model's input is, with the model's classes.
+    def of_signature(self, signature: Signature) -> Kind:
+        """The model's columns, scaled where the model's input is, with the model's classes; or as counts.
 
         Raises:
             InputError: when the model takes images, or other columns than this kind names.
         """
         wanted = signature.preprocess
+        if isinstance(wanted, CountPreprocess):
+            from lightning_ae.data.kinds.counts import Counts  # which reads numbers as this module does
+
+            return Counts(self.columns).of_signature(signature)
         if not isinstance(wanted, TabularPreprocess):
             raise InputError("the data hold no column of images, where the model takes images", "give kind=Image(...)")
         names = tuple(signature.names)
