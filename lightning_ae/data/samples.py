@@ -416,7 +416,7 @@ class Samples:
         rows = self.splits[name]
         if not self.streaming and len(rows) == 0:
             raise InputError(f"split {name!r} of the data set is empty")
-        if rows.features is None:
+        if rows.info.features is None:  # rows.features would be a copy, of thousands of names too
             raise InputError(
                 f"the stream of {self.path!r} does not say what its columns hold",
                 "give data with declared features (parquet files have them), or streaming=False",
