@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.batches import rows_of
+from lightning_ae.counts import CountPreprocess
 from lightning_ae.data import HFDataModule
 from lightning_ae.data.signature import Signature
 from lightning_ae.errors import InputError
@@ -196,6 +197,8 @@ def _config(name: str, model: Autoencoder) -> Config:
         size = model.input_shape[1:]
         plain = {"kind": "image", "size": list(size), "channels": model.input_shape[0]} | _lists(moments)
     else:
+        if isinstance(preprocess, CountPreprocess):
+            raise InputError("the checkpoint's model takes counts, which entries of the zoo cannot describe yet")
         moments = {"mean": preprocess.mean, "std": preprocess.std} if isinstance(preprocess, TabularPreprocess) else {}
         plain = {"kind": "tabular"} | _lists(moments)
     shape = model.input_shape
