@@ -19,7 +19,7 @@ LAYERS = (
     ("errors", "files", "lazy", "signatures", "strict_yaml"),
     ("registry", "config", "recipes"),
     ("exact",),
-    ("parts", "natural", "preprocess"),
+    ("parts", "natural", "preprocess", "counts"),
     ("architectures", "data"),
     ("training",),
     ("batches", "autoencoder"),

@@ -5,14 +5,15 @@ from typing import TYPE_CHECKING
 from lightning_ae.lazy import lazily
 
 if TYPE_CHECKING:
-    from lightning_ae.data.kinds import Image, Kind, Tabular
+    from lightning_ae.data.kinds import Counts, Image, Kind, Tabular
     from lightning_ae.data.module import HFDataModule
 
-__all__ = ["HFDataModule", "Image", "Kind", "Tabular"]
+__all__ = ["Counts", "HFDataModule", "Image", "Kind", "Tabular"]
 
 __getattr__, __dir__ = lazily(
     __name__,
     {
+        "Counts": "lightning_ae.data.kinds",
         "HFDataModule": "lightning_ae.data.module",
         "Image": "lightning_ae.data.kinds",
         "Kind": "lightning_ae.data.kinds",

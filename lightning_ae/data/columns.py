@@ -78,7 +78,8 @@ def choose(
     for name, feature in features.items():
         if name != label:
             looks = _looks(name, feature, features)
-            able = name in known and known[name].kind in ("image", "number", "vector") and not is_array(feature)
+            wide = is_array(feature) or is_sparse(feature)
+            able = name in known and known[name].kind in ("image", "number", "vector") and not wide
             why[name] = "" if name in named else looks or ("" if able else _what(feature))
     if chosen is not None:
         taken = tuple(chosen)
@@ -124,6 +125,9 @@ def describe(features: Features) -> dict[str, Column]:
             found[name] = Column(name, "number", str(schema.field(name).type))
         elif _is_vector(feature) or is_array(feature):
             found[name] = Column(name, "vector", str(schema.field(name).type))
+        elif is_sparse(feature):
+            width, names = dimensions(feature)
+            found[name] = Column(name, "vector", str(schema.field(name).type), (width,), names=names)
         elif is_text(feature):
             found[name] = Column(name, "text", str(schema.field(name).type))
         elif _dtype(feature).startswith(_DATES):
@@ -149,6 +153,11 @@ def vector_columns(features: Features) -> list[str]:
 def array_columns(features: Features) -> list[str]:
     """The columns that hold an array of numbers of two or more dimensions each, or nested lists of them."""
     return [name for name, feature in features.items() if is_array(feature)]
+
+
+def sparse_columns(features: Features) -> list[str]:
+    """The columns that hold sparse rows; see `lightning_ae.data.memory.sparse_column`."""
+    return [name for name, feature in features.items() if is_sparse(feature)]
 
 
 def value_columns(features: Features) -> list[str]:
@@ -203,6 +212,21 @@ def is_array(feature: Any) -> bool:
     return type(feature).__name__ in _LISTS and (_is_vector(inner) or is_array(inner))
 
 
+def is_sparse(feature: Any) -> bool:
+    """Whether a column holds sparse rows: lists of dimensions, which are classes, and of their values."""
+    if not isinstance(feature, dict) or set(feature) != {"indices", "values"}:
+        return False
+    indices, values = feature["indices"], feature["values"]
+    listed = all(type(each).__name__ in _LISTS for each in (indices, values))
+    return listed and type(indices.feature).__name__ == "ClassLabel" and _is_number(values.feature)
+
+
+def dimensions(feature: Any) -> tuple[int, tuple[str, ...] | None]:
+    """How many dimensions sparse rows have, and their names, None where they are but numbers."""
+    names = tuple(feature["indices"].feature.names)
+    return len(names), None if names == tuple(map(str, range(len(names)))) else names
+
+
 def reasons(left_out: Mapping[str, str]) -> str:
     """Columns in a message, each with why it was left out: those named by themselves first."""
     order = sorted(left_out, key=lambda name: left_out[name] not in LOOKS)
@@ -249,7 +273,7 @@ def _what(feature: Any) -> str:
     if name.startswith("Array"):
         return f"arrays of shape {tuple(feature.shape)}"
     if isinstance(feature, dict):
-        return "a struct"
+        return "sparse rows" if is_sparse(feature) else "a struct"
     if name == "Image":
         return "images"
     if name != "Value":

@@ -102,7 +102,8 @@ class OnTheFly:
         numbers: np.ndarray | None = None,
         seed: int | None = None,
     ) -> None:
-        self.kind, self.split, self.columns, self.key, self.beside = kind, split, columns, key, beside
+        self.kind, self.split = kind.of_split(rows, columns, whole=False), split
+        self.columns, self.key, self.beside = columns, key, beside
         self.numbers, self.seed = numbers, seed
         self.rows = rows.select_columns([*columns, *beside.names]).with_format("arrow")
 

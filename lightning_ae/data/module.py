@@ -46,12 +46,16 @@ class HFDataModule(Samples, pl.LightningDataModule):
 
     Args:
         path: a data set's id on the hub; a local folder of images, parquet, CSV, JSON lines or Arrow files, or what
-            `save_to_disk` wrote; a single file of those tables, of numpy's arrays (.npy, .npz: columns by name), or a
-            zip file of images or tables; "digits" or "fashion" (embedded); or a `datasets.Dataset` or `DatasetDict`.
-            Folders of images name their classes. A folder that would be read in part only is refused.
-        name: the configuration, of a data set on the hub that has several.
+            `save_to_disk` wrote; a single file of those tables, of numpy's arrays (.npy, .npz: columns by name), an
+            .h5ad file, or a zip file of images or tables; "digits" or "fashion" (embedded); a `datasets.Dataset` or
+            `DatasetDict`; or what else lies in memory: a pandas or polars frame, a dict of columns, an array or a
+            tensor, a pair (x, labels), a sparse matrix, an AnnData, or a dict of splits of these (see
+            `lightning_ae.data.memory`). Folders of images name their classes. A folder that would be read in part only
+            is refused, and at once what cannot be used of what lies in memory.
+        name: the configuration, of a data set on the hub that has several; the layer, or "raw", of an AnnData.
         revision: the revision on the hub.
-        kind: how samples are read, `Image(...)` or `Tabular(...)`; by default as the data set's features suggest.
+        kind: how samples are read, `Image(...)`, `Tabular(...)` or `Counts(...)`; by default as the data set's
+            features suggest.
         label: the column of labels; by default the only column of classes, or one named label, labels, target, class
             or y, in any case.
         train_split: the split to train on.
@@ -121,6 +125,8 @@ class HFDataModule(Samples, pl.LightningDataModule):
         self._identity: Identity | None = None
         self._stream: Stream | None = None  # that trains
         self._counted: int | None = None  # its samples, as a checkpoint has them
+        if not isinstance(path, str | os.PathLike) and not streaming:  # what lies in memory shows at once
+            _ = self.input_columns
 
     # ---- what the data are --------------------------------------------------------------------------------------
 

@@ -274,12 +274,13 @@ class Samples:
         frozen = frozen and kind.frozen is not None
         if (name, frozen) in self._arrays:
             return self._arrays[name, frozen]
+        check_columns(self.input_columns, rows.features)
+        kind = kind.of_split(rows, self.input_columns, whole=True)
         about = fingerprint(kind, rows, self.input_columns) if self.cache == "disk" else {}
         if frozen:
             about |= {"frozen": kind.frozen, "seed": self.split_seed}
             chunks = self._frozen(name)
         else:
-            check_columns(self.input_columns, rows.features)
             chunks = decode_chunks(kind, rows, self.input_columns, name)
         if self.cache == "disk":
             title = f"{self.path if isinstance(self.path, str) else 'a data set in memory'}, {name}"
@@ -288,7 +289,7 @@ class Samples:
             array = in_memory(len(rows), chunks)
         samples = torch.from_numpy(array)
         for (other, _), known in self._arrays.items():
-            if known.shape[1:] != samples.shape[1:]:
+            if known.shape[1:] != samples.shape[1:] and not kind.padded:
                 raise InputError(
                     f"samples of split {name!r} have the shape {tuple(samples.shape[1:])}, those of split "
                     f"{other!r} {tuple(known.shape[1:])}",
@@ -305,10 +306,10 @@ class Samples:
     def _chunks(self) -> Iterator[Tensor]:
         """Samples of the training split; of any that is open, where they will do."""
         if self.streaming or self.cache == "none":
-            kind, rows = self._kind(), self._rows_of(self.train_split)
-            numbers = self._part("train")[1] if kind.fitted and not self.streaming else None
+            rows = self._rows_of(self.train_split)
+            numbers = self._part("train")[1] if self._kind().fitted and not self.streaming else None
             rows = (rows if numbers is None else rows.select(numbers)).select_columns(self.input_columns)
-            first = 0
+            kind, first = self._kind().of_split(rows, self.input_columns, whole=False), 0
             for table in rows.with_format("arrow").iter(256):
                 own = (
                     range(first, first + len(table))
@@ -349,7 +350,8 @@ class Samples:
             if wanted.scales:
                 rank_zero_info("the data are scaled by the statistics of the model's training data")
             return
-        assert isinstance(wanted, ImagePreprocess)
+        if not isinstance(wanted, ImagePreprocess):
+            return
         if getattr(self._kind(), "binarize", wanted.binarize) != wanted.binarize:
             rank_zero_info(f"images are binarised ({wanted.binarize}), as those were that the model was trained on")
         columns = [describe(self._rows_of(self._typical).features)[name] for name in self.input_columns]
@@ -465,7 +467,7 @@ class Samples:
         rows = self.splits[name]
         if not self.streaming and len(rows) == 0:
             raise InputError(f"split {name!r} of the data set is empty")
-        if rows.features is None:
+        if rows.info.features is None:  # rows.features would be a copy, of thousands of names too
             raise InputError(
                 f"the stream of {self.path!r} does not say what its columns hold",
                 "give data with declared features (parquet files have them), or streaming=False",

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,6 +36,7 @@ class Column:
         range: the closed interval of natural units in which values lie, of what has one: (0, 255) for bytes.
         classes: their names, in the order of their numbers.
         missing: what becomes of missing values: "masked" are zero in the model's input, and do not count in its loss.
+        names: of a vector's dimensions, where they have some, as genes have.
     """
 
     name: str
@@ -45,6 +46,11 @@ class Column:
     range: tuple[float, float] | None = None
     classes: tuple[str, ...] | None = None
     missing: Literal["refused", "masked"] = "refused"
+    names: tuple[str, ...] | None = field(default=None, repr=False)
+
+    def plain(self) -> dict[str, Any]:
+        """Its fields, from which it is made again; `names` only where there are some."""
+        return {name: value for name, value in asdict(self).items() if name != "names" or value is not None}
 
 
 @dataclass(frozen=True)
@@ -92,11 +98,12 @@ class Signature:
         """Numbers, texts, lists and dicts, from which `from_plain` makes it again."""
         preprocess = to_plain(self.preprocess, "preprocess")
         if self.version == 1:
-            preprocess["init_args"].pop("binarize", None)  # so that its hash is what it was
+            for later in ("binarize", "knots"):
+                preprocess["init_args"].pop(later, None)  # so that its hash is what it was
         return {
             "version": self.version,
-            "columns": [to_plain(asdict(column), "columns") for column in self.columns],
-            "label": None if self.label is None else to_plain(asdict(self.label), "label"),
+            "columns": [to_plain(column.plain(), "columns") for column in self.columns],
+            "label": None if self.label is None else to_plain(self.label.plain(), "label"),
             "preprocess": preprocess,
             "support": None if self.support is None else [None if math.isinf(v) else float(v) for v in self.support],
         }
@@ -151,6 +158,9 @@ class Signature:
             other = found[column.name]
             if column.kind == "category" and other.kind in ("category", "text", "number"):
                 continue  # values are found by name
+            if column.names is not None and other.names is not None:
+                check_names(column.name, column.names, other.names)
+                continue
             if (column.kind, column.shape) != (other.kind, other.shape) and "image" not in (column.kind, other.kind):
                 raise InputError(
                     f"column {column.name!r} holds {_described(other)}, where the model was trained on "
@@ -177,8 +187,9 @@ class Signature:
             InputError: naming the row, and the column, of what cannot be used.
         """
         read = self.columns[0].shape if len(self.columns) == 1 else ()
+        named = {each.name: each.names for each in self.columns if each.names is not None}
         return self.preprocess.natural(
-            data, self.names, read=read, mask=mask, check=check, classes=self.classes, masked=self.masked
+            data, self.names, read=read, mask=mask, check=check, classes=self.classes | named, masked=self.masked
         )
 
     def tensor(self, data: Any) -> Tensor:
@@ -204,8 +215,23 @@ def listed(names: Sequence[Any], shown: int = SHOWN) -> str:
     return (f"{text} and {len(names) - shown} more" if len(names) > shown else text) or "none"
 
 
+def check_names(column: str, names: Sequence[str], found: Sequence[str]) -> None:
+    """Whether all dimensions of a column that a model takes are there, in any order.
+
+    Raises:
+        InputError: naming those that are missing.
+    """
+    there = set(found)
+    if missing := [name for name in names if name not in there]:
+        raise InputError(
+            f"column {column!r} lacks {len(missing)} of the {len(names)} dimensions that the model was trained on: "
+            f"{listed(missing)}",
+            f"dimensions are found by their names; it has {listed(found)}: rename them to the model's",
+        )
+
+
 def _column(value: Mapping[str, Any]) -> Column:
-    lists = {name: tuple(value[name]) for name in ("shape", "range", "classes") if value.get(name) is not None}
+    lists = {name: tuple(value[name]) for name in ("shape", "range", "classes", "names") if value.get(name) is not None}
     return Column(**{**value, **lists})
 
 

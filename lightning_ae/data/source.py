@@ -11,6 +11,7 @@ from typing import Any
 from pytorch_lightning.utilities import rank_zero_warn
 
 from lightning_ae.data.local import ARCHIVES, ARRAYS, READERS, first_line, read_file, read_folder
+from lightning_ae.data.memory import read_h5ad, splits_in_memory
 from lightning_ae.errors import InputError
 
 EMBEDDED = ("digits", "fashion")  # each a folder beside this file
@@ -75,8 +76,10 @@ def _load(path: Any, name: str | None, revision: str | None, streaming: bool) ->
     if isinstance(path, IterableDataset):
         return IterableDatasetDict({"train": path})
     if not isinstance(path, str | os.PathLike):
-        raise InputError(f"path must name a data set or be a Dataset, got {type(path).__name__}")
+        return splits_in_memory(path, name)
     path = os.fspath(path)
+    if path.lower().endswith(".h5ad"):
+        return read_h5ad(path, name)
     if path in EMBEDDED:
         # read as it is: small enough for memory, and it needs no cache folder that can be written
         if os.path.isdir(path):

@@ -242,8 +242,8 @@ VECTORS = [[1.0, 2.0]] * 9
     ],
 )
 def test_refused(rows: Any, options: dict[str, Any], words: str) -> None:
-    data = HFDataModule(rows(), val_fraction=0, **options)
     with pytest.raises(InputError, match=words):  # noqa: PT012  a batch shows what setup cannot know
+        data = HFDataModule(rows(), val_fraction=0, **options)
         data.setup("fit")
         whole(data, "train")
 

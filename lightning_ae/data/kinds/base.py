@@ -75,6 +75,21 @@ class Kind(Configurable):
         """
         return self
 
+    def of_split(self, rows: Any, columns: list[str], whole: bool) -> Kind:
+        """This kind with what it must know of a split before the first of its rows is decoded.
+
+        Args:
+            rows: of the split.
+            columns: those that make the input.
+            whole: whether its samples become one array, and rows may be passed over.
+        """
+        return self
+
+    @property
+    def padded(self) -> bool:
+        """Whether samples are as wide as their split needs, and become the model's shape in its preprocessing."""
+        return False
+
     @property
     def classes(self) -> dict[str, tuple[str, ...]]:
         """The classes of each column of categories, once they are known."""

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from torch import Tensor
 
+from lightning_ae.counts import CountPreprocess
 from lightning_ae.data.columns import (
     array_columns,
     category_columns,
@@ -152,7 +153,7 @@ class Tabular(Kind):
             if column in self.classes:
                 arrays.append(_numbered(rows[column], self.classes[column], where, first).astype(wide)[:, None])
             else:
-                arrays.append(_numbers(rows[column], wide, where, first, self.missing == "masked"))
+                arrays.append(numbers(rows[column], wide, where, first, self.missing == "masked"))
         own = {values.dtype for values in arrays}
         dtype = own.pop() if len(own) == 1 and own <= COMPACT and self.missing == "refused" else wide
         return np.concatenate(arrays, axis=1, dtype=dtype, casting="unsafe")
@@ -209,13 +210,17 @@ class Tabular(Kind):
         found = {name: classes_of(rows, name, streaming, most) for name in dict.fromkeys(named)}
         return {name: classes for name, classes in found.items() if classes is not None} or None
 
-    def of_signature(self, signature: Signature) -> Tabular:
-        """The model's columns, scaled where the model's input is, with the model's classes.
+    def of_signature(self, signature: Signature) -> Kind:
+        """The model's columns, scaled where the model's input is, with the model's classes; or as counts.
 
         Raises:
             InputError: when the model takes images, or other columns than this kind names.
         """
         wanted = signature.preprocess
+        if isinstance(wanted, CountPreprocess):
+            from lightning_ae.data.kinds.counts import Counts  # which reads numbers as this module does
+
+            return Counts(self.columns).of_signature(signature)
         if not isinstance(wanted, TabularPreprocess):
             raise InputError("the data hold no column of images, where the model takes images", "give kind=Image(...)")
         names = tuple(signature.names)
@@ -316,7 +321,7 @@ def _numbered(column: pa.ChunkedArray, classes: Sequence[str], where: str, first
     return np.asarray(found.to_numpy())
 
 
-def _numbers(column: pa.ChunkedArray, wide: np.dtype[Any], where: str, first: int, masked: bool) -> np.ndarray:
+def numbers(column: pa.ChunkedArray, wide: np.dtype[Any], where: str, first: int, masked: bool = False) -> np.ndarray:
     """A column of numbers (N, 1), vectors (N, dimensions) or arrays, of which each can be told in the type `wide`.
 
     Args:
@@ -365,7 +370,7 @@ def _numbers(column: pa.ChunkedArray, wide: np.dtype[Any], where: str, first: in
 
 
 def _check_values(values: np.ndarray, wide: np.dtype[Any], where: str, first: int, masked: bool, drop: str) -> None:
-    """Refuses what is not finite, too large, or a whole number that float64 cannot tell; see `_numbers`."""
+    """Refuses what is not finite, too large, or a whole number that float64 cannot tell; see `numbers`."""
     whole = values.dtype.kind in "iu"
     if values.dtype.itemsize < 4 and values.dtype.kind != "f" or values.dtype == bool:
         return

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.batches import rows_of
+from lightning_ae.counts import CountPreprocess
 from lightning_ae.data import HFDataModule
 from lightning_ae.data.signature import Signature
 from lightning_ae.errors import InputError
@@ -202,6 +203,8 @@ def _config(name: str, model: Autoencoder) -> Config:
         plain = {"kind": "image", "size": size, "channels": model.input_shape[0], "binarize": binarize}
         plain |= _lists(moments)
     else:
+        if isinstance(preprocess, CountPreprocess):
+            raise InputError("the checkpoint's model takes counts, which entries of the zoo cannot describe yet")
         moments = {"mean": preprocess.mean, "std": preprocess.std} if isinstance(preprocess, TabularPreprocess) else {}
         plain = {"kind": "tabular"} | _lists(moments)
     shape = model.input_shape
