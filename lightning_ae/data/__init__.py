@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 from lightning_ae.lazy import lazily
 
 if TYPE_CHECKING:
-    from lightning_ae.data.kinds import Image, Kind, Tabular
+    from lightning_ae.data.kinds import Image, Kind, Sequence, Tabular
     from lightning_ae.data.module import HFDataModule
 
-__all__ = ["HFDataModule", "Image", "Kind", "Tabular"]
+__all__ = ["HFDataModule", "Image", "Kind", "Sequence", "Tabular"]
 
 __getattr__, __dir__ = lazily(
     __name__,
@@ -16,6 +16,7 @@ __getattr__, __dir__ = lazily(
         "HFDataModule": "lightning_ae.data.module",
         "Image": "lightning_ae.data.kinds",
         "Kind": "lightning_ae.data.kinds",
+        "Sequence": "lightning_ae.data.kinds",
         "Tabular": "lightning_ae.data.kinds",
     },
 )

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 from lightning_ae.data.columns import image_columns
 from lightning_ae.data.kinds.base import Kind
 from lightning_ae.data.kinds.image import Image
+from lightning_ae.data.kinds.sequence import Sequence
 from lightning_ae.data.kinds.tabular import Tabular
 
 if TYPE_CHECKING:
     from datasets import Features
 
-__all__ = ["Image", "Kind", "Tabular", "kind_of"]
+__all__ = ["Image", "Kind", "Sequence", "Tabular", "kind_of"]
 
 
 def kind_of(features: Features) -> Kind:
