@@ -127,7 +127,7 @@ def _held_out(data: HFDataModule) -> dict[str, Any]:
     found: dict[str, Any] = {"val_fraction": how.val, "test_fraction": how.test}
     found |= {"split_by": how.by, "split_time": how.time}
     found["split_seed"] = how.seed if (how.val or how.test) and how.drawn else None
-    if how.by is not None or not how.drawn:
+    if (how.val or how.test) and (how.by is not None or not how.drawn):
         digest = xxhash.xxh3_64()
         for numbers in data.parts.values():
             digest.update(numbers.astype(np.int64).tobytes() + b"|")

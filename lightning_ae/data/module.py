@@ -317,6 +317,7 @@ class HFDataModule(Samples, pl.LightningDataModule):
         for split in needed.get(str(stage), []):
             if split != "val" or self._validates:
                 name, _ = self._part(split)
+                self._windows(split)
                 self._array(name, frozen=split != "train" or self._kind().trains_frozen)
 
     def _evaluation_loader(self, split: str) -> BatchLoader | StreamLoader:
