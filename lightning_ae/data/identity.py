@@ -69,6 +69,8 @@ def identity(data: HFDataModule, samples: int | None) -> Identity:
     }
     if isinstance(data.own_preprocess, TabularPreprocess) and kind.fitted:
         reading["statistics"] = _statistics(data.own_preprocess)
+    if (windows := None if data.streaming else data.windows("train")) is not None:  # other columns' values cut them
+        reading["rows of the windows"] = xxhash.xxh3_64(windows.first.astype(np.int64).tobytes()).hexdigest()
     if kind.frozen is not None and kind.trains_frozen:
         reading["split_seed of what is drawn once"] = int(data.split_seed)
     order = {"batch_size": data.batch_size, "drop_last": bool(data.drop_last), "streaming": bool(data.streaming)}

@@ -177,7 +177,7 @@ class HFDataModule(Samples, pl.LightningDataModule):
             return None
         name, rows = self._part(split)
         position = self._orders[split].position(batch, row)
-        if (windows := self._windows(split)) is not None:
+        if (windows := self.windows(split)) is not None:
             first, last = int(windows.first[position]), int(windows.last[position])
             return f"window {position}, from row {first} to row {last} of split {name!r},"
         return f"row {position if rows is None else int(rows[position])} of split {name!r}"
@@ -317,7 +317,7 @@ class HFDataModule(Samples, pl.LightningDataModule):
         for split in needed.get(str(stage), []):
             if split != "val" or self._validates:
                 name, _ = self._part(split)
-                self._windows(split)
+                self.windows(split)
                 self._array(name, frozen=split != "train" or self._kind().trains_frozen)
 
     def _evaluation_loader(self, split: str) -> BatchLoader | StreamLoader:
@@ -347,7 +347,7 @@ class HFDataModule(Samples, pl.LightningDataModule):
             "natural": True,
         }
         name, rows = self._part(split)
-        windows = None if self.streaming else self._windows(split)
+        windows = None if self.streaming else self.windows(split)
         if windows is not None:
             rows = windows.rows
         frozen = self._kind().frozen is not None and (not training or self._kind().trains_frozen)

@@ -190,7 +190,7 @@ class Samples:
         folder, where images are files. Of windows "window" counts them, and "row" is the first one's number.
         """
         name, rows = self._part(split)
-        if (windows := self._windows(split)) is not None:
+        if (windows := self.windows(split)) is not None:
             return {"window": np.arange(len(windows.starts)), "row": windows.first}
         found: dict[str, Any] = {"row": np.arange(len(self._rows_of(name))) if rows is None else rows}
         images = [column for column in self.input_columns if column in image_columns(self._rows_of(name).features)]
@@ -354,6 +354,13 @@ class Samples:
             return
         self._said, kind = True, self._kind()
         choice = choose(self._rows_of(self._typical).features, self.label, self.input_columns)
+        divides = {
+            self.split_by: "groups",
+            getattr(kind, "group", None): "series",
+            getattr(kind, "time", None): "times",
+        }
+        said = {name: divides.get(name, reason) for name, reason in choice.left_out.items()}
+        choice = replace(choice, left_out=said)
         names = self.class_names
         classes = "" if names is None else f"{len(names)} classes: {listed(names)}"
         if self.has_classes and not self.streaming and (without := int((self._labels_of(self._typical) < 0).sum())):
@@ -482,7 +489,7 @@ class Samples:
             )
         return self.train_split, parts[split]
 
-    def _windows(self, split: str) -> Windows | None:
+    def windows(self, split: str) -> Windows | None:
         """The windows that are samples of "train", "val" or "test"; None where each row is one."""
         name, rows = self._part(split)
         made = split, name, self.division
@@ -493,7 +500,7 @@ class Samples:
     def _samples_of(self, split: str) -> tuple[str, np.ndarray | None]:
         """As `_part`, but of windows the last row of each, whose label it has."""
         name, rows = self._part(split)
-        windows = self._windows(split)
+        windows = self.windows(split)
         return name, rows if windows is None else windows.last
 
     @property

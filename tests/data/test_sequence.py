@@ -16,6 +16,7 @@ from lightning_ae import VAE, HFDataModule, InputError, load_model
 from lightning_ae.data import Sequence
 from lightning_ae.data.loader import Order
 from lightning_ae.preprocess import SequencePreprocess
+from lightning_ae.zoo.publishing.entry import _config
 
 RNG = np.random.default_rng(0)
 LENGTH, STRIDE = 5, 2
@@ -210,6 +211,8 @@ def test_a_trained_model_takes_its_sequences(tmp_path: Any) -> None:
     loaded = load_model(tmp_path / "model.ckpt")
     assert isinstance(loaded.signature.preprocess, SequencePreprocess)
     assert loaded.signature.names == ["u", "v"]
+    published = _config("vae_mlp.machines_v1", loaded).preprocess.build()
+    assert published == data.signature.preprocess == loaded.signature.preprocess
     x = next(data.batches("train"))
     rows = directly(FRAME)[0]
     expected = loaded.pool(loaded.encode(x["x"][:1], mask=x["mask"][:1]))
