@@ -310,15 +310,16 @@ class HFDataModule(Samples, pl.LightningDataModule):
         return self.val_split is not None or self.val_fraction > 0
 
     def _prepare(self, stage: str | None) -> None:
-        if self.streaming or self.cache == "none":
-            return
+        decoded = not self.streaming and self.cache != "none"
         needed = {"fit": ["train", "val"], "validate": ["val"], "test": ["test"], "predict": ["test"]}
         stage = getattr(stage, "value", stage)  # Lightning's own are of an enum, whose str() is another
-        for split in needed.get(str(stage), []):
-            if split != "val" or self._validates:
-                name, _ = self._part(split)
-                self.windows(split)
-                self._array(name, frozen=split != "train" or self._kind().trains_frozen)
+        splits = [split for split in needed.get(str(stage), []) if split != "val" or self._validates]
+        for split in splits:
+            _ = self._part(split)
+        self._say_parts()
+        for split in splits if decoded else []:
+            self.windows(split)
+            self._array(self._part(split)[0], frozen=split != "train" or self._kind().trains_frozen)
 
     def _evaluation_loader(self, split: str) -> BatchLoader | StreamLoader:
         if self.trainer is None:

@@ -70,6 +70,7 @@ class Samples:
         self._own: Preprocess | None = None
         self._reading: Kind | None = None  # the kind, as that model asks for
         self._parts: tuple[Division, Parts] | None = None  # of the training split
+        self._how_divided: str | None = None  # in words that are not said yet
         self._cut: dict[tuple[str, str, Division], Windows | None] = {}  # by part
         self._settled = False  # the kind, by what the data set says of itself
         self._said = False  # which columns were chosen
@@ -376,6 +377,12 @@ class Samples:
                 f"kind={type(kind).__name__}(scaling='standard'), which centres them in float64 first"
             )
 
+    def _say_parts(self) -> None:
+        """Once, which rows of the training split train, validate and test, where it is divided."""
+        if self._how_divided is not None:
+            rank_zero_info(self._how_divided)
+            self._how_divided = None
+
     @cached_property  # every batch asks for it
     def _label(self) -> Column | None:
         """The column of labels, with its classes as batches number them."""
@@ -519,13 +526,12 @@ class Samples:
 
     @property
     def parts(self) -> Parts:
-        """The rows of each part of the training split; says once which they are."""
+        """The rows of each part of the training split."""
         how = self.division
         if self._parts is None or self._parts[0] != how:
             rows, name = self._rows_of(self.train_split), self.train_split
             parts, said = how.of(rows, name, self._kind().series(rows, name) if how.ends else None)
-            rank_zero_info(said)
-            self._parts = how, parts
+            self._parts, self._how_divided = (how, parts), said
         return self._parts[1]
 
     def _declared(self, name: str) -> int | None:

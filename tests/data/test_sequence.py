@@ -110,6 +110,7 @@ def test_how_many_rows_lie_in_no_window_is_said(stride: int, caplog: pytest.LogC
 def test_no_window_lies_in_two_splits(options: Any, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         data = module(**{"val_fraction": 0.4, **options})
+        data.setup("fit")
         found = {split: gathered(data, split) for split in ("train", "val")}
     if not options:  # the last of each
         held = [row for m, n in MACHINES.items() for row in FRAME.index[FRAME["m"] == m][n - round(0.4 * n) :]]

@@ -105,7 +105,9 @@ def test_a_module_divides_by_time(column: str, caplog: pytest.LogCaptureFixture)
     start = dt.datetime(2024, 5, 1, tzinfo=dt.timezone.utc)
     when = [start + dt.timedelta(minutes=int(day)) for day in DAYS]
     with caplog.at_level(logging.INFO):
-        found = rows(data(TABLE | {"when": when}, split_time=column, val_fraction=0.1, test_fraction=0.1))
+        module = data(TABLE | {"when": when}, split_time=column, val_fraction=0.1, test_fraction=0.1)
+        module.setup("fit")
+    found = rows(module)
     assert DAYS[found["train"]].max() == 47
     assert sorted(DAYS[found["val"]]) == list(range(48, 54))
     assert sorted(DAYS[found["test"]]) == list(range(54, 60))
