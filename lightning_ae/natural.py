@@ -279,6 +279,67 @@ def vectors(
     return x
 
 
+def sequences(
+    data: Any,
+    names: Sequence[str] = (),
+    length: int | None = None,
+    layout: str = "NCL",
+    mask: Tensor | None = None,
+    check: bool = True,
+    masked: bool = False,
+) -> Tensor:
+    """Sequences (B, channels, length) of any form, in their own type.
+
+    Args:
+        data: see `SequencePreprocess.natural`.
+        names: the columns that the model takes, in its order, where they are known.
+        length: of a sample that is so many rows of a table; None of ready samples.
+        layout: of arrays, "NCL" or "NLC".
+        mask: true where a value is known, (B, channels, length); the others become zero.
+        check: whether NaN and infinite values are looked for.
+        masked: whether values may be missing, and are NaN then.
+
+    Raises:
+        InputError: naming the column that is missing, or row, channel and step of what is no number.
+    """
+    keys = column_keys(data)
+    if keys is None:
+        x = tensor_of(data)
+        x = (
+            x[:, None]
+            if x.ndim == 2 and len(names) <= 1
+            else x.transpose(1, 2)
+            if layout == "NLC" and x.ndim == 3
+            else x
+        )
+    elif length is not None:
+        x = vectors(data, names, check=False).T[None]
+        if x.shape[2] != length:
+            raise InputError(
+                f"the data have {x.shape[2]} rows, where a sample of the model is {length} in a line",
+                "give one window, or arrays (B, channels, length); HFDataModule cuts windows from longer series",
+            )
+    else:
+        columns = [tensor_of(_listed_values(data[keys[name]])) for name in taken(keys, names or list(keys))]
+        if len(columns) == 1 and columns[0].ndim == 3:
+            return sequences(columns[0], (), None, layout, mask, check, masked)
+        x = torch.stack([*columns], dim=1)
+    if x.ndim != 3:
+        wanted = "(B, length, channels)" if layout == "NLC" else "(B, channels, length)"
+        raise InputError(f"sequences must have the shape {wanted}, got {tuple(x.shape)}", "give one as [sequence]")
+    x = filled(x, mask)
+
+    def where(place: tuple[int, ...]) -> str:
+        named = len(names) == x.shape[1]
+        return f"{f'column {names[place[0]]!r}' if named else f'channel {place[0]}'}, step {place[1]}"
+
+    if check and x.is_floating_point():
+        largest = torch.finfo(x.dtype).max
+        looked_at = x.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf) if masked else x
+        refuse_outside(looked_at, -largest, largest, where, "drop or fill missing values first")
+    return x
+
+
 def column_keys(data: Any) -> dict[str, Any] | None:
     """The columns of a data frame, a dict or a structured array: what it calls each, by its name as text.
 
@@ -414,6 +475,11 @@ def _column(values: Any, name: str, classes: Sequence[str] | None = None) -> np.
     if found.ndim not in (1, 2):
         raise InputError(f"column {name!r} has the shape {found.shape}, where columns hold numbers or vectors")
     return found[:, None] if found.ndim == 1 else found
+
+
+def _listed_values(values: Any) -> Any:
+    """A column of arrays as what `tensor_of` takes."""
+    return values.to_list() if hasattr(values, "to_list") else values
 
 
 def _numbers_of(values: Any, name: str, classes: Sequence[str]) -> np.ndarray:

@@ -23,6 +23,7 @@ from lightning_ae.natural import (
     image_of,
     image_units,
     is_array,
+    sequences,
     taken,
     vectors,
     warn_if_dark,
@@ -289,6 +290,51 @@ class TabularPreprocess(Preprocess):
     def inverse(self, x: Tensor) -> Tensor:
         """The model's units to natural ones; by `knots`, values beyond the ends are the ends."""
         return _unstandardize(x if self.knots is None else _natural(x, self.knots), self.mean, self.std)
+
+
+@dataclass(frozen=True)
+class SequencePreprocess(TabularPreprocess):
+    """Sequences (B, channels, length), scaled channel by channel; NaN stays NaN.
+
+    Args:
+        mean: subtracted from each channel, or none.
+        std: divides each channel after that, or none.
+        knots: see `TabularPreprocess`.
+        length: of a sample that is so many rows of a table, whose columns are the channels; none of ready samples.
+        layout: of arrays of ready samples, "NCL", (B, channels, length), or "NLC", (B, length, channels); none of
+            columns that are a channel each, whose arrays are (B, channels, length).
+    """
+
+    length: int | None = None
+    layout: Literal["NCL", "NLC"] | None = None
+
+    def natural(
+        self,
+        data: Any,
+        names: Sequence[str] = (),
+        *,
+        read: tuple[int, ...] = (),
+        mask: Tensor | None = None,
+        check: bool = True,
+        classes: Mapping[str, Sequence[str]] = MappingProxyType({}),
+        masked: bool = False,
+    ) -> Tensor:
+        """Sequences of any form as a tensor (B, channels, length).
+
+        Args:
+            data: an array, nested lists or a tensor, (B, channels, length) or as `layout` says, of one channel also
+                (B, length); or a data frame or a dict of columns by their names, of ready samples those that hold
+                them, else `length` rows that are one.
+            names: of the columns, where they are known.
+            read: see `Preprocess.natural`, as are the others.
+            mask: true where a value is known, (B, channels, length).
+            check: whether floats are looked at.
+
+        Raises:
+            InputError: on another shape, for a column that is missing, or naming row, channel and step of what is no
+                finite number.
+        """
+        return sequences(data, names, self.length, self.layout or "NCL", mask, check, masked)
 
 
 def _joined(images: Sequence[Tensor]) -> Tensor:

@@ -43,6 +43,8 @@ def data_of(model: Autoencoder, checkpoint: str, path: str | None) -> HFDataModu
         raise InputError(f"{checkpoint!r} does not say what it was trained on", "give path, the data set to use")
     config = config or {"class_path": "lightning_ae.data.HFDataModule", "init_args": {}}
     data = HFDataModule.from_config(config, **({"path": path} if path else {}))
+    if path:
+        _take_splits(data)
     if not any(data.has(split) for split in ("train", "val", "test")) and len(data.splits) == 1:
         (data.test_split,) = data.splits
         rank_zero_info(f"the data have one split, {data.test_split!r}, which is taken for test")
@@ -50,6 +52,19 @@ def data_of(model: Autoencoder, checkpoint: str, path: str | None) -> HFDataModu
         data.use_signature(model.signature)
     model.use_columns_of(data)
     return data
+
+
+def _take_splits(data: HFDataModule) -> None:
+    """Leaves other data than the model's as they are where they have a test split, or cannot be divided as its were."""
+    if data.test_fraction and data.test_split in data.splits:
+        data.test_fraction = 0.0
+        rank_zero_info(f"the data have a split {data.test_split!r}: none of {data.train_split!r} is set aside to test")
+    columns = data.splits[data.train_split].column_names if data.train_split in data.splits else []
+    for name in ("split_by", "split_time"):
+        column = getattr(data, name)
+        if column is not None and column not in columns:
+            setattr(data, name, None)
+            rank_zero_info(f"the data have no column {column!r}, by which the model's were divided: rows are drawn")
 
 
 def encode(model: Autoencoder, data: HFDataModule, split: str, batch_size: int) -> torch.Tensor:

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 from lightning_ae.lazy import lazily
 
 if TYPE_CHECKING:
-    from lightning_ae.data.kinds import Counts, Image, Kind, Tabular
+    from lightning_ae.data.kinds import Counts, Image, Kind, Sequence, Tabular
     from lightning_ae.data.module import HFDataModule
 
-__all__ = ["Counts", "HFDataModule", "Image", "Kind", "Tabular"]
+__all__ = ["Counts", "HFDataModule", "Image", "Kind", "Sequence", "Tabular"]
 
 __getattr__, __dir__ = lazily(
     __name__,
@@ -17,6 +17,7 @@ __getattr__, __dir__ = lazily(
         "HFDataModule": "lightning_ae.data.module",
         "Image": "lightning_ae.data.kinds",
         "Kind": "lightning_ae.data.kinds",
+        "Sequence": "lightning_ae.data.kinds",
         "Tabular": "lightning_ae.data.kinds",
     },
 )

@@ -69,6 +69,8 @@ def identity(data: HFDataModule, samples: int | None) -> Identity:
     }
     if isinstance(data.own_preprocess, TabularPreprocess) and kind.fitted:
         reading["statistics"] = _statistics(data.own_preprocess)
+    if (windows := None if data.streaming else data.windows("train")) is not None:  # other columns' values cut them
+        reading["rows of the windows"] = xxhash.xxh3_64(windows.first.astype(np.int64).tobytes()).hexdigest()
     if kind.frozen is not None and kind.trains_frozen:
         reading["split_seed of what is drawn once"] = int(data.split_seed)
     order = {"batch_size": data.batch_size, "drop_last": bool(data.drop_last), "streaming": bool(data.streaming)}
@@ -123,12 +125,11 @@ def check_identity(was: Identity, now: Identity, middle: bool) -> None:
 def _held_out(data: HFDataModule) -> dict[str, Any]:
     """Which rows of the training split do not train; by groups or times those themselves, as another column's values
     choose them."""
-    val = float(data.val_fraction) if data.val_split is None else 0.0
-    divided = bool(val or data.test_fraction)
-    found: dict[str, Any] = {"val_fraction": val, "test_fraction": float(data.test_fraction)}
-    found |= {"split_by": data.split_by, "split_time": data.split_time}
-    found["split_seed"] = int(data.split_seed) if divided and data.split_time is None else None
-    if data.split_by is not None or data.split_time is not None:
+    how = data.division
+    found: dict[str, Any] = {"val_fraction": how.val, "test_fraction": how.test}
+    found |= {"split_by": how.by, "split_time": how.time}
+    found["split_seed"] = how.seed if (how.val or how.test) and how.drawn else None
+    if (how.val or how.test) and (how.by is not None or not how.drawn):
         digest = xxhash.xxh3_64()
         for numbers in data.parts.values():
             digest.update(numbers.astype(np.int64).tobytes() + b"|")

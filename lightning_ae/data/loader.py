@@ -122,18 +122,40 @@ class Columns:
     Args:
         columns: tensors of one length, by name.
         rows: those that count, int64 (N,); by default all.
+        windows: where a sample is several of these rows, that many, and the position of the first of each, int64 (W,).
+        input: the column that a window has whole, (B, length, ...); it has the last row's of the others.
     """
 
-    def __init__(self, columns: dict[str, Tensor], rows: Tensor | None = None) -> None:
-        self.columns, self.rows = columns, rows
+    def __init__(
+        self,
+        columns: dict[str, Tensor],
+        rows: Tensor | None = None,
+        windows: tuple[int, Tensor] | None = None,
+        input: str | None = None,
+    ) -> None:
+        self.columns, self.rows, self.windows, self.input = columns, rows, windows, input
 
     def __call__(self, positions: Tensor) -> Batch:
         """The samples at these positions among those that count."""
-        if self.rows is not None:
-            positions = self.rows.index_select(0, positions)
-        positions = positions.to(next(iter(self.columns.values())).device)
-        # a tenth of the time of column[positions]
-        return {name: column.index_select(0, positions) for name, column in self.columns.items()}
+        if self.windows is None:
+            # a tenth of the time of column[positions]
+            at = self._placed(positions)
+            return {name: column.index_select(0, at) for name, column in self.columns.items()}
+        length, starts = self.windows
+        first = starts.index_select(0, positions)
+        whole = self._placed((first[:, None] + torch.arange(length)).flatten())
+        last = whole[length - 1 :: length]
+        return {
+            name: column.index_select(0, whole).unflatten(0, (-1, length))
+            if name == self.input
+            else column.index_select(0, last)
+            for name, column in self.columns.items()
+        }
+
+    def _placed(self, positions: Tensor) -> Tensor:
+        """The rows at these positions among those that count, where the columns lie."""
+        rows = positions if self.rows is None else self.rows.index_select(0, positions)
+        return rows.to(next(iter(self.columns.values())).device)
 
     @property
     def nbytes(self) -> int:
@@ -142,7 +164,8 @@ class Columns:
 
     def to(self, device: torch.device) -> Columns:
         """The same on an accelerator."""
-        return Columns({name: column.to(device) for name, column in self.columns.items()}, self.rows)
+        columns = {name: column.to(device) for name, column in self.columns.items()}
+        return Columns(columns, self.rows, self.windows, self.input)
 
 
 class BatchLoader:

@@ -54,8 +54,8 @@ class HFDataModule(Samples, pl.LightningDataModule):
             is refused, and at once what cannot be used of what lies in memory.
         name: the configuration, of a data set on the hub that has several; the layer, or "raw", of an AnnData.
         revision: the revision on the hub.
-        kind: how samples are read, `Image(...)`, `Tabular(...)` or `Counts(...)`; by default as the data set's
-            features suggest.
+        kind: how samples are read, `Image(...)`, `Tabular(...)`, `Counts(...)` or `Sequence(...)`; by default as the data
+            set's features suggest, never as sequences.
         label: the column of labels; by default the only column of classes, or one named label, labels, target, class
             or y, in any case.
         train_split: the split to train on.
@@ -185,6 +185,9 @@ class HFDataModule(Samples, pl.LightningDataModule):
             return None
         name, rows = self._part(split)
         position = self._orders[split].position(batch, row)
+        if (windows := self.windows(split)) is not None:
+            first, last = int(windows.first[position]), int(windows.last[position])
+            return f"window {position}, from row {first} to row {last} of split {name!r},"
         return f"row {position if rows is None else int(rows[position])} of split {name!r}"
 
     def batches(self, split: str, batch_size: int | None = None) -> Iterator[Batch]:
@@ -331,14 +334,16 @@ class HFDataModule(Samples, pl.LightningDataModule):
         return self.val_split is not None or self.val_fraction > 0
 
     def _prepare(self, stage: str | None) -> None:
-        if self.streaming or self.cache == "none":
-            return
+        decoded = not self.streaming and self.cache != "none"
         needed = {"fit": ["train", "val"], "validate": ["val"], "test": ["test"], "predict": ["test"]}
         stage = getattr(stage, "value", stage)  # Lightning's own are of an enum, whose str() is another
-        for split in needed.get(str(stage), []):
-            if split != "val" or self._validates:
-                name, _ = self._part(split)
-                self._array(name, frozen=split != "train" or self._kind().trains_frozen)
+        splits = [split for split in needed.get(str(stage), []) if split != "val" or self._validates]
+        for split in splits:
+            _ = self._part(split)
+        self._say_parts()
+        for split in splits if decoded else []:
+            self.windows(split)
+            self._array(self._part(split)[0], frozen=split != "train" or self._kind().trains_frozen)
 
     def _evaluation_loader(self, split: str) -> BatchLoader | StreamLoader:
         if self.trainer is None:
@@ -373,6 +378,9 @@ class HFDataModule(Samples, pl.LightningDataModule):
             "natural": True,
         }
         name, rows = self._part(split)
+        windows = None if self.streaming else self.windows(split)
+        if windows is not None:
+            rows = windows.rows
         frozen = self._kind().frozen is not None and (not training or self._kind().trains_frozen)
         data = self._rows_of(name)
         model = getattr(self.trainer, "lightning_module", None)
@@ -390,7 +398,7 @@ class HFDataModule(Samples, pl.LightningDataModule):
                 stream.counted, self._counted, self._stream = self._counted, None, stream
             return StreamLoader(stream, self.num_workers, position=position, **options)
         order = Order(
-            len(data) if rows is None else len(rows),
+            len(windows.starts) if windows is not None else len(data) if rows is None else len(rows),
             batch_size,
             shuffle,
             seed,
@@ -405,7 +413,8 @@ class HFDataModule(Samples, pl.LightningDataModule):
         samples = {self._key: self._array(name, frozen)}
         if beside.names:
             samples |= beside(data.select_columns(beside.names).with_format("arrow")[:], range(len(data)))
-        columns = Columns(samples, None if rows is None else torch.from_numpy(rows))
+        starts = None if windows is None else (windows.length, torch.from_numpy(windows.starts))
+        columns = Columns(samples, None if rows is None else torch.from_numpy(rows), starts, self._key)
         return BatchLoader(self._on_device(columns, name), order, position=position, **options)
 
     def _position(self) -> tuple[int, int]:
@@ -429,7 +438,7 @@ class HFDataModule(Samples, pl.LightningDataModule):
         return columns.to(device)
 
     def _ready(self, batch: Batch) -> Batch:
-        x = self.preprocess(batch[self._key])
+        x = self.preprocess(self._kind().arranged(batch[self._key]))
         if self.mask is None:
             return dict(batch) | {self._key: x}
         return dict(batch) | {self._key: x.nan_to_num(nan=0.0), self.mask: ~x.isnan()}
@@ -481,6 +490,11 @@ def _check_arguments(data: HFDataModule) -> None:
         raise InputError(
             f"streaming=True cannot set val_fraction {data.val_fraction} of the training split aside",
             "give val_split, or val_fraction=0 for a run without validation",
+        )
+    if data.kind is not None and data.kind.steps is not None and (data.streaming or data.cache == "none"):
+        raise InputError(
+            f"windows of {data.kind.steps} rows need decoded rows to be cut from",
+            "use cache='disk' or 'memory' without streaming",
         )
     if data.streaming and data.test_fraction:
         raise InputError(

@@ -30,11 +30,12 @@ from lightning_ae.data.columns import (
 )
 from lightning_ae.data.decoding import decode_chunks, decode_rows
 from lightning_ae.data.fingerprint import fingerprint
-from lightning_ae.data.kinds import Kind, Tabular, kind_of
+from lightning_ae.data.kinds import Kind, Sequence, Tabular, kind_of
 from lightning_ae.data.labels import Beside, label_column
 from lightning_ae.data.signature import FORMAT, Column, Signature, listed
 from lightning_ae.data.source import load_splits
 from lightning_ae.data.splits import Division, Parts
+from lightning_ae.data.windows import Windows
 from lightning_ae.errors import InputError
 from lightning_ae.preprocess import ImagePreprocess, Preprocess, TabularPreprocess
 
@@ -72,6 +73,8 @@ class Samples:
         self._own: Preprocess | None = None
         self._reading: Kind | None = None  # the kind, as that model asks for
         self._parts: tuple[Division, Parts] | None = None  # of the training split
+        self._how_divided: str | None = None  # in words that are not said yet
+        self._cut: dict[tuple[str, str, Division], Windows | None] = {}  # by part
         self._settled = False  # the kind, by what the data set says of itself
         self._said = False  # which columns were chosen
 
@@ -140,7 +143,7 @@ class Samples:
         Raises:
             InputError: when there are none, or one is no class of the training split.
         """
-        name, rows = self._part(split)
+        name, rows = self._samples_of(split)
         labels = self._labels_of(name)
         return labels if rows is None else labels[torch.from_numpy(rows)]
 
@@ -153,7 +156,7 @@ class Samples:
         """
         for split in splits if self.has_classes and not self.streaming else ():
             if self.has(split):
-                (name, rows), labels = self._part(split), self.labels(split)
+                (name, rows), labels = self._samples_of(split), self.labels(split)
                 self._beside([], name).refuse_unlabelled(labels, range(len(labels)) if rows is None else rows.tolist())
 
     def _labels_of(self, name: str) -> Tensor:
@@ -168,22 +171,24 @@ class Samples:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one sample as the model sees it."""
-        return tuple(self.preprocess(next(iter(self._chunks()))[:1]).shape[1:])
+        one, kind = next(iter(self._chunks()))[:1], self._kind()
+        sample = one if kind.steps is None else one.expand(kind.steps, *one.shape[1:])[None]
+        return tuple(self.preprocess(kind.arranged(sample)).shape[1:])
 
     def dataset(self, split: str) -> Any:
-        """The rows of "train", "val" or "test", in the order in which evaluation passes over them.
+        """The rows of "train", "val" or "test", in the order in which evaluation passes over them; of windows the last.
 
         Raises:
             InputError: when there is no such split, or it is empty.
         """
-        name, rows = self._part(split)
+        name, rows = self._samples_of(split)
         return self._rows_of(name) if rows is None else self._rows_of(name).select(rows)
 
     def has(self, split: str) -> bool:
         """Whether there are rows of "train", "val" or "test"."""
         if split == "train":
             return self.train_split in self.splits
-        if getattr(self._division, split):
+        if getattr(self.division, split):
             rows = self.splits.get(self.train_split)
             return rows is not None and len(rows) > 0 and len(self.parts[split]) > 0
         return (self.val_split if split == "val" else self.test_split) in self.splits
@@ -192,11 +197,13 @@ class Samples:
         """By what a row of "train", "val" or "test" is found again, in the order of evaluation.
 
         "row" is its number in the data set's own split, "path" the file of its image, relative to a local data set's
-        folder, where images are files.
+        folder, where images are files. Of windows "window" counts them, and "row" is the first one's number.
         """
         from datasets import Image as ImageFeature
 
         name, rows = self._part(split)
+        if (windows := self.windows(split)) is not None:
+            return {"window": np.arange(len(windows.starts)), "row": windows.first}
         table = self._rows_of(name)
         images = [column for column in self.input_columns if column in image_columns(table.features)][:1]
         if self.streaming:  # which says how many rows it has at its end only
@@ -249,6 +256,7 @@ class Samples:
         self._say_what_changes(signature)
         self._of_model, self._reading, self._signature = signature, kind, None
         self._arrays.clear()
+        self._cut.clear()
         for name in ("input_columns", "_key", "_label", "mask"):
             vars(self).pop(name, None)
 
@@ -372,6 +380,13 @@ class Samples:
             return
         self._said, kind = True, self._kind()
         choice = choose(self._rows_of(self._typical).features, self.label, self.input_columns)
+        divides = {
+            self.split_by: "groups",
+            getattr(kind, "group", None): "series",
+            getattr(kind, "time", None): "times",
+        }
+        said = {name: divides.get(name, reason) for name, reason in choice.left_out.items()}
+        choice = replace(choice, left_out=said)
         names = self.class_names
         classes = "" if names is None else f"{len(names)} classes: {listed(names)}"
         if self.has_classes and not self.streaming and (without := int((self._labels_of(self._typical) < 0).sum())):
@@ -379,11 +394,19 @@ class Samples:
         rank_zero_info(
             choice.said(kind.how, classes and f" ({classes})", hint=isinstance(kind, Tabular) and kind.columns is None)
         )
-        if isinstance(kind, Tabular) and (lost := kind.unlike(self._first_rows(LOOKED_AT), self.input_columns)):
+        if isinstance(kind, Sequence | Tabular) and (
+            lost := kind.unlike(self._first_rows(LOOKED_AT), self.input_columns)
+        ):
             rank_zero_warn(
                 f"float32 cannot tell apart some different values of {listed(lost)}: give "
-                "kind=Tabular(scaling='standard'), which centres them in float64 first"
+                f"kind={type(kind).__name__}(scaling='standard'), which centres them in float64 first"
             )
+
+    def _say_parts(self) -> None:
+        """Once, which rows of the training split train, validate and test, where it is divided."""
+        if self._how_divided is not None:
+            rank_zero_info(self._how_divided)
+            self._how_divided = None
 
     @cached_property  # every batch asks for it
     def _label(self) -> Column | None:
@@ -504,7 +527,7 @@ class Samples:
         """The data set's own split of which "train", "val" or "test" is made, and the rows taken of it (None: all)."""
         if split not in ("train", "val", "test"):
             raise InputError(f"split must be 'train', 'val' or 'test', got {split!r}")
-        how = self._division
+        how = self.division
         if split == "test" and not how.test:
             return self.test_split, None
         if split == "val" and self.val_split is not None:
@@ -526,8 +549,22 @@ class Samples:
             )
         return self.train_split, parts[split]
 
+    def windows(self, split: str) -> Windows | None:
+        """The windows that are samples of "train", "val" or "test"; None where each row is one."""
+        name, rows = self._part(split)
+        made = split, name, self.division
+        if made not in self._cut:
+            self._cut[made] = self._kind().windows(self._rows_of(name), rows, name, split)
+        return self._cut[made]
+
+    def _samples_of(self, split: str) -> tuple[str, np.ndarray | None]:
+        """As `_part`, but of windows the last row of each, whose label it has."""
+        name, rows = self._part(split)
+        windows = self.windows(split)
+        return name, rows if windows is None else windows.last
+
     @property
-    def _division(self) -> Division:
+    def division(self) -> Division:
         """How the training split is divided, of what the data set has no split for."""
         val = 0.0 if self.val_split is not None or self.streaming else float(self.val_fraction)
         test = float(self.test_fraction) if self.test_fraction and self.train_split in self.splits else 0.0
@@ -536,16 +573,18 @@ class Samples:
                 f"test_fraction {test} would set rows aside where the data set has a split {self.test_split!r}",
                 "leave test_fraction out to test on that",
             )
-        return Division(val, test, int(self.split_seed), self.split_by, self.split_time)
+        kind = self._reading or self.kind
+        ends = kind is not None and kind.steps is not None
+        return Division(val, test, int(self.split_seed), self.split_by, self.split_time, ends)
 
     @property
     def parts(self) -> Parts:
-        """The rows of each part of the training split; says once which they are."""
-        how = self._division
+        """The rows of each part of the training split."""
+        how = self.division
         if self._parts is None or self._parts[0] != how:
-            parts, said = how.of(self._rows_of(self.train_split), self.train_split)
-            rank_zero_info(said)
-            self._parts = how, parts
+            rows, name = self._rows_of(self.train_split), self.train_split
+            parts, said = how.of(rows, name, self._kind().series(rows, name) if how.ends else None)
+            self._parts, self._how_divided = (how, parts), said
         return self._parts[1]
 
     def _declared(self, name: str) -> int | None:

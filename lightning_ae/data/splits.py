@@ -32,6 +32,7 @@ class Division:
         seed: of what is drawn.
         by: the column of groups, of which none is divided, or None.
         time: the column of times, of which the last are set aside, or None.
+        ends: whether, where neither is given, the last rows of each series are set aside.
     """
 
     val: float
@@ -39,9 +40,20 @@ class Division:
     seed: int
     by: str | None = None
     time: str | None = None
+    ends: bool = False
 
-    def of(self, rows: Any, split: str) -> tuple[Parts, str]:
+    @property
+    def drawn(self) -> bool:
+        """Whether chance has a part in it."""
+        return self.by is not None or (self.time is None and not self.ends)
+
+    def of(self, rows: Any, split: str, series: np.ndarray | None = None) -> tuple[Parts, str]:
         """The rows of each part of a split, and in one line which they are.
+
+        Args:
+            rows: of the split.
+            split: its name.
+            series: the number of each row's series, (rows,), where `ends`.
 
         Raises:
             InputError: when there is no such column, or its values make no groups or times.
@@ -65,6 +77,10 @@ class Division:
                 for part, numbers in parts.items()
                 if part != "train" and len(numbers)
             }
+        elif series is not None:
+            parts = by_end(series, self.val, self.test)
+            how = "the last of each series, as windows that share rows would tell of each other"
+            notes = {}
         else:
             parts = at_random(len(rows), self.val, self.test, self.seed)
             how, notes = f"drawn with split_seed {self.seed}", {}
@@ -103,6 +119,24 @@ def by_time(times: np.ndarray, val: float, test: float) -> Parts:
     tests = times >= ordered[last] if last < rows else np.zeros(rows, bool)
     later = times >= ordered[middle] if middle < rows else np.zeros(rows, bool)
     found = {"train": ~later, "val": later & ~tests, "test": tests}
+    return {part: np.flatnonzero(of_it) for part, of_it in found.items()}
+
+
+def by_end(series: np.ndarray, val: float, test: float) -> Parts:
+    """Parts of each series of n rows: the last `round(fraction * n)` test, those before them validate.
+
+    Args:
+        series: the number of each row's series, (rows,); its rows are in order.
+        val: the fraction that validates.
+        test: the fraction that tests.
+    """
+    order = np.argsort(series, kind="stable")
+    sizes = np.bincount(series)
+    place = np.empty_like(order)
+    place[order] = np.arange(len(series)) - np.repeat(sizes.cumsum() - sizes, sizes)
+    last = (sizes - np.round(test * sizes))[series]
+    middle = last - np.round(val * sizes)[series]
+    found = {"train": place < middle, "val": (middle <= place) & (place < last), "test": place >= last}
     return {part: np.flatnonzero(of_it) for part, of_it in found.items()}
 
 

@@ -33,7 +33,9 @@ class Offender:
         """Row, column and value in words, of samples of this shape; `row` is what the data set calls the row."""
         index = tuple(int(n) for n in torch.unravel_index(torch.tensor(self.place), shape))
         columns = () if signature is None else signature.columns
-        if len(columns) > 1:
+        if len(columns) > 1 and len(shape) > 1:  # each is a channel
+            where = f"column {columns[index[0]].name!r} at {index[1] if len(index) == 2 else index[1:]}"
+        elif len(columns) > 1:
             where = f"column {columns[self.place].name!r}" if self.place < len(columns) else f"place {index}"
         elif columns:
             where = f"column {columns[0].name!r} at {index if len(index) > 1 else index[0]}"

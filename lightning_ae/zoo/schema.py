@@ -169,6 +169,25 @@ class TabularInput(_Part):
         return TabularPreprocess(mean, std, None if self.knots is None else tuple(map(tuple, self.knots)))
 
 
+class SequenceInput(_Part):
+    """Sequences as the model takes them, (B, channels, length): scaled channel by channel."""
+
+    kind: Literal["sequence"]
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    knots: list[list[float]] | None = Field(None, description="as those of a table's columns")
+    length: int | None = Field(None, description="of a sample that is so many rows of a table")
+    layout: Literal["NCL", "NLC"] | None = Field(None, description="of arrays in natural units; by default NCL")
+
+    def build(self) -> Preprocess:
+        """The map from sequences in natural units."""
+        from lightning_ae.preprocess import SequencePreprocess
+
+        mean, std = (None if v is None else tuple(v) for v in (self.mean, self.std))
+        knots = None if self.knots is None else tuple(map(tuple, self.knots))
+        return SequencePreprocess(mean, std, knots, self.length, self.layout)
+
+
 class Layer(_Part):
     """An intermediate layer of the encoder."""
 
@@ -196,7 +215,7 @@ class Config(_Part):
     model: Annotated[str, Field(pattern=r"^[a-z0-9_]+$", description="the model's name in the registry")]
     requires: str | None = Field(None, description="the package that registers the model, where it is not this one")
     config: Annotated[dict[str, Any], AfterValidator(_plain)] = Field(description="the arguments of the model's class")
-    preprocess: Annotated[ImageInput | TabularInput, Field(discriminator="kind")]
+    preprocess: Annotated[ImageInput | TabularInput | SequenceInput, Field(discriminator="kind")]
     signature: Annotated[dict[str, Any] | None, AfterValidator(_small)] = Field(
         None, description="the input's columns, their types and statistics; none in entries of before it was kept"
     )
@@ -210,8 +229,9 @@ class Config(_Part):
             raise InputError(f"config must hold input_shape, positive integers; got {shape!r}")
         given = self.preprocess
         wanted = (given.channels, *given.size) if isinstance(given, ImageInput) else None
-        if (wanted is None and len(shape) != 1) or (wanted is not None and wanted != tuple(shape)):
-            raise InputError(f"preprocess gives {wanted or 'vectors'}, but the model takes the input_shape {shape}")
+        what, ranks = ("sequences", (2,)) if isinstance(given, SequenceInput) else ("vectors", (1, 2))  # or arrays
+        if (wanted is None and len(shape) not in ranks) or (wanted is not None and wanted != tuple(shape)):
+            raise InputError(f"preprocess gives {wanted or what}, but the model takes the input_shape {shape}")
         return self
 
     def read_signature(self) -> Signature:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from datasets import Dataset, DatasetDict
 from sklearn.model_selection import GroupShuffleSplit, TimeSeriesSplit
 
 from lightning_ae import InputError
+from lightning_ae.cli.trained import data_of
 from lightning_ae.data import HFDataModule
 from lightning_ae.data.identity import check_identity
 from lightning_ae.data.splits import at_random, by_group, by_time
@@ -105,7 +107,9 @@ def test_a_module_divides_by_time(column: str, caplog: pytest.LogCaptureFixture)
     start = dt.datetime(2024, 5, 1, tzinfo=dt.timezone.utc)
     when = [start + dt.timedelta(minutes=int(day)) for day in DAYS]
     with caplog.at_level(logging.INFO):
-        found = rows(data(TABLE | {"when": when}, split_time=column, val_fraction=0.1, test_fraction=0.1))
+        module = data(TABLE | {"when": when}, split_time=column, val_fraction=0.1, test_fraction=0.1)
+        module.setup("fit")
+    found = rows(module)
     assert DAYS[found["train"]].max() == 47
     assert sorted(DAYS[found["val"]]) == list(range(48, 54))
     assert sorted(DAYS[found["test"]]) == list(range(54, 60))
@@ -144,6 +148,19 @@ def test_a_fit_goes_on_with_the_same_rows_only() -> None:
     check_identity(older, data().identity, middle=True)
     with pytest.raises(InputError, match="split_by was None and is 'patient'"):
         check_identity(older, data(split_by="patient").identity, middle=False)
+
+
+def test_other_data_of_a_trained_model_are_divided_as_they_can_be(tmp_path: Any) -> None:
+    config = HFDataModule("digits", split_by="patient", test_fraction=0.2, cache="memory").config
+    model: Any = SimpleNamespace(data_config=config, signature=None, use_columns_of=lambda _: None)
+    rows_ = Dataset.from_dict(TABLE)
+    for name, given in {"moved": rows_, "other": rows_.remove_columns("patient")}.items():
+        DatasetDict(train=given).save_to_disk(tmp_path / name)
+    DatasetDict(train=rows_, test=rows_.select(range(5))).save_to_disk(tmp_path / "tested")
+    moved, other, tested = (data_of(model, "x", str(tmp_path / name)) for name in ("moved", "other", "tested"))
+    assert rows(moved) == rows(data(split_by="patient", test_fraction=0.2))
+    assert len(other.dataset("test")) == 12
+    assert len(tested.dataset("test")) == 5
 
 
 @pytest.mark.parametrize(

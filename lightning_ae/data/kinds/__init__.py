@@ -8,12 +8,13 @@ from lightning_ae.data.columns import image_columns, sparse_columns
 from lightning_ae.data.kinds.base import Kind
 from lightning_ae.data.kinds.counts import Counts
 from lightning_ae.data.kinds.image import Image
+from lightning_ae.data.kinds.sequence import Sequence
 from lightning_ae.data.kinds.tabular import Tabular
 
 if TYPE_CHECKING:
     from datasets import Features
 
-__all__ = ["Counts", "Image", "Kind", "Tabular", "kind_of"]
+__all__ = ["Counts", "Image", "Kind", "Sequence", "Tabular", "kind_of"]
 
 
 def kind_of(features: Features) -> Kind:

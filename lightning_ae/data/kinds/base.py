@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_ae.config import Configurable, class_path
 from lightning_ae.data.signature import Column, Signature
+from lightning_ae.data.windows import Windows
 from lightning_ae.exact import Noise
 from lightning_ae.preprocess import Preprocess
 
@@ -104,6 +105,30 @@ class Kind(Configurable):
         """The options of a model, an architecture and a likelihood, that such data ask for; none where the model's own
         will do."""
         return {}
+
+    @property
+    def steps(self) -> int | None:
+        """How many rows in a line make a sample, see `windows`; None where each row is one."""
+        return None
+
+    def series(self, rows: Any, split: str) -> np.ndarray | None:
+        """The number of each row's series, (rows,), of which windows are parts; None where each row is a sample."""
+        return None
+
+    def windows(self, rows: Any, numbers: np.ndarray | None, split: str, part: str) -> Windows | None:
+        """The windows that are samples; None where each row is one.
+
+        Args:
+            rows: of one of the data set's own splits.
+            numbers: of those that count, in order; None for all.
+            split: its name, for errors.
+            part: "train", "val" or "test", for which they are made.
+        """
+        return None
+
+    def arranged(self, x: Tensor) -> Tensor:
+        """Samples as they were gathered, with the dimensions in the model's order."""
+        return x
 
     @property
     def masked(self) -> bool:

@@ -29,7 +29,7 @@ from lightning_ae.data.scaling import Scaling, scaled
 from lightning_ae.data.signature import Column, Signature, listed
 from lightning_ae.errors import InputError, unknown
 from lightning_ae.natural import MISSING
-from lightning_ae.preprocess import TabularPreprocess
+from lightning_ae.preprocess import SequencePreprocess, TabularPreprocess
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -217,6 +217,8 @@ class Tabular(Kind):
             InputError: when the model takes images, or other columns than this kind names.
         """
         wanted = signature.preprocess
+        if isinstance(wanted, SequencePreprocess):
+            raise InputError("the model takes sequences, where the data are read as a table", "give kind=Sequence(...)")
         if isinstance(wanted, CountPreprocess):
             from lightning_ae.data.kinds.counts import Counts  # which reads numbers as this module does
 

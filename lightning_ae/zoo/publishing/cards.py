@@ -31,7 +31,11 @@ ABOUT = {
 }
 
 
-_INPUTS = {"image": "images, uint8 or in [0, 1]", "tabular": "vectors in natural units"}
+_INPUTS = {
+    "image": "images, uint8 or in [0, 1]",
+    "tabular": "vectors in natural units",
+    "sequence": "sequences in natural units",
+}
 
 
 def card(entry: Entry) -> str:

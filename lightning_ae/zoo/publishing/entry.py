@@ -23,12 +23,13 @@ from torch import Tensor, nn
 
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.batches import rows_of
+from lightning_ae.config import to_plain
 from lightning_ae.counts import CountPreprocess
 from lightning_ae.data import HFDataModule
 from lightning_ae.data.signature import Signature
 from lightning_ae.errors import InputError
 from lightning_ae.files import whole_file
-from lightning_ae.preprocess import ImagePreprocess, TabularPreprocess
+from lightning_ae.preprocess import ImagePreprocess, SequencePreprocess, TabularPreprocess
 from lightning_ae.recipes import find
 from lightning_ae.registry import model_name
 from lightning_ae.strict_yaml import load_yaml
@@ -205,8 +206,8 @@ def _config(name: str, model: Autoencoder) -> Config:
     else:
         if isinstance(preprocess, CountPreprocess):
             raise InputError("the checkpoint's model takes counts, which entries of the zoo cannot describe yet")
-        moments = {"mean": preprocess.mean, "std": preprocess.std} if isinstance(preprocess, TabularPreprocess) else {}
-        plain = {"kind": "tabular"} | _lists(moments)
+        kept = to_plain(preprocess, "preprocess")["init_args"] if isinstance(preprocess, TabularPreprocess) else {}
+        plain = {"kind": "sequence" if isinstance(preprocess, SequencePreprocess) else "tabular"} | kept
     shape = model.input_shape
     config: Config = parse(
         Config,
