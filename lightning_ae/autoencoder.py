@@ -24,6 +24,7 @@ from lightning_ae.signatures import complete
 from lightning_ae.training.constraints import Constraints
 from lightning_ae.training.module import ExactModule
 from lightning_ae.training.speed import adamw, compile_in_place, scheduled
+from lightning_ae.training.units import warn_of_idle_units, warn_of_scale
 from lightning_ae.training.weights import weights_type
 
 Code = Tensor | tuple[Tensor, ...]
@@ -129,6 +130,7 @@ class Autoencoder(Batches, ExactModule):  # type: ignore[misc]  # Lightning's lo
         self.weight_decay = to_plain(weight_decay, "weight_decay")
         self.implied = self.likelihood.takes
         self._code_shape: tuple[Any, ...] | None = None
+        self._seen_data = False  # by a fit
         _check_arguments(self)
         self.likelihood.check(self.input_shape)
 
@@ -454,6 +456,12 @@ class Autoencoder(Batches, ExactModule):  # type: ignore[misc]  # Lightning's lo
             self.data_config = getattr(data, "config", None)
             self.take_signature_of(data, self.likelihood.support)
         self.use_columns_of(data)
+        self._seen_data = False
+
+    def on_train_end(self) -> None:
+        """Says where most units of the code are of no use."""
+        super().on_train_end()
+        warn_of_idle_units(self, self.trainer)
 
     # ---- the step -----------------------------------------------------------------------------------------------
 
@@ -469,6 +477,9 @@ class Autoencoder(Batches, ExactModule):  # type: ignore[misc]  # Lightning's lo
         if not self.training or not self._fits():
             return self.loss(self.corrupt(x), target, **given)
         self.head.begin(batch_idx)
+        if not self._seen_data:
+            self._seen_data = True
+            warn_of_scale(self, target)
         terms = self.loss(self.corrupt(x), target, **given)
         if self.trainer.is_last_batch:
             self.head.end_epoch()

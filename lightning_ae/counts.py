@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -61,6 +61,7 @@ class CountPreprocess(Preprocess):
         check: bool = True,
         classes: Mapping[str, Sequence[str]] = MappingProxyType({}),
         masked: bool = False,
+        dates: Collection[str] = (),
     ) -> Tensor:
         """Counts of any form as a tensor (B, dimensions), in their own type.
 

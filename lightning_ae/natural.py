@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 from numbers import Real
 from types import MappingProxyType
@@ -231,6 +231,7 @@ def vectors(
     check: bool = True,
     classes: Mapping[str, Sequence[str]] = MappingProxyType({}),
     masked: bool = False,
+    dates: Collection[str] = (),
 ) -> Tensor:
     """Vectors (B, dimensions) of any form, in their own type, or one that holds all that columns have.
 
@@ -241,6 +242,7 @@ def vectors(
         check: whether NaN and infinite values are looked for.
         classes: of each column of categories, by name; its values are those, or their numbers.
         masked: whether values may be missing, and are NaN then.
+        dates: columns of dates, times or durations, which are seconds.
 
     Raises:
         InputError: naming the column that is missing, or row and column of what is no number.
@@ -255,7 +257,9 @@ def vectors(
                 "the model does not know the names of its columns: those of the data are taken in their order, "
                 f"{_listed(names)}"
             )
-        arrays = {name: _column(data[keys[name]], name, classes.get(name)) for name in taken(keys, names)}
+        arrays = {
+            name: _column(data[keys[name]], name, classes.get(name), name in dates) for name in taken(keys, names)
+        }
         if len({len(array) for array in arrays.values()}) > 1:
             lengths = [f"{name!r} {len(array)}" for name, array in arrays.items()]
             raise InputError(f"the columns have different numbers of rows: {_listed(lengths)}")
@@ -461,12 +465,14 @@ def _from_objects(array: np.ndarray) -> np.ndarray:
     return numbers
 
 
-def _column(values: Any, name: str, classes: Sequence[str] | None = None) -> np.ndarray:
+def _column(values: Any, name: str, classes: Sequence[str] | None = None, dates: bool = False) -> np.ndarray:
     """A column as (B, dimensions): dates in seconds since 1970, durations in seconds, categories as their numbers."""
     if classes is not None:
         return _numbers_of(values, name, classes)[:, None]
-    if getattr(dtype := getattr(values, "dtype", None), "kind", "") in "mM" and dtype is not None:
-        seconds = np.asarray(values, "datetime64[ns]" if dtype.kind == "M" else "timedelta64[ns]")
+    if dates:
+        zoned = getattr(getattr(values, "dtype", None), "tz", None) is not None  # of pandas
+        array = np.asarray(values.dt.tz_convert(None) if zoned else values)
+        seconds = array.astype("timedelta64[ns]" if array.dtype.kind == "m" else "datetime64[ns]")
         return np.where(np.isnat(seconds), np.nan, seconds.astype(np.int64) / 1e9)[:, None]
     try:
         found = tensor_of(values).detach().cpu().numpy()

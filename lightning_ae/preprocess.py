@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
@@ -55,6 +55,7 @@ class Preprocess(Configurable):
         check: bool = True,
         classes: Mapping[str, Sequence[str]] = MappingProxyType({}),
         masked: bool = False,
+        dates: Collection[str] = (),
     ) -> Tensor:
         """Data of any form as a tensor in natural units, which this map takes, on the data's device.
 
@@ -66,6 +67,7 @@ class Preprocess(Configurable):
             check: whether floats are looked at, which waits for the device.
             classes: of each column of categories, by name.
             masked: whether values may be missing, and are NaN then.
+            dates: columns of dates, times or durations, which are seconds.
 
         Raises:
             InputError: naming the row, and the column, of what cannot be used.
@@ -151,6 +153,7 @@ class ImagePreprocess(Preprocess):
         check: bool = True,
         classes: Mapping[str, Sequence[str]] = MappingProxyType({}),
         masked: bool = False,
+        dates: Collection[str] = (),
     ) -> Tensor:
         """Images of any form as bytes, or as floats in [0, 1], (B, C, H, W).
 
@@ -271,6 +274,7 @@ class TabularPreprocess(Preprocess):
         check: bool = True,
         classes: Mapping[str, Sequence[str]] = MappingProxyType({}),
         masked: bool = False,
+        dates: Collection[str] = (),
     ) -> Tensor:
         """Vectors of any form as a tensor (B, dimensions).
 
@@ -285,7 +289,7 @@ class TabularPreprocess(Preprocess):
         Raises:
             InputError: naming the column that is missing, or row and column of what is no finite number.
         """
-        return vectors(data, names, mask, check, classes, masked)
+        return vectors(data, names, mask, check, classes, masked, dates)
 
     def inverse(self, x: Tensor) -> Tensor:
         """The model's units to natural ones; by `knots`, values beyond the ends are the ends."""
@@ -318,6 +322,7 @@ class SequencePreprocess(TabularPreprocess):
         check: bool = True,
         classes: Mapping[str, Sequence[str]] = MappingProxyType({}),
         masked: bool = False,
+        dates: Collection[str] = (),
     ) -> Tensor:
         """Sequences of any form as a tensor (B, channels, length).
 

@@ -37,8 +37,9 @@ class Picture(pl.Callback):
     The samples are rows of the evaluation data, the same ones every time: of a data module that can draw them
     (`some_rows`) drawn by a fixed seed, in turn from each class; of streams and DataLoaders the first ones.
 
-    The picture is written to `pictures/<name>/epoch=0003.png` (or `test.png`) in the run's folder, and handed to
-    TensorBoard and Weights & Biases where they are among the loggers.
+    The picture is written to `pictures/<name>.png` in the run's folder, where the newest replaces the one before (of a
+    bare validation or a test to `pictures/<name>_validate.png` or `_test.png`). TensorBoard and Weights & Biases, where
+    they are among the loggers, keep all.
 
     Args:
         samples: how many samples of the evaluation data the picture needs.
@@ -97,9 +98,7 @@ class Picture(pl.Callback):
         self._collect(trainer, pl_module, batch)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: D102
-        # a bare `validate` has no epochs to count
-        name = f"epoch={trainer.current_epoch:04d}" if trainer.state.fn == "fit" else "validate"
-        self._publish(trainer, pl_module, name)
+        self._publish(trainer, pl_module, "" if trainer.state.fn == "fit" else "validate")
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: D102
         self._publish(trainer, pl_module, "test")
@@ -119,23 +118,22 @@ class Picture(pl.Callback):
             if labels is not None:
                 self._labels.append(labels[:missing])
 
-    def _publish(self, trainer: pl.Trainer, model: Autoencoder, name: str) -> None:
+    def _publish(self, trainer: pl.Trainer, model: Autoencoder, stage: str) -> None:
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all ranks, so before any of them returns
         if self._inputs:
-            self._draw(trainer, model, folder, name)
+            self._draw(trainer, model, folder, stage)
         model.log_dict(trainer.strategy.broadcast(self.measured), sync_dist=True)
         self._inputs, self._labels, self._given, self.measured = [], [], [], {}
 
-    def _draw(self, trainer: pl.Trainer, model: Autoencoder, folder: Path, name: str) -> None:
+    def _draw(self, trainer: pl.Trainer, model: Autoencoder, folder: Path, stage: str) -> None:
         labels = torch.cat(self._labels) if self._labels else None
         self.given = {role: torch.cat([given[role] for given in self._given]) for role in self._given[0]}
         with undisturbed(model):
-            figure = self.draw(
-                trainer, model, torch.cat(self._inputs), labels, f"{self.name}, {name.replace('=', ' ')}"
-            )
+            when = stage or f"epoch {trainer.current_epoch + 1}"
+            figure = self.draw(trainer, model, torch.cat(self._inputs), labels, f"{self.name}, {when}")
         if not trainer.is_global_zero:
             return
-        file = folder / "pictures" / self.name.replace(" ", "_") / f"{name}.png"
+        file = folder / "pictures" / f"{'_'.join([*self.name.split(), *([stage] if stage else [])])}.png"
         with whole_file(file) as part:
             figure.savefig(part)
         for logger in trainer.loggers:

@@ -12,11 +12,15 @@ from typing import Any, NoReturn
 import pytorch_lightning as pl
 import torch
 from jsonargparse import Namespace
-from pytorch_lightning.callbacks import RichProgressBar
+from pytorch_lightning.callbacks import ModelSummary, RichProgressBar
+from pytorch_lightning.callbacks.progress.rich_progress import ProcessingSpeedColumn
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
+from pytorch_lightning.utilities.model_summary.model_summary import get_human_readable_count
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 import lightning_ae.callbacks
 import lightning_ae.data.module  # noqa: F401  imported, all these are known by their bare names
@@ -155,6 +159,10 @@ class TrainingCLI(LightningCLI):
         added: list[pl.Callback] = []
         if given.enable_progress_bar is not False and not given.barebones:
             added.append(ProgressBar())
+        own = any(isinstance(callback, ModelSummary) for callback in given.callbacks or [])
+        if given.enable_model_summary is not False and not given.barebones and not own:
+            added.append(Summary())
+            given.enable_model_summary = False  # so that there is one
         if self.command == "fit" and self.run_dir is not None and given.enable_checkpointing is not False:
             added.append(LastCheckpoint(str(self.run_dir / "checkpoints")))
         given.callbacks = [*(given.callbacks or []), *added]
@@ -335,11 +343,49 @@ class ProgressBar(RichProgressBar):
         super().teardown(trainer, *args, **options)
         draw_always(trainer)
 
+    def configure_columns(self, trainer: pl.Trainer) -> list[Any]:
+        """Lightning's, with a speed where it is known."""
+        *columns, _ = super().configure_columns(trainer)
+        return [*columns, _Speed(style=self.theme.processing_speed)]
+
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Any:
         """All but the number of the run."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)  # a piece of the run folder's name
         return metrics
+
+
+class Summary(ModelSummary):
+    """The parts of a model and their numbers of parameters."""
+
+    @staticmethod
+    def summarize(
+        summary_data: list[tuple[str, list[str]]],
+        total_parameters: int,
+        trainable_parameters: int,
+        model_size: float,
+        *modes_and_operations: Any,
+        **options: Any,
+    ) -> None:
+        """Prints a table; Lightning's has columns of what is never counted here, operations for one."""
+        columns = dict(summary_data)
+        table = Table("part", "class")
+        table.add_column("parameters", justify="right")
+        for row in zip(columns["Name"], columns["Type"], columns["Params"], strict=True):
+            table.add_row(*row)
+        fixed = total_parameters - trainable_parameters
+        console = Console(highlight=False)
+        console.print(table)
+        console.print(
+            f"{get_human_readable_count(total_parameters).strip()} parameters"
+            f"{f', of which {get_human_readable_count(fixed).strip()} stay as they are' if fixed else ''}, "
+            f"{model_size:.1f} MB\n"
+        )
+
+
+class _Speed(ProcessingSpeedColumn):
+    def render(self, task: Any) -> Any:
+        return super().render(task) if task.speed else Text("")  # of a few batches nothing is known
 
 
 def training_parser(command: str) -> TrainingParser:

@@ -54,8 +54,8 @@ class HFDataModule(Samples, pl.LightningDataModule):
             is refused, and at once what cannot be used of what lies in memory.
         name: the configuration, of a data set on the hub that has several; the layer, or "raw", of an AnnData.
         revision: the revision on the hub.
-        kind: how samples are read, `Image(...)`, `Tabular(...)`, `Counts(...)` or `Sequence(...)`; by default as the data
-            set's features suggest, never as sequences.
+        kind: how samples are read, `Image(...)`, `Tabular(...)`, `Counts(...)` or `Sequence(...)`; by default as the
+            data set's features suggest, never as sequences.
         label: the column of labels; by default the only column of classes, or one named label, labels, target, class
             or y, in any case.
         train_split: the split to train on.

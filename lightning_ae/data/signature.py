@@ -189,7 +189,14 @@ class Signature:
         read = self.columns[0].shape if len(self.columns) == 1 else ()
         named = {each.name: each.names for each in self.columns if each.names is not None}
         return self.preprocess.natural(
-            data, self.names, read=read, mask=mask, check=check, classes=self.classes | named, masked=self.masked
+            data,
+            self.names,
+            read=read,
+            mask=mask,
+            check=check,
+            classes=self.classes | named,
+            masked=self.masked,
+            dates=[each.name for each in self.columns if each.kind == "date" or each.type.startswith("duration")],
         )
 
     def tensor(self, data: Any) -> Tensor:

@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lightning_ae.data import HFDataModule, Tabular
+from lightning_ae.data import HFDataModule, Kind, Tabular
 from lightning_ae.data.kinds import kind_of
 
 
-def unscaled(data: HFDataModule) -> HFDataModule:
-    """The data module, which takes tables as they are where nothing else was said, so that values show."""
-    kind = data.kind or kind_of(next(iter(data.splits.values())).features or {})
+def unscaled(path: Any, kind: Kind | None = None, **options: Any) -> HFDataModule:
+    """A data module that takes tables as they are where nothing else is said, so that values show."""
+    kind = kind or kind_of(next(iter(HFDataModule(path, **options).splits.values())).features or {})
     if isinstance(kind, Tabular) and kind.scaling is None:
-        data.kind = replace(kind, scaling="none")
-    return data
+        kind = replace(kind, scaling="none")
+    return HFDataModule(path, kind=kind, **options)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
 from inputs import Case, Refused, Said, unscaled
 
-from lightning_ae.data import HFDataModule, Image, Tabular
+from lightning_ae.data import Image, Tabular
 from lightning_ae.data.cache import entries
 from lightning_ae.data.code_digest import DECODING
 from lightning_ae.data.fingerprint import states
@@ -30,11 +30,7 @@ from lightning_ae.data.fingerprint import states
 
 def first(data: Any, kind: Any = None) -> int:
     """The first value of the first sample; of an image in 0..255."""
-    batch = next(
-        unscaled(HFDataModule(data if isinstance(data, Dataset) else str(data), kind=kind, val_fraction=0)).batches(
-            "train"
-        )
-    )
+    batch = next(unscaled(data if isinstance(data, Dataset) else str(data), kind=kind, val_fraction=0).batches("train"))
     value = batch["image"] * 255 if "image" in batch else batch["a"]
     return round(float(value.flatten()[0]))
 

@@ -38,7 +38,7 @@ def read(data: Any, split: str = "test", **options: Any) -> Callable[[Path], Any
 
     def run(folder: Path) -> Any:
         given = data(folder) if callable(data) else data
-        module = unscaled(HFDataModule(given, **{"cache": "memory", "val_fraction": 0, **options}))
+        module = unscaled(given, **{"cache": "memory", "val_fraction": 0, **options})
         return next(module.batches(split))[module._key].flatten(1).tolist()
 
     return run
@@ -161,7 +161,7 @@ def labelled(data: Callable[[Path], str], split: str = "train", **options: Any) 
     def run(at: Path) -> Any:
         given = data(at)
         before = set(at.rglob("*"))
-        module = unscaled(HFDataModule(given, **{"cache": "memory", "val_fraction": 0, **options}))
+        module = unscaled(given, **{"cache": "memory", "val_fraction": 0, **options})
         found = module.class_names, module.labels(split).tolist(), module.keys(split).get("path")
         assert {each for each in at.rglob("*") if "hf" not in each.relative_to(at).parts} == before
         return found

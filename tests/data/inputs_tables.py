@@ -32,7 +32,7 @@ def table(features: dict[str, Any] | None = None, **columns: Any) -> Dataset:
 
 
 def read(rows: Any, **options: Any) -> HFDataModule:
-    data = unscaled(HFDataModule(rows, **{**MEMORY, **options}))
+    data = unscaled(rows, **{**MEMORY, **options})
     data.prepare_data()
     data.setup("fit")
     return data
@@ -85,7 +85,7 @@ def same_features(values: list[float]) -> bool:
 
 def fed(model: DatasetDict, rows: Any) -> tuple[Any, list[int], str]:
     """The labels of rows that feed a model that was trained on others."""
-    data = unscaled(HFDataModule(rows, **MEMORY))
+    data = unscaled(rows, **MEMORY)
     data.use_signature(read(model).signature)
     data.prepare_data()
     return data.class_names, next(data.batches("train"))["label"].tolist(), str(data.label)
@@ -108,7 +108,7 @@ def nan_in(row: int, rows: int) -> Dataset:
 
 def fed_through(rows: Any, **options: Any) -> list[str]:
     """All batches of training; the names of their entries."""
-    data = unscaled(HFDataModule(rows, **{**MEMORY, **options}))
+    data = unscaled(rows, **{**MEMORY, **options})
     data.setup("fit")
     found = list(data.train_dataloader())
     return sorted(found[0])

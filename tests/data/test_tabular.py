@@ -211,6 +211,10 @@ def test_dates_and_durations_are_seconds() -> None:
     x = next(data.batches("train"))["x"].double()
     assert x[:, 1].tolist() == [0, 0.5, 1]
     assert x[0, 2].item() == dt.datetime(2024, 5, 1, tzinfo=dt.timezone.utc).timestamp()
+    model = VAE((3,), latent_dim=1).eval()
+    model.signature = data.signature
+    frame = pd.DataFrame({name: rows[name] for name in rows.column_names})
+    assert torch.equal(model.features(frame), model.encode(x.float()))
     standard = batch(rows, Tabular(columns=("when",)))["when"][:, 0]
     torch.testing.assert_close(standard, torch.tensor([-1.0, 0, 1]) * 1.5**0.5)  # no digit is lost before centring
     assert module(rows).input_columns == ["took"]  # a date is an input by its name only

@@ -358,8 +358,9 @@ def numbers(column: pa.ChunkedArray, wide: np.dtype[Any], where: str, first: int
             raise InputError(f"{where} holds empty vectors, first in row {first}")
         shape, array = (*shape, width), array.flatten()
     if array.null_count and not masked:
-        row = first + int(pc.index(pc.is_null(array), pa.scalar(True)).as_py()) // math.prod(shape)
-        raise InputError(f"{where} holds missing values (None, NaN), first in row {row}", drop)
+        row, place = divmod(int(pc.index(pc.is_null(array), pa.scalar(True)).as_py()), math.prod(shape))
+        at = f"row {first + row}" + (f" at {place}" if shape else "")
+        raise InputError(f"{where} holds missing values (None, NaN), first in {at}", drop)
     missing = pc.is_null(array).to_numpy(zero_copy_only=False) if array.null_count else None
     if missing is not None and (pa.types.is_integer(array.type) or pa.types.is_boolean(array.type)):
         array = array.fill_null(0 if pa.types.is_integer(array.type) else False)  # numpy's have no missing ones
