@@ -17,6 +17,7 @@ from lightning_ae.data import Sequence
 from lightning_ae.data.loader import Order
 from lightning_ae.data.windows import Series, cut
 from lightning_ae.preprocess import SequencePreprocess
+from lightning_ae.training.values import Offender
 from lightning_ae.zoo.publishing.entry import _config
 
 RNG = np.random.default_rng(0)
@@ -83,6 +84,7 @@ def test_windows_are_those_of_a_loop() -> None:
     keys = data.keys("train")
     assert keys["row"].tolist() == [rows[0] for rows in windows]
     assert keys["window"].tolist() == list(range(len(windows)))
+    assert Offender(0, 3, LENGTH + 2, 9.0).named((2, LENGTH), data.signature) == "row 3 of batch 0, column 'v' at 2: 9"
     some = torch.tensor([3, 0])
     torch.testing.assert_close(data.rows("train", some)["x"], found["x"][some])
     assert data.row_of("train", 0, 3) == f"window 3, from row {windows[3][0]} to row {windows[3][-1]} of split 'train',"
