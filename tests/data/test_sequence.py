@@ -15,7 +15,9 @@ from datasets import Array2D, Dataset, DatasetDict, Features, Value
 from lightning_ae import VAE, HFDataModule, InputError, load_model
 from lightning_ae.data import Sequence
 from lightning_ae.data.loader import Order
+from lightning_ae.data.windows import Series, cut
 from lightning_ae.preprocess import SequencePreprocess
+from lightning_ae.training.values import Offender
 from lightning_ae.zoo.publishing.entry import _config
 
 RNG = np.random.default_rng(0)
@@ -82,6 +84,7 @@ def test_windows_are_those_of_a_loop() -> None:
     keys = data.keys("train")
     assert keys["row"].tolist() == [rows[0] for rows in windows]
     assert keys["window"].tolist() == list(range(len(windows)))
+    assert Offender(0, 3, LENGTH + 2, 9.0).named((2, LENGTH), data.signature) == "row 3 of batch 0, column 'v' at 2: 9"
     some = torch.tensor([3, 0])
     torch.testing.assert_close(data.rows("train", some)["x"], found["x"][some])
     assert data.row_of("train", 0, 3) == f"window 3, from row {windows[3][0]} to row {windows[3][-1]} of split 'train',"
@@ -116,6 +119,7 @@ def test_no_window_lies_in_two_splits(options: Any, caplog: pytest.LogCaptureFix
         held = [row for m, n in MACHINES.items() for row in FRAME.index[FRAME["m"] == m][n - round(0.4 * n) :]]
         assert sorted(held) == data.parts["val"].tolist()
         assert "the last of each series" in caplog.text
+    assert sorted(np.concatenate(list(data.parts.values()))) == list(range(len(FRAME)))  # each row in one
     train = data.parts["train"].tolist()
     values = FRAME[["u", "v"]].to_numpy()
     scaled = (values - values[train].mean(axis=0)) / values[train].std(axis=0)  # of the rows that train alone
@@ -124,6 +128,12 @@ def test_no_window_lies_in_two_splits(options: Any, caplog: pytest.LogCaptureFix
             windows = directly(FRAME, rows.tolist())
             assert windows
             np.testing.assert_allclose(found[split]["x"], np.stack([scaled[rows].T for rows in windows]), atol=1e-6)
+
+
+def test_rows_of_another_part_end_a_window() -> None:
+    line = Series(np.zeros(9, np.int64), None, 1.0)
+    rows, runs = line.runs(np.array([0, 1, 2, 5, 6, 7, 8]), np.inf, "")
+    assert cut(rows, runs, 3, 1).first.tolist() == [0, 5, 6]
 
 
 def test_two_ranks_take_the_windows_of_one() -> None:
