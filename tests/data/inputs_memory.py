@@ -37,7 +37,7 @@ def batch(data: Any, split: str = "train", model: Signature | None = None, **opt
     module = made(data, **options)
     if model is not None:
         module.use_signature(model)
-    module.setup("test" if split == "test" else "fit")
+    module.setup("fit")
     return next(module.batches(split, 100))
 
 
