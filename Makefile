@@ -15,12 +15,13 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
 
-quickstart: $(READY)  ## Install, train a VAE on the embedded digits, write pictures and show where they are
+quickstart: $(READY)  ## Install, train a VAE on embedded images of clothes, show what it learned and where its pictures are
 	@run=runs/quickstart-$$(date +%Y%m%d-%H%M%S) && \
-	$(BIN)/lightning-ae fit -c vae -c digits --run_dir $$run && \
-	$(BIN)/lightning-ae reconstruct $$run/checkpoints/best.ckpt --n 10 --show true && \
-	$(BIN)/lightning-ae sample $$run/checkpoints/best.ckpt --n 100 --show true && \
-	printf '\nNext: the pictures of the run are in %s/pictures; try\n' $$run && \
+	$(BIN)/lightning-ae fit -c vae -c fashion --run_dir $$run && \
+	$(BIN)/lightning-ae reconstruct $$run/checkpoints/best.ckpt --n 10 --show true --output $$run/pictures/test_reconstructions.png && \
+	$(BIN)/lightning-ae sample $$run/checkpoints/best.ckpt --n 100 --show true --output $$run/pictures/test_samples.png && \
+	$(BIN)/lightning-ae neighbours $$run/checkpoints/best.ckpt && \
+	printf '\nThe pictures are in %s/pictures. Next, try\n' $$run && \
 	printf '  . %s/activate\n  lightning-ae features %s/checkpoints/best.ckpt\n  lightning-ae --help\n' $(BIN) $$run
 
 test: $(READY)  ## Run the tests

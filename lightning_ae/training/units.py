@@ -45,13 +45,14 @@ def warn_of_idle_units(model: Any, trainer: Any) -> None:
             module.training = mode
     if found is None:
         return
-    idle, units, sparse = found
+    idle, units, seen = found
     if 2 * idle <= units:
         return
-    if sparse:
+    if seen:
         rank_zero_warn(
-            f"{idle} of the code's {units} units were active in none of {SAMPLES} training samples: they are of no "
-            "use. More epochs, a smaller latent_dim or a weaker sparsity would help; TopKDictionary revives such units"
+            f"{idle} of the code's {units} units were active in none of {seen} training samples: they are of no "
+            "use. More epochs, a weaker sparsity or a smaller latent_dim would help, or TopKDictionary's auxk, which "
+            "revives such units"
         )
     else:
         rank_zero_warn(
@@ -94,8 +95,8 @@ def warn_of_scale(model: Any, x: Tensor) -> None:
         )
 
 
-def _idle(model: Any, trainer: Any) -> tuple[int, int, bool] | None:
-    """How many units are idle, of how many, and whether the code is sparse; None where that cannot be said."""
+def _idle(model: Any, trainer: Any) -> tuple[int, int, int] | None:
+    """How many units are idle, of how many, and of a sparse code among how many samples; None where nobody can say."""
     codes, used = [], []
     for batch in _batches(model, trainer):
         x, _, given = model.read(batch)
@@ -109,11 +110,11 @@ def _idle(model: Any, trainer: Any) -> tuple[int, int, bool] | None:
     if used:
         uses = torch.cat(used).sum(dim=0)
         enough = uses.sum() >= LEAST_USES * len(uses)
-        return (int((uses == 0).sum()), len(uses), True) if enough else None
+        return (int((uses == 0).sum()), len(uses), sum(map(len, used))) if enough else None
     if sum(len(each) for each in codes) < 2:
         return None
     variance = torch.cat(codes).var(dim=0, correction=0)
-    return int((variance <= THRESHOLD).sum()), len(variance), False
+    return int((variance <= THRESHOLD).sum()), len(variance), 0
 
 
 def _batches(model: Any, trainer: Any) -> Iterator[Any]:
