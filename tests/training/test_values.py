@@ -14,6 +14,7 @@ from datasets import Dataset, DatasetDict
 from torch.utils.data import DataLoader
 
 from lightning_ae import Autoencoder, HFDataModule, InputError
+from lightning_ae.data import Tabular
 from lightning_ae.data.signature import Column, Signature
 from lightning_ae.parts import Bernoulli, Categorical, DiscretizedLogistic, Gaussian, Mixed, Poisson
 from lightning_ae.preprocess import TabularPreprocess
@@ -114,7 +115,11 @@ def test_the_data_sets_own_row_is_named(tmp_path: Path, stage: str, options: dic
     values = np.random.default_rng(0).uniform(size=(90, 2))
     values[61, 1] = 1.5
     rows = Dataset.from_dict({"a": values[:, 0], "b": values[:, 1]})
-    data = HFDataModule(DatasetDict(train=rows, test=rows), **{"cache": "memory", "batch_size": 8, **options})
+    data = HFDataModule(
+        DatasetDict(train=rows, test=rows),
+        kind=Tabular(scaling="none"),
+        **{"cache": "memory", "batch_size": 8, **options},
+    )
     if stage != "test":  # the row trains, or validates
         data.split_seed = next(s for s in range(99) if (61 in held_out(s)) == (stage == "validate"))
     model = Autoencoder((2,), 1, likelihood=Bernoulli())
