@@ -162,6 +162,7 @@ class Batches:
         """
         if (mask := getattr(data, "mask", None)) is not None:
             self.columns["mask"] = mask
+            self.given = self.given if "mask" in self.given else (*self.given, "mask")
         self.check_takes()
         categories = getattr(data, "categories", None)
         for part in ("architecture", "likelihood") if categories is not None else ():

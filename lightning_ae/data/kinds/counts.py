@@ -172,6 +172,13 @@ class Counts(Kind):
         """Counts as they are; sparse rows dense."""
         return CountPreprocess(self._width or next(iter(chunks())).shape[1])
 
+    def suits(self, columns: Sequence[str]) -> dict[str, Any]:
+        """A network that takes logarithms, and a likelihood of counts beside the sample's number of all of them."""
+        from lightning_ae.architectures import MLP
+        from lightning_ae.parts import NegativeBinomial
+
+        return {"architecture": MLP(log1p=True), "likelihood": NegativeBinomial(library=True)}
+
     @property
     def padded(self) -> bool:
         """Whether they are sparse rows."""

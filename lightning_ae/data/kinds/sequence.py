@@ -258,6 +258,12 @@ class Sequence(Kind):
 
     # ---- windows -------------------------------------------------------------------------------------------------
 
+    def suits(self, columns: Several[str]) -> dict[str, Any]:
+        """Convolutions along the steps."""
+        from lightning_ae.architectures import SequenceNet
+
+        return {"architecture": SequenceNet()}
+
     @property
     def _stride(self) -> int:
         assert self.length is not None
