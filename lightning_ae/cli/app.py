@@ -210,7 +210,9 @@ def _quiet() -> None:
     # what this command line does on purpose: a new folder for a resumed run, an optimizer from the options
     warnings.filterwarnings("ignore", message=r"The dirpath has changed")
     warnings.filterwarnings("ignore", message=r".*configure_optimizers` will be overridden by")
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
+        lambda record: not any(words in str(record.msg) for words in ("Tip:", "to estimate number of stepping batches"))
+    )
 
 
 def _refused_by_system(error: BaseException | None) -> tuple[str, str] | None:
