@@ -22,7 +22,7 @@ COMMANDS = {
     "predict": "compute codes and reconstructions, for callbacks to write",
     "features": "write the codes of a data set to parquet files",
     "reconstruct": "write a picture of inputs and their reconstructions",
-    "neighbours": "compare codes with PCA, raw inputs and the untrained encoder, by nearest neighbours",
+    "neighbours": "compare codes with PCA, raw inputs and the untrained encoder, by neighbours",
     "sample": "write a picture of samples from a generative model",
     "rate-distortion": "write rate and distortion of a model's codes",
     "certify": "check that a model trains the same on any number of processes",
