@@ -81,7 +81,7 @@ def test_what_a_model_wants_otherwise_is_otherwise(pair: Path, parser: TrainingP
     words = ["-c", str(model), "-c", str(data)]
     without, with_it = (parser.parse_args([*words, *more]) for more in ([], ["-c", str(pair)]))
     for leaf in leaves(yaml.safe_load(pair.read_text())):
-        assert without[leaf[1:]] != with_it[leaf[1:]], leaf
+        assert without.get(leaf[1:]) != with_it[leaf[1:]], leaf  # or it was not there at all
 
 
 # ---- how they compose -----------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ COMMANDS = {
     "predict": "write codes and reconstructions of the test split as tensors",
     "features": "write the codes of a data set to parquet files",
     "reconstruct": "draw inputs above their reconstructions",
-    "neighbours": "compare codes with PCA, raw inputs and the untrained model by their nearest neighbours",
+    "neighbours": "compare codes with PCA, raw inputs and the untrained encoder, by neighbours",
     "sample": "draw samples from a generative model",
     "rate-distortion": "measure the bits of the codes against the error of reconstruction",
     "certify": "check that a model trains the same on any number of processes",
@@ -289,7 +289,9 @@ def _quiet() -> None:
     # what this command line does on purpose: a new folder for a resumed run, an optimizer from the options
     warnings.filterwarnings("ignore", message=r"The dirpath has changed")
     warnings.filterwarnings("ignore", message=r".*configure_optimizers` will be overridden by")
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.msg)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
+        lambda record: not any(words in str(record.msg) for words in ("Tip:", "to estimate number of stepping batches"))
+    )
 
 
 def _refused_by_system(error: BaseException | None) -> tuple[str, str] | None:

@@ -16,6 +16,8 @@ SAMPLES, VALUES = 1024, 2**26
 """How many samples a code is judged by at most, and how many values they have together."""
 LEAST_USES = 10
 """How often a sparse unit would be active among them if all were alike; with fewer, silence says nothing."""
+LEAST_STEPS = 200
+"""Of a fit, before which units may yet come into use."""
 THRESHOLD = 0.01
 """On a unit's variance (Burda et al. 2016)."""
 
@@ -26,14 +28,15 @@ def warn_of_idle_units(model: Any, trainer: Any) -> None:
     A unit with a posterior is where its mean has a variance of .01 or less over data (Burda et al. 2016,
     https://arxiv.org/abs/1509.00519), one of a sparse code where no sample makes it active. Other codes have no scale
     to judge by. The data are rows of the training split, drawn by a fixed seed, or the first ones of a DataLoader;
-    streams are left alone. Random states stay as they are; one rank looks, all where weights are sharded.
+    streams are left alone, and so are fits of fewer than 200 steps. Random states stay as they are; one rank looks, all
+    where weights are sharded.
 
     Args:
         model: an Autoencoder.
         trainer: its trainer, as the fit ends.
     """
     looks = trainer.is_global_zero or model.device_mesh is not None
-    if not looks or trainer.fast_dev_run or trainer.barebones:
+    if not looks or trainer.fast_dev_run or trainer.barebones or trainer.global_step < LEAST_STEPS:
         return
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

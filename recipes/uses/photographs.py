@@ -75,13 +75,11 @@ def main() -> None:
 
     figure, axis = plt.subplots(figsize=(9, 9), layout="constrained")
     where = PCA(2).fit_transform(code.numpy())
-    width = 0.04 * np.ptp(where, axis=0).max()
+    half = 0.02 * np.ptp(where, axis=0).max()
     for (x, y), each in zip(where, image, strict=True):
-        axis.imshow(
-            each.permute(1, 2, 0).clamp(0, 1), extent=(x - width / 2, x + width / 2, y - width / 2, y + width / 2)
-        )
-    axis.set(xlim=(where[:, 0].min() - width, where[:, 0].max() + width),
-             ylim=(where[:, 1].min() - width, where[:, 1].max() + width), title="the codes' first two components")  # fmt: skip
+        axis.imshow(each.permute(1, 2, 0).clamp(0, 1), extent=(x - half, x + half, y - half, y + half))
+    (left, bottom), (right, top) = where.min(axis=0) - half, where.max(axis=0) + half
+    axis.set(xlim=(left, right), ylim=(bottom, top), title="the codes' first two components")
     figure.savefig(FOLDER / "map.png", dpi=110)
     print(f"written to {FOLDER}: embeddings.npz ({tuple(code.shape)}, with files), neighbours.png, map.png")
 

@@ -138,17 +138,21 @@ def test_probe_is_that_of_scikit_learn(tmp_path: Path) -> None:
     assert logged["test/probe_error"] == pytest.approx(1 - regression.score(scaler.transform(xt), yt), abs=0.006)
 
 
-def test_pictures_in_the_run_folder(tmp_path: Path) -> None:
+def test_pictures_in_the_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+    draw = ReconstructionGrid.draw
+    monkeypatch.setattr(ReconstructionGrid, "draw", lambda *args: drawn.append(args[-1]) or draw(*args))
     run = trainer(tmp_path, [make(every_n_epochs=2) for make in PICTURES], max_epochs=4)
     data = HFDataModule("digits")
     model = VAE((1, 8, 8), latent_dim=4)
     run.fit(model, data)
     run.test(model, data, verbose=False)
-    for make in PICTURES:
-        folder = tmp_path / "run" / "pictures" / make.name
-        assert sorted(p.name for p in folder.iterdir()) == ["epoch=0001.png", "epoch=0003.png", "test.png"]
-        for file in folder.iterdir():
-            check_picture(file)
+    names = [make.name.replace(" ", "_") for make in PICTURES]
+    files = sorted((tmp_path / "run" / "pictures").iterdir())  # the newest of each kind, and the test's
+    assert [file.name for file in files] == sorted(f"{name}{end}.png" for name in names for end in ("", "_test"))
+    for file in files:
+        check_picture(file)
+    assert drawn == ["reconstructions, epoch 2", "reconstructions, epoch 4", "reconstructions, test"]
     assert "test/jacobian_norm" in run.callback_metrics
 
 
@@ -156,7 +160,7 @@ def test_a_bare_validation_measures_whatever_the_epochs(tmp_path: Path) -> None:
     run = trainer(tmp_path, [ReconstructionGrid(every_n_epochs=5), LatentProbe(every_n_epochs=5)])
     logged = run.validate(VAE((1, 8, 8), 4), HFDataModule("digits"), verbose=False)[0]
     assert logged.keys() >= {"val/knn_error", "val/probe_error"}
-    check_picture(tmp_path / "run" / "pictures" / "reconstructions" / "validate.png")
+    check_picture(tmp_path / "run" / "pictures" / "reconstructions_validate.png")
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
@@ -165,7 +169,7 @@ def test_models_of_another_precision_are_measured(precision: Any, tmp_path: Path
     run = trainer(tmp_path, [*measures, *[make() for make in PICTURES]], precision=precision)
     logged = run.validate(VAE((1, 8, 8), 4), HFDataModule("digits"), verbose=False)[0]
     assert all(np.isfinite(value) for value in logged.values())
-    assert len(list(tmp_path.rglob("validate.png"))) == len(PICTURES)
+    assert len(list(tmp_path.rglob("*_validate.png"))) == len(PICTURES)
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
@@ -196,7 +200,7 @@ def test_a_single_sample_is_drawn(tmp_path: Path) -> None:
     callbacks = [LatentProjection(beside_pca=True), LatentTraversal()]
     trainer(tmp_path, [*callbacks]).validate(VAE((1, 8, 8), 4), data, verbose=False)
     for callback in callbacks:
-        check_picture(tmp_path / "run" / "pictures" / callback.name / "validate.png")
+        check_picture(tmp_path / "run" / "pictures" / f"{callback.name}_validate.png")
 
 
 def test_legend_names_the_classes() -> None:
@@ -245,7 +249,7 @@ def test_corrupted_inputs_get_a_row(tmp_path: Path) -> None:
     for cls in (Autoencoder, DenoisingAutoencoder):
         folder = tmp_path / cls.__name__
         trainer(folder, [ReconstructionGrid(4)]).fit(cls((1, 8, 8), 4), HFDataModule("digits"))
-        with Image.open(folder / "run" / "pictures" / "reconstructions" / "epoch=0000.png") as picture:
+        with Image.open(folder / "run" / "pictures" / "reconstructions.png") as picture:
             sizes[cls] = picture.size
     assert sizes[DenoisingAutoencoder][1] > 1.3 * sizes[Autoencoder][1]
 
@@ -261,7 +265,7 @@ def test_tensorboard_gets_the_pictures(tmp_path: Path) -> None:
     assert sorted(events.Tags()["images"]) == ["pictures/reconstructions", "pictures/samples"]
     (image,) = events.Images("pictures/samples")
     assert image.width > 150
-    assert (tmp_path / "tb" / "pictures" / "samples" / "epoch=0000.png").is_file()
+    assert (tmp_path / "tb" / "pictures" / "samples.png").is_file()
 
 
 def test_wandb_gets_the_pictures_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,7 +287,7 @@ def test_wandb_gets_the_pictures_offline(tmp_path: Path, monkeypatch: pytest.Mon
     wandb.finish()
     (picture,) = tmp_path.glob("wandb/offline-run-*/files/media/images/pictures/*.png")
     assert steps == [run.global_step]  # or the picture has no place on the axis of the metrics
-    assert picture.read_bytes() == (tmp_path / "run" / "pictures" / "reconstructions" / "epoch=0000.png").read_bytes()
+    assert picture.read_bytes() == (tmp_path / "run" / "pictures" / "reconstructions.png").read_bytes()
 
 
 def test_callbacks_leave_the_run_as_it_is(tmp_path: Path) -> None:
@@ -327,7 +331,7 @@ def test_denoising_baselines_are_those_of_scikit_image(tmp_path: Path) -> None:
 def test_projection_beside_pca(tmp_path: Path) -> None:
     run = trainer(tmp_path, [LatentProjection(beside_pca=True)])
     run.fit(Autoencoder((1, 8, 8), 2), HFDataModule("digits"))
-    with Image.open(tmp_path / "run" / "pictures" / "projection" / "epoch=0000.png") as picture:
+    with Image.open(tmp_path / "run" / "pictures" / "projection.png") as picture:
         assert picture.size[0] > 1.8 * picture.size[1]
 
 

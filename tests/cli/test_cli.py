@@ -440,3 +440,19 @@ def test_rows_are_drawn_over_classes() -> None:
     assert sorted(drawn["label"].tolist()) == sorted([*range(10)] * 2)
     assert torch.equal(data.some_rows("test", 20, seed=0)["image"], drawn["image"])
     assert not torch.equal(data.some_rows("test", 20, seed=1)["image"], drawn["image"])
+
+
+def test_a_model_is_summed_up_without_columns_of_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1", "--trainer.max_epochs", "1"]
+    main(["fit", *RECIPE, *options, "--trainer.accelerator", "cpu", "--trainer.callbacks", "[]"])
+    said = capsys.readouterr()
+    text = said.out + said.err
+    model = load_model(next(tmp_path.rglob("last.ckpt")))
+    assert f"{sum(parameter.numel() for parameter in model.parameters()) // 1000} K parameters, 0.4 MB" in text
+    for part in ("encoder", "decoder"):
+        assert part in text
+    for column in ("FLOPs", "Mode", "0.00it/s"):
+        assert column not in text

@@ -60,7 +60,7 @@ def test_two_processes_by_the_command_line(alone: Path, overlay: str, tmp_path: 
     assert error(tmp_path, alone) < 1e-5
     assert done.stdout.count("Written") == 1
     assert len(list(tmp_path.rglob("metrics.csv"))) == 1
-    assert len(list(tmp_path.rglob("epoch=0001.png"))) == 3  # of reconstructions, projections and traversals
+    assert len(list(tmp_path.rglob("pictures/*.png"))) == 3  # of reconstructions, projections and traversals
 
 
 @pytest.fixture
