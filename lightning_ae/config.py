@@ -16,7 +16,7 @@ import sys
 from abc import ABC
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from lightning_ae.errors import InputError, unknown
 
@@ -38,16 +38,17 @@ class Configurable(ABC):  # noqa: B024  its own base classes have the abstract m
     The base classes are no dataclasses themselves, so that the command line lets one choose among their subclasses.
     """
 
-    earlier: ClassVar[Mapping[str, Any]] = {}
-    """What later fields were before there were such, where that is not their default; see `of_earlier`."""
-
     @classmethod
     def of_earlier(cls, init_args: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments in a file, which name every field that there was, with those that came later."""
+        """The arguments in a file, which name every field that there was, with those that came later.
+
+        A class whose later fields were something else than their defaults says so in `earlier`.
+        """
         fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
         known = {f.name: f.default for f in fields if f.init and f.default is not dataclasses.MISSING}
         later = {name: to_plain(default, name) for name, default in known.items()}
-        return {**later, **cls.earlier, **init_args}
+        # no annotation in this class: it would be resolved in the modules of subclasses, which may lack its names
+        return {**later, **getattr(cls, "earlier", {}), **init_args}
 
     def __post_init__(self) -> None:
         # YAML and checkpoints know lists only; a frozen dataclass should compare and hash
