@@ -381,4 +381,4 @@ def test_vectors_have_metrics_too(tmp_path: Path) -> None:
     run = trainer(tmp_path, [ReconstructionMetrics(), LatentProjection()])
     logged = run.validate(Autoencoder((5,), 1), loader, verbose=False)[0]
     assert set(logged) == {"val/loss", "val/reconstruction", "val/mse", "val/active_units"}
-    check_picture(tmp_path / "run" / "pictures" / "projection" / "validate.png")
+    check_picture(tmp_path / "run" / "pictures" / "projection_validate.png")

@@ -169,7 +169,7 @@ def test_predict(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["fit", *RECIPE, "--model.architecture", "ConvNet", "--model.input_shape", "[64]"], "use MLP"),
         (["fit", *RECIPE, "--model.input_shape", "[1, 9, 9]", *SHORT], "{'image': (64, 1, 8, 8), 'label': (64,)}"),
         (["fit", *RECIPE, "--data.path", "./none", *SHORT], "local folder"),
-        (["fit", *RECIPE, "--data.val_split", "valid", *SHORT], "it has 'train', 'test': name one, val_split="),
+        (["fit", *RECIPE, "--data.val_split", "valid", *SHORT], "it has 'train', 'test', and no further one"),
         (["fit", *RECIPE, "--data.kind", "Image", "--data.kind.column", "img", *SHORT], "['image', 'label']"),
         (["features", "none.ckpt"], "no checkpoint at 'none.ckpt'"),
         (["completion", "fish"], "unknown shell"),
@@ -229,7 +229,7 @@ def test_optimizer_and_scheduler_from_the_command_line(tmp_path: Path, monkeypat
 def test_a_model_trained_by_the_command_line_needs_only_its_path(run: Path) -> None:
     model = VAE.load_from_checkpoint(run / "checkpoints" / "best.ckpt")
     assert (model.latent_dim, model.input_shape) == (8, (1, 8, 8))
-    assert type(model.likelihood).__name__ == "Bernoulli"
+    assert (type(model.likelihood).__name__, model.likelihood.scale) == ("Gaussian", "optimal")
 
 
 def test_the_installed_command(tmp_path: Path) -> None:

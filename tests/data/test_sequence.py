@@ -87,6 +87,7 @@ def test_windows_are_those_of_a_loop() -> None:
     assert Offender(0, 3, LENGTH + 2, 9.0).named((2, LENGTH), data.signature) == "row 3 of batch 0, column 'v' at 2: 9"
     some = torch.tensor([3, 0])
     torch.testing.assert_close(data.rows("train", some)["x"], found["x"][some])
+    data._counted_by(data._loader("train"), "train")  # as of a trainer, by whose batches rows are counted
     assert data.row_of("train", 0, 3) == f"window 3, from row {windows[3][0]} to row {windows[3][-1]} of split 'train',"
 
 

@@ -47,7 +47,7 @@ TWELVE = {"architecture": DROPPING, "pseudo_inputs": 12, "said": True}
 SPARSE = {"class_path": "lightning_ae.models.stacked.Sparse"}
 DRAWS = {"class_path": "IWAEObjective", "init_args": {"samples": 2}}
 STRATIFIED = {"class_path": "TotalCorrelation", "init_args": {"estimator": "stratified"}}
-TABLE = {"class_path": "Mixed", "init_args": {"categories": [0, 2, 3, 0] * 16}}
+COLUMNS = {"class_path": "Mixed", "init_args": {"categories": [0, 2, 3, 0] * 16}}
 MAP = {"class_path": "ConvNet", "init_args": {"channels": [4], "code": "map"}}
 TABLE = {"class_path": "MLP", "init_args": {"hidden": [8], "categories": [0, 5, 0, 3], "log1p": True}}
 SEQUENCES = {
@@ -232,7 +232,7 @@ CASES = [
     Case(
         "IWAE", {"likelihood": {"class_path": "Laplace", "init_args": {"scale": "optimal"}}}, title="calibrated draws"
     ),
-    Case("VAE", {"likelihood": TABLE, "input_shape": [64]}, title="mixed columns"),
+    Case("VAE", {"likelihood": COLUMNS, "input_shape": [64]}, title="mixed columns"),
     Case("VAE", {"architecture": ATTENTION}, title="attention"),
     Case("VAE", {"architecture": ATTENTION}, {"precision": "32-true"}, title="attention in float32"),
 ]
