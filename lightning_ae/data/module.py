@@ -301,6 +301,12 @@ class HFDataModule(Samples, pl.LightningDataModule):
     def predict_dataloader(self) -> BatchLoader | StreamLoader:  # noqa: D102
         return self._evaluation_loader("test")
 
+    def on_exception(self, exception: BaseException) -> None:
+        """Leaves loaders as they were, where one could not be made."""
+        from lightning_ae.training.private import restore_loaders
+
+        restore_loaders()
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Makes the batch what the model takes, on the device."""
         batch = self._ready(batch)

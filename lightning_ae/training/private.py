@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
+from torch.utils.data import BatchSampler, DataLoader
 
 LOOP = (
     "_logger_connector.on_batch_end",
@@ -184,3 +185,21 @@ def compiler_error() -> type[Exception]:
 def compiled_by(network: nn.Module, call: Any) -> None:
     """Puts what runs a network where `nn.Module.compile` does; copies and checkpoints leave it out."""
     network._compiled_call_impl = call
+
+
+def restore_loaders() -> None:
+    """Takes off what Lightning wraps around the constructors of loaders and samplers while a hook makes them.
+
+    Where the hook ends in an exception it leaves that on, and a later fit of the same process wraps them once more.
+    """
+    for base in (DataLoader, BatchSampler):
+        for cls in (base, *_subclasses(base)):
+            for name in ("__setattr__", "__delattr__", "__init__"):
+                if f"__old{name}" in vars(cls):
+                    setattr(cls, name, vars(cls)[f"__old{name}"])
+                    delattr(cls, f"__old{name}")
+
+
+def _subclasses(cls: type) -> list[type]:
+    own: list[type] = cls.__subclasses__()
+    return own + [found for each in own for found in _subclasses(each)]

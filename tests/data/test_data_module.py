@@ -315,3 +315,12 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path, options: dict[str, Any],
     whole = fit(StopsAfter(steps, tmp_path / "stopped.ckpt"))
     resumed = fit(ckpt_path=tmp_path / "stopped.ckpt")
     torch.testing.assert_close(resumed.state_dict(), whole.state_dict(), rtol=0, atol=0)
+
+
+def test_a_loader_that_could_not_be_made_leaves_others_alone() -> None:
+    data = HFDataModule(counted(), kind=COUNTED, batch_size=8)
+    data.train_dataloader = lambda: data._part("nonsense")  # type: ignore[method-assign]
+    trainer = pl.Trainer(max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False, barebones=True)
+    with pytest.raises(InputError, match="nonsense"):
+        trainer.fit(Tiny(1), data)
+    assert not [name for name in vars(torch.utils.data.DataLoader) if name.startswith("__old")]
