@@ -33,6 +33,13 @@ def compare_codes(model: Autoencoder, data: HFDataModule, k: int = 5, seed: int 
 
     Raises:
         InputError: when there are no classes.
+
+    Example:
+        >>> from lightning_ae import VAE, HFDataModule
+        >>> from lightning_ae.metrics import compare_codes
+        >>> data = HFDataModule("digits")
+        >>> sorted(compare_codes(VAE(data.input_shape), data))
+        ['codes', 'inputs', 'pca', 'untrained']
     """
     from sklearn.decomposition import PCA
 

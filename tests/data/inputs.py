@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ from lightning_ae.data.kinds import kind_of
 
 def unscaled(path: Any, kind: Kind | None = None, **options: Any) -> HFDataModule:
     """A data module that takes tables as they are where nothing else is said, so that values show."""
-    kind = kind or kind_of(next(iter(HFDataModule(path, **options).splits.values())).features or {})
-    if isinstance(kind, Tabular) and kind.scaling is None:
-        kind = replace(kind, scaling="none")
-    return HFDataModule(path, kind=kind, **options)
+    data = HFDataModule(path, kind=kind, **options)
+    chosen = kind or kind_of(next(iter(data.splits.values())).features or {})
+    if isinstance(chosen, Tabular) and chosen.scaling is None:
+        raw = replace(chosen, scaling="none")
+        if not isinstance(path, str | PathLike):  # what lies in memory is settled already
+            return HFDataModule(path, kind=raw, **options)
+        data.kind = raw
+    return data
 
 
 @dataclass(frozen=True)
