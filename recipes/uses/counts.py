@@ -41,13 +41,13 @@ def main() -> None:
     parser.add_argument("--path", help="an .h5ad file, or a table of whole numbers, of your own")
     parser.add_argument("--label", help="its column of types, where it has one")
     parser.add_argument("--layer", help='of an .h5ad file, or "raw"; by default X')
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=60)
     args = parser.parse_args()
 
     pl.seed_everything(0, verbose=False)
-    path = (cells()) if args.path is None else args.path
+    path = cells() if args.path is None else args.path
     data = HFDataModule(path, name=args.layer, kind=Counts(), label=args.label, test_fraction=0.2, cache="memory")
-    model = VAE(**data.suits, latent_dim=8)
+    model = VAE(**data.suits, latent_dim=8, lr=3e-3)
     trainer = pl.Trainer(max_epochs=args.epochs, logger=False, enable_checkpointing=False, enable_model_summary=False)
     trainer.fit(model, data)
 

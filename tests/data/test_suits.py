@@ -41,7 +41,10 @@ def series() -> tuple[Any, Sequence]:
 
 KINDS = {
     "table": (table, {"architecture": MLP(categories=(0, 0, 3)), "likelihood": Mixed((0, 0, 3))}),
-    "counts": (counts, {"architecture": MLP(log1p=True), "likelihood": NegativeBinomial(library=True)}),
+    "counts": (
+        counts,
+        {"architecture": MLP((128,), norm="batch", log1p=True), "likelihood": NegativeBinomial(library=True)},
+    ),
     "series": (series, {"architecture": SequenceNet()}),
 }
 

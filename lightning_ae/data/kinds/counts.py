@@ -173,11 +173,14 @@ class Counts(Kind):
         return CountPreprocess(self._width or next(iter(chunks())).shape[1])
 
     def suits(self, columns: Sequence[str]) -> dict[str, Any]:
-        """A network that takes logarithms, and a likelihood of counts beside the sample's number of all of them."""
+        """A network that takes logarithms, and a likelihood of counts beside the sample's number of all of them.
+
+        Width and normalisation are those of Lopez et al. 2018, https://doi.org/10.1038/s41592-018-0229-2.
+        """
         from lightning_ae.architectures import MLP
         from lightning_ae.parts import NegativeBinomial
 
-        return {"architecture": MLP(log1p=True), "likelihood": NegativeBinomial(library=True)}
+        return {"architecture": MLP((128,), norm="batch", log1p=True), "likelihood": NegativeBinomial(library=True)}
 
     @property
     def padded(self) -> bool:
