@@ -35,10 +35,10 @@ def compare_codes(model: Autoencoder, data: HFDataModule, k: int = 5, seed: int 
         InputError: when there are no classes.
 
     Example:
-        >>> from lightning_ae import VAE, HFDataModule
+        >>> from lightning_ae import Autoencoder, HFDataModule
         >>> from lightning_ae.metrics import compare_codes
         >>> data = HFDataModule("digits")
-        >>> sorted(compare_codes(VAE(data.input_shape), data))
+        >>> sorted(compare_codes(Autoencoder(data.input_shape), data))
         ['codes', 'inputs', 'pca', 'untrained']
     """
     from sklearn.decomposition import PCA
