@@ -494,6 +494,8 @@ def _numbers_of(values: Any, name: str, classes: Sequence[str]) -> np.ndarray:
     found = []
     for row, value in enumerate(values.tolist() if hasattr(values, "tolist") else list(values)):
         missing = value is None or value != value or type(value).__name__ == "NAType"
+        if isinstance(value, float) and value.is_integer():  # as whole numbers beside missing ones become
+            value = int(value)
         text = MISSING if missing else str(value).lower() if isinstance(value, bool) else str(value)
         if text not in number:
             raise InputError(

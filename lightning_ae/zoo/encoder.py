@@ -226,7 +226,10 @@ class Encoder(nn.Module):
             )
         dtype = self.model.dtype
         x = x.to(dtype)
-        if (mask := given.get("mask")) is not None:
+        mask = given.get("mask")
+        if mask is None and self.signature.masked:
+            mask = ~x.isnan()
+        if mask is not None:
             x = known(x, mask)
         if self.layer is not None:
             features = self._at(self.layer, x, given)

@@ -95,6 +95,14 @@ def test_categories_are_numbered_by_name() -> None:
     assert scaled_batch[:, 0].mean().abs() < 1e-6
 
 
+def test_whole_numbers_beside_gaps_are_the_same_categories_in_a_frame() -> None:
+    frame = pd.DataFrame({"a": [1.0, 2.0, 3.0, 4.0], "k": [3, None, 5, 3]})
+    rows = Dataset.from_dict({"a": frame["a"], "k": [3, None, 5, 3]})
+    data = module(rows, Tabular(categories=("k",)))
+    assert data.signature.classes == {"k": ("3", "5", "(missing)")}
+    assert torch.equal(data.signature.tensor(frame), next(data.batches("train"))["x"])
+
+
 def test_auto_takes_texts_of_few_kinds_and_declared_classes() -> None:
     names = [f"name {i}" for i in range(8)]
     rows = Dataset.from_dict(
