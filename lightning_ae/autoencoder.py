@@ -450,6 +450,8 @@ class Autoencoder(Scores, ExactModule):  # type: ignore[misc]  # Lightning's loa
             self.data_config = getattr(data, "config", None)
             self.take_signature_of(data, self.likelihood.support)
         self.use_columns_of(data)
+        if stage == "fit":
+            self.threshold = None  # of weights that the fit will move
         self._seen_data = False
 
     def on_train_end(self) -> None:
