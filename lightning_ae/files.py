@@ -33,6 +33,8 @@ def whole_file(file: str | os.PathLike[str], overwrite: bool = True) -> Iterator
         os.fchmod(handle, 0o666 & ~mask)  # as any other file
         os.close(handle)
         yield part
+        with open(part, "rb") as written:
+            os.fsync(written.fileno())  # or a crash of the machine could leave the name without the contents
         if overwrite:
             os.replace(part, place)
         else:

@@ -24,6 +24,7 @@ def features(
     splits: Sequence[str] | None = None,
     output: str | None = None,
     batch_size: int = 1024,
+    shard_rows: int | None = None,
     device: str = "auto",
     overwrite: bool = False,
 ) -> dict[str, Path]:
@@ -36,6 +37,10 @@ def features(
     data set's own split, and "path", where images are files, say which sample it is. The file's metadata hold the hash
     of the model's signature.
 
+    Large data are written in shards, a folder for each split (train/00000-of-00016.parquet and so on) beside
+    manifest.json, in as much memory as a shard needs. Processes of torchrun and of SLURM, and further jobs on the same
+    output, share the shards; a job that was killed goes on where it was when it is started again.
+
     Args:
         checkpoint: the model's checkpoint, or the name of a zoo entry.
         path: the data set: a hub id, a local folder or file, "digits" or "fashion" (default: what the model was
@@ -43,24 +48,31 @@ def features(
         splits: any of train, val and test (default: all that the data have, which together are all rows).
         output: the folder to write to (default: "features" beside the folder of the checkpoint).
         batch_size: how many samples to encode at a time.
+        shard_rows: how many rows make a shard (default: 65536 where a split has more, or several processes share the
+            work; else each split is one file).
         device: cpu, cuda, mps, or auto for the fastest there is.
-        overwrite: replace files that exist.
+        overwrite: replace files that exist; of shards those that are of another model, other data or other options.
 
     Returns:
-        The file of each split.
+        The file of each split, of shards their folder.
 
     Raises:
         InputError: when a file exists, or the data cannot be read.
     """
     check_model(checkpoint)
     check_splits(["train"] if splits is None else splits)
-    check_positive(batch_size=batch_size)
+    check_positive(batch_size=batch_size, **({} if shard_rows is None else {"shard_rows": shard_rows}))
+    from lightning_ae import shards
+    from lightning_ae.cli import codes as sharded
     from lightning_ae.cli import trained, written
 
     model = trained.load(checkpoint, device)
     data = trained.data_of(model, checkpoint, path)
     splits = [split for split in ("train", "val", "test") if data.has(split)] if splits is None else list(splits)
     folder = Path(output) if output else written.beside(checkpoint) / "features"
+    several = shard_rows is not None or shards.share_of_work()[1] > 1
+    if several or not data.streaming and any(len(data.dataset(split)) > shards.ROWS for split in splits):
+        return sharded.features(model, data, checkpoint, splits, folder, batch_size, shard_rows, overwrite)
     files = {split: folder / f"{split}.parquet" for split in splits}
     written.check_free(files.values(), overwrite)
     data.prepare_data()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from pytorch_lightning.utilities import rank_zero_info
 from tqdm.auto import tqdm
@@ -32,7 +34,8 @@ def device_of(name: str) -> torch.device:
             raise unknown("device here", name, ["auto", *known])
         return torch.device(name)
     if torch.cuda.is_available():
-        return torch.device("cuda")
+        local = os.environ.get("LOCAL_RANK")  # of torchrun's processes each takes its own
+        return torch.device("cuda") if local is None else torch.device("cuda", int(local) % torch.cuda.device_count())
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
@@ -67,13 +70,16 @@ def _take_splits(data: HFDataModule) -> None:
             rank_zero_info(f"the data have no column {column!r}, by which the model's were divided: rows are drawn")
 
 
-def encode(model: Autoencoder, data: HFDataModule, split: str, batch_size: int) -> torch.Tensor:
-    """The codes of a split as vectors, (N, feature_dim)."""
+def encode(
+    model: Autoencoder, data: HFDataModule, split: str, batch_size: int, first: int = 0, last: int | None = None
+) -> torch.Tensor:
+    """The codes of a split, or of its rows from `first` up to `last`, exclusive, as vectors, (N, feature_dim)."""
     codes = []
-    total = -(-len(data.dataset(split)) // batch_size)
+    total = -(-((len(data.dataset(split)) if last is None else last) - first) // batch_size)
     with torch.no_grad():
         # a bar appears where this takes more than two seconds
-        for batch in tqdm(data.batches(split, batch_size), f"encoding {split}", total, delay=2, leave=False):
+        batches = data.batches(split, batch_size, first, last)
+        for batch in tqdm(batches, f"encoding {split}", total, delay=2, leave=False):
             x, given = read_input(model, batch)
             codes.append(model.pool(model.encode(x, **given)).float().cpu())
     return torch.cat(codes)

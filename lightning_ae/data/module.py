@@ -190,10 +190,27 @@ class HFDataModule(Samples, pl.LightningDataModule):
             return f"window {position}, from row {first} to row {last} of split {name!r},"
         return f"row {position if rows is None else int(rows[position])} of split {name!r}"
 
-    def batches(self, split: str, batch_size: int | None = None) -> Iterator[Batch]:
-        """A pass over a split in order, as evaluation sees it, ready for a model, on the CPU."""
-        for batch in self._loader(split, batch_size=batch_size or self.batch_size):
-            yield self._ready(batch)
+    def batches(
+        self, split: str, batch_size: int | None = None, first: int = 0, last: int | None = None
+    ) -> Iterator[Batch]:
+        """A pass over a split in order, as evaluation sees it, ready for a model, on the CPU.
+
+        Args:
+            split: train, val or test.
+            batch_size: by default that of training.
+            first: the position to begin at; not of a stream.
+            last: the position to end before; not of a stream.
+        """
+        size = batch_size or self.batch_size
+        loader = self._loader(split, batch_size=size)
+        if first == 0 and last is None:
+            for batch in loader:
+                yield self._ready(batch)
+            return
+        assert isinstance(loader, BatchLoader)
+        last = loader.batch_sampler.samples if last is None else last
+        for start in range(first, last, size):
+            yield self._ready(loader.read(torch.arange(start, min(last, start + size))))
 
     def rows(self, split: str, positions: Tensor) -> Batch:
         """The samples at these positions, int64 (B,), in the order of evaluation, ready for a model, on the CPU."""

@@ -193,8 +193,9 @@ class Samples:
             return rows is not None and len(rows) > 0 and len(self.parts[split]) > 0
         return (self.val_split if split == "val" else self.test_split) in self.splits
 
-    def keys(self, split: str) -> dict[str, Any]:
-        """By what a row of "train", "val" or "test" is found again, in the order of evaluation.
+    def keys(self, split: str, first: int = 0, last: int | None = None) -> dict[str, Any]:
+        """By what a row of "train", "val" or "test" is found again, in the order of evaluation; of those from `first`
+        up to `last`, exclusive.
 
         "row" is its number in the data set's own split, "path" the file of its image, relative to a local data set's
         folder, where images are files. Of windows "window" counts them, and "row" is the first one's number.
@@ -203,21 +204,23 @@ class Samples:
 
         name, rows = self._part(split)
         if (windows := self.windows(split)) is not None:
-            return {"window": np.arange(len(windows.starts)), "row": windows.first}
+            return {"window": np.arange(len(windows.starts))[first:last], "row": windows.first[first:last]}
         table = self._rows_of(name)
         images = [column for column in self.input_columns if column in image_columns(table.features)][:1]
         if self.streaming:  # which says how many rows it has at its end only
             parts = [_paths(part[images[0]]) if images else [None] * len(part) for part in
                      table.select_columns(images or self.input_columns[:1]).with_format("arrow").iter(256)]  # fmt: skip
             paths = [path for part in parts for path in part]
-            found: dict[str, Any] = {"row": np.arange(len(paths))}
+            paths = paths[first:last]
+            found: dict[str, Any] = {"row": np.arange(first, first + len(paths))}
         else:
-            found = {"row": np.arange(len(table)) if rows is None else rows}
+            rows = np.arange(*slice(first, last).indices(len(table))) if rows is None else rows[first:last]
+            found = {"row": rows}
             paths = []
             if images:  # the file names alone: encoded images may fill the memory
                 encoded = table.select_columns(images).cast_column(images[0], ImageFeature(decode=False)).flatten()
                 named = encoded.select_columns([f"{images[0]}.path"]).with_format("arrow")
-                paths = (named if rows is None else named.select(rows))[:].column(0).to_pylist()
+                paths = named.select(rows)[:].column(0).to_pylist()
         if any(path is not None for path in paths):
             folder = os.path.realpath(os.path.expanduser(os.fspath(self.path))) if self._is_local else None
             found["path"] = [_relative(path, folder) for path in paths]

@@ -1,0 +1,202 @@
+"""Shards: every row once, whatever dies, whoever shares, and whatever is in the way."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from filelock import FileLock
+
+from lightning_ae import shards
+from lightning_ae.cli import written
+from lightning_ae.cli.app import main
+from lightning_ae.errors import InputError
+from lightning_ae.shards import plan, share_of_work
+
+MODEL = "ae_mlp.digits_v1"
+EACH = 100
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The codes of digits as one file a split."""
+    folder = tmp_path_factory.mktemp("whole")
+    main(["features", MODEL, "--path", "digits", "--splits", "[test]", "--output", str(folder)])
+    return folder / "test.parquet"
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_ARRAY_TASK_ID"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def features(folder: Path, *more: str, model: str = MODEL, path: str = "digits", each: int = EACH) -> None:
+    args = ["--path", path, "--splits", "[test]", "--output", str(folder), "--shard_rows", str(each), *more]
+    main(["features", model, *args])
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted((folder / "test").glob("*.parquet"))
+
+
+def check_same(folder: Path, whole: Path) -> None:
+    """Every row is there once, in order, with the codes and columns of a job without shards."""
+    expected, rows = pq.read_table(whole).to_pydict(), {}
+    for file in files(folder):
+        for name, values in pq.read_table(file).to_pydict().items():
+            rows.setdefault(name, []).extend(values)
+    assert rows.keys() == expected.keys()
+    for name in rows.keys() - {"code"}:
+        assert rows[name] == expected[name], name
+    np.testing.assert_allclose(rows["code"], expected["code"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("rows", "each"), [(1, 1), (1, 100), (100, 100), (101, 100), (1797, 64)])
+def test_a_plan_has_every_row_once(rows: int, each: int) -> None:
+    made = plan({"train": rows, "test": 7}, each)
+    assert [i for s in made if s.split == "train" for i in range(s.first, s.last)] == list(range(rows))
+    assert sum(len(s) for s in made) == rows + 7
+    assert len({s.name for s in made}) == len(made)
+    assert all(0 < len(s) <= each for s in made)
+
+
+def test_who_a_process_is() -> None:
+    assert share_of_work({}) == (0, 1)
+    assert share_of_work({"RANK": "1", "WORLD_SIZE": "4", "SLURM_PROCID": "3", "SLURM_NTASKS": "8"}) == (1, 4)
+    assert share_of_work({"SLURM_PROCID": "3", "SLURM_NTASKS": "8"}) == (3, 8)
+    array = {"SLURM_ARRAY_TASK_MIN": "2", "SLURM_ARRAY_TASK_STEP": "3", "SLURM_ARRAY_TASK_COUNT": "2"}
+    tasks = [
+        array | {"SLURM_ARRAY_TASK_ID": task, "SLURM_PROCID": rank, "SLURM_NTASKS": "2"}
+        for task in ("2", "5")
+        for rank in ("0", "1")
+    ]
+    assert [share_of_work(each) for each in tasks] == [(0, 4), (1, 4), (2, 4), (3, 4)]
+    with pytest.raises(InputError, match="process 4 of 4"):
+        share_of_work({"RANK": "4", "WORLD_SIZE": "4"})
+    with pytest.raises(InputError, match="WORLD_SIZE is 'two'"):
+        share_of_work({"RANK": "0", "WORLD_SIZE": "two"})
+
+
+def test_shards_are_the_rows_of_one_file(tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    features(tmp_path)
+    assert "4 shards made" in capsys.readouterr().out.replace("(", "")
+    check_same(tmp_path, whole)
+    assert {p.name for p in (tmp_path / "test").iterdir()} == {f"{i:05d}-of-00004.parquet" for i in range(4)}
+    before = {file: file.stat().st_mtime_ns for file in files(tmp_path)}
+    features(tmp_path)
+    assert "0 shards made, 4 there already" in capsys.readouterr().out
+    assert {file: file.stat().st_mtime_ns for file in files(tmp_path)} == before
+
+
+def test_a_full_disk_leaves_whole_shards_to_go_on_with(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write, room = pq.write_table, [2]
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        if not room[0]:
+            Path(args[1]).write_bytes(b"PAR1 and no more")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        room[0] -= 1
+        write(*args, **kwargs)
+
+    monkeypatch.setattr(pq, "write_table", full)
+    with pytest.raises(SystemExit):
+        features(tmp_path)
+    assert "No space left" in capsys.readouterr().err
+    assert len(files(tmp_path)) == 2
+    assert not list((tmp_path / "test").glob(".part-*"))
+    monkeypatch.undo()
+    features(tmp_path)
+    assert "2 shards made, 2 there already" in capsys.readouterr().out
+    check_same(tmp_path, whole)
+
+
+def test_a_truncated_shard_is_made_anew(tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    features(tmp_path)
+    cut = files(tmp_path)[1]
+    cut.write_bytes(cut.read_bytes()[:-100])
+    features(tmp_path)
+    assert "1 shards made, 3 there already" in capsys.readouterr().out
+    check_same(tmp_path, whole)
+
+
+def test_other_work_on_the_same_output_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    features(tmp_path)
+    for changed, named in (
+        ({"model": "vae_mlp.digits_v1"}, "model differ"),
+        ({"each": 50}, "shard_rows differ"),
+    ):
+        with pytest.raises(SystemExit):
+            features(tmp_path, **changed)  # type: ignore[arg-type]
+        assert named in capsys.readouterr().err
+    foreign = files(tmp_path)[2]
+    table = pq.read_table(foreign)
+    pq.write_table(table.replace_schema_metadata({"lightning_ae.manifest": "of another"}), foreign)
+    with pytest.raises(SystemExit):
+        features(tmp_path)
+    assert "not made under the manifest" in capsys.readouterr().err
+    features(tmp_path, "--overwrite", "true")
+    assert "1 shards made, 3 there already" in capsys.readouterr().out
+
+
+def test_two_jobs_share_and_never_make_a_shard_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "test").mkdir()
+    made: list[str] = []
+    write = written.write_parquet
+    monkeypatch.setattr(written, "write_parquet", lambda *a, **k: (made.append(a[3].name), write(*a, **k))[1])
+    with FileLock(tmp_path / "test" / ".00002-of-00004.lock"):  # another job is at it
+        monkeypatch.setenv("RANK", "1")
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        features(tmp_path)
+    assert [name[:5] for name in made] == ["00001", "00003", "00000"]  # its own first
+    assert "others are at 1 more" in capsys.readouterr().out
+    features(tmp_path)
+    assert [name[:5] for name in made[3:]] == ["00002"]
+
+
+def test_changed_data_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from datasets import Dataset
+
+    rows = Dataset.from_dict({"a": [1.0, 2.0, 3.0]})
+    wanted = {"data": shards._digest(rows), "shard_rows": 1}
+    shards.begin(tmp_path, wanted)
+    assert shards.begin(tmp_path, json.loads(json.dumps(wanted))) == shards.hash_of(wanted)
+    with pytest.raises(InputError, match="data differ"):
+        shards.begin(tmp_path, wanted | {"data": shards._digest(Dataset.from_dict({"a": [1.0, 2.0, 4.0]}))})
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(InputError, match="is no manifest"):
+        shards.begin(tmp_path, wanted)
+
+
+@pytest.mark.slow
+def test_killed_at_five_moments(tmp_path: Path, whole: Path) -> None:
+    code = "import sys; from lightning_ae.cli.app import main; main(sys.argv[1:])"
+    args = ["--path", "digits", "--splits", "[test]", "--output", str(tmp_path), "--shard_rows", "10"]
+    command = [sys.executable, "-c", code, "features", MODEL, *args]
+    for most in (1, 6, 12, 20, 28):  # shards there when the process is killed
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and len(files(tmp_path)) < most:
+            time.sleep(0.002)
+        before = {file: file.stat().st_mtime_ns for file in files(tmp_path)}
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert len(files(tmp_path)) <= len(before) + 1
+        assert all(pq.read_table(file).num_rows for file in files(tmp_path))  # whole, each
+    subprocess.run(command, check=True, capture_output=True)
+    assert {file: file.stat().st_mtime_ns for file in before} == before  # none was made twice
+    check_same(tmp_path, whole)
+    assert all(not each.name.startswith(".") for each in (tmp_path / "test").iterdir())
