@@ -16,7 +16,7 @@ PACKAGE = ROOT / "lightning_ae"
 PAGE = ROOT / "docs" / "architecture.md"
 
 LAYERS = (
-    ("errors", "files", "lazy", "signatures", "strict_yaml"),
+    ("errors", "files", "shards", "lazy", "signatures", "strict_yaml"),
     ("registry", "config", "recipes"),
     ("exact",),
     ("parts", "natural", "preprocess", "counts"),

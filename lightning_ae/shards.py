@@ -229,6 +229,50 @@ def work(
     return made, left
 
 
+def run_ray(job: Callable[[int, int], Any], actors: int, restarts: int = 3) -> list[Any]:
+    """Calls job(rank, actors) in Ray actors, on the cluster that Ray finds or on this machine; what each returned.
+
+    An actor that dies is started again and calls the job again, which skips the shards that are there. One that has
+    died too often is given up, with a warning: its shards are left to the others.
+
+    Args:
+        job: ends in `work`; cloudpickle sends it, and the output lies where all of them can write.
+        actors: how many.
+        restarts: of each.
+
+    Raises:
+        InputError: when Ray is not installed.
+        ray.exceptions.RayTaskError: which is also of the type that a job raised.
+    """
+    from pytorch_lightning.utilities import rank_zero_warn
+
+    try:
+        import ray
+    except ImportError:
+        raise InputError("actors need Ray", "pip install 'lightning_ae[ray]'") from None
+
+    class Worker:
+        def run(self, rank: int) -> Any:
+            return job(rank, actors)
+
+    remote = ray.remote(max_restarts=restarts, max_task_retries=restarts)(Worker)
+    started = not ray.is_initialized()
+    if started:
+        ray.init(logging_level="warning")
+    try:
+        workers = [remote.remote() for _ in range(actors)]
+        results = []
+        for rank, pending in enumerate([worker.run.remote(rank) for rank, worker in enumerate(workers)]):
+            try:
+                results.append(ray.get(pending))
+            except ray.exceptions.RayActorError as error:
+                rank_zero_warn(f"actor {rank} died more than {restarts} times: {error}".splitlines()[0])
+        return results
+    finally:
+        if started:
+            ray.shutdown()
+
+
 class _Taken(Exception):
     """Another process has just written the file."""
 

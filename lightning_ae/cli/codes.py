@@ -24,8 +24,10 @@ def features(
     batch_size: int,
     shard_rows: int | None,
     overwrite: bool,
+    rank: int = 0,
+    world: int = 1,
 ) -> dict[str, Path]:
-    """Writes the shards that are not there; see `lightning_ae.cli.tools.features`.
+    """Writes the shards that are not there, this rank's first; see `lightning_ae.cli.tools.features`.
 
     Raises:
         InputError: of a stream, whose rows have no numbers; when the folder has the shards of another job.
@@ -46,7 +48,7 @@ def features(
     def write(shard: Shard, file: Path) -> None:
         write_shard(model, data, checkpoint, shard, batch_size, made_under, file)
 
-    made, left = shards.work(all_shards, folder, made_under, write, overwrite, *shards.share_of_work())
+    made, left = shards.work(all_shards, folder, made_under, write, overwrite, rank, world)
     console = Console(highlight=False, soft_wrap=True)
     there = len(all_shards) - len(made) - len(left)
     console.print(f"[bold]Written[/]\n  {folder}  ({len(made)} shards made, {there} there already or made by others)")
@@ -55,6 +57,30 @@ def features(
     else:
         console.print(f"  all {len(all_shards)} shards are there: {sum(map(len, all_shards))} rows")
     return {split: folder / split for split in splits}
+
+
+def features_by_actors(
+    checkpoint: str,
+    path: str | None,
+    splits: Sequence[str],
+    folder: Path,
+    batch_size: int,
+    shard_rows: int | None,
+    device: str,
+    overwrite: bool,
+    actors: int,
+) -> None:
+    """The same by Ray actors, each with a model and data of its own; paths must mean the same on all machines."""
+    checkpoint = str(Path(checkpoint).absolute()) if Path(checkpoint).exists() else checkpoint
+    path = str(Path(path).absolute()) if path and Path(path).exists() else path
+    folder = folder.absolute()
+
+    def job(rank: int, world: int) -> None:
+        model = trained.load(checkpoint, device)
+        data = trained.data_of(model, checkpoint, path)
+        features(model, data, checkpoint, splits, folder, batch_size, shard_rows, overwrite, rank, world)
+
+    shards.run_ray(job, actors)
 
 
 def write_shard(

@@ -25,6 +25,7 @@ def features(
     output: str | None = None,
     batch_size: int = 1024,
     shard_rows: int | None = None,
+    actors: int | None = None,
     device: str = "auto",
     overwrite: bool = False,
 ) -> dict[str, Path]:
@@ -50,6 +51,7 @@ def features(
         batch_size: how many samples to encode at a time.
         shard_rows: how many rows make a shard (default: 65536 where a split has more, or several processes share the
             work; else each split is one file).
+        actors: how many Ray actors share the shards, of the extra "ray" (default: none).
         device: cpu, cuda, mps, or auto for the fastest there is.
         overwrite: replace files that exist; of shards those that are of another model, other data or other options.
 
@@ -61,7 +63,8 @@ def features(
     """
     check_model(checkpoint)
     check_splits(["train"] if splits is None else splits)
-    check_positive(batch_size=batch_size, **({} if shard_rows is None else {"shard_rows": shard_rows}))
+    optional = {"shard_rows": shard_rows, "actors": actors}
+    check_positive(batch_size=batch_size, **{name: n for name, n in optional.items() if n is not None})
     from lightning_ae import shards
     from lightning_ae.cli import codes as sharded
     from lightning_ae.cli import trained, written
@@ -70,9 +73,16 @@ def features(
     data = trained.data_of(model, checkpoint, path)
     splits = [split for split in ("train", "val", "test") if data.has(split)] if splits is None else list(splits)
     folder = Path(output) if output else written.beside(checkpoint) / "features"
-    several = shard_rows is not None or shards.share_of_work()[1] > 1
+    rank, world = shards.share_of_work()
+    if actors is not None:
+        if world > 1:
+            raise InputError(f"actors are started by one process, and this is one of {world}", "leave actors out")
+        sharded.features_by_actors(
+            checkpoint, path, splits, folder, batch_size, shard_rows, device, overwrite, actors
+        )  # what is left after them, as where all died, is made here
+    several = shard_rows is not None or actors is not None or world > 1
     if several or not data.streaming and any(len(data.dataset(split)) > shards.ROWS for split in splits):
-        return sharded.features(model, data, checkpoint, splits, folder, batch_size, shard_rows, overwrite)
+        return sharded.features(model, data, checkpoint, splits, folder, batch_size, shard_rows, overwrite, rank, world)
     files = {split: folder / f"{split}.parquet" for split in splits}
     written.check_free(files.values(), overwrite)
     data.prepare_data()

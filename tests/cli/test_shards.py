@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
@@ -180,6 +181,27 @@ def test_changed_data_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(InputError, match="is no manifest"):
         shards.begin(tmp_path, wanted)
+
+
+def test_ray_actors_share_and_one_that_dies_starts_again(tmp_path: Path, whole: Path) -> None:
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+    features(tmp_path / "codes", "--actors", "2")
+    check_same(tmp_path / "codes", whole)
+    folder = tmp_path / "dies"
+    made_under = shards.begin(folder, {"shard_rows": 10})
+
+    def write(shard: shards.Shard, file: Path) -> None:
+        died = folder / "died"
+        if shard.number == 3 and not died.exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        table = pa.table({"row": range(shard.first, shard.last)})
+        pq.write_table(table.replace_schema_metadata({"lightning_ae.manifest": made_under}), file)
+
+    todo = plan({"test": 60}, 10)
+    shards.run_ray(lambda rank, world: shards.work(todo, folder, made_under, write, rank=rank, world=world), 2)
+    assert (folder / "died").exists()
+    assert [row for file in files(folder) for row in pq.read_table(file)["row"].to_pylist()] == list(range(60))
 
 
 @pytest.mark.slow
