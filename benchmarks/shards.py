@@ -33,16 +33,16 @@ def make_rows(file: Path, rows: int) -> None:
 
 
 def make_model(folder: Path) -> Path:
-    """A small autoencoder, fitted for a few steps on such rows."""
+    """A small variational autoencoder, fitted for a few steps on such rows."""
     import pytorch_lightning as pl
 
-    from lightning_ae import AE
+    from lightning_ae import VAE
     from lightning_ae.data import HFDataModule
 
     make_rows(folder / "fitted.parquet", 4096)
     data = HFDataModule(str(folder / "fitted.parquet"), batch_size=BATCH, val_fraction=0.1)
     data.prepare_data()
-    model = AE(data.input_shape, latent_dim=8)
+    model = VAE(data.input_shape, latent_dim=8)
     trainer = pl.Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
     )

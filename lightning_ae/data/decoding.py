@@ -110,7 +110,10 @@ class OnTheFly:
     def __call__(self, positions: Tensor) -> dict[str, Tensor]:
         """The samples at these positions, int64 (B,)."""
         numbers = positions.numpy() if self.numbers is None else self.numbers[positions.numpy()]
-        batch = self._decode(self.rows[positions.tolist()], numbers.tolist())
+        taken: Any = positions.tolist()
+        if taken == list(range(taken[0], taken[0] + len(taken))):  # a slice is read much faster than rows by number
+            taken = slice(taken[0], taken[0] + len(taken))
+        batch = self._decode(self.rows[taken], numbers.tolist())
         if self.seed is not None:  # by the row's number, so that a sample keeps its draw in any batch
             drawn = [
                 self.kind.freeze(sample, torch.Generator().manual_seed(self.seed + int(number)))

@@ -48,7 +48,7 @@ def features(folder: Path, *more: str, model: str = MODEL, path: str = "digits",
 
 
 def files(folder: Path) -> list[Path]:
-    return sorted((folder / "test").glob("*.parquet"))
+    return sorted((folder / "test").glob("[0-9]*.parquet"))
 
 
 def check_same(folder: Path, whole: Path) -> None:
