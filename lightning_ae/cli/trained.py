@@ -70,6 +70,11 @@ def _take_splits(data: HFDataModule) -> None:
 def encode(model: Autoencoder, data: HFDataModule, split: str, batch_size: int) -> torch.Tensor:
     """The codes of a split as vectors, (N, feature_dim)."""
     codes = []
+    if data.streaming:
+        raise InputError(
+            f"{data.path!r} is streamed, where each code is written beside its row",
+            "give --path, which is read as a whole: the same data, say",
+        )
     total = -(-len(data.dataset(split)) // batch_size)
     with torch.no_grad():
         # a bar appears where this takes more than two seconds
