@@ -73,7 +73,7 @@ def encode(model: Autoencoder, data: HFDataModule, split: str, batch_size: int) 
     if data.streaming:
         raise InputError(
             f"{data.path!r} is streamed, where each code is written beside its row",
-            "give --path, which is read as a whole: the same data, say",
+            "in Python, load_model(checkpoint).features(rows) gives the codes of any rows",
         )
     total = -(-len(data.dataset(split)) // batch_size)
     with torch.no_grad():
