@@ -64,8 +64,8 @@ class VAE(Autoencoder):
         prior: p(z), a prior of `lightning_ae.parts`.
         posterior: the family of q(z | x); it says how many values the encoder gives for each unit of the code.
         objective: what is minimised; the default is the bound above.
-        lr: the learning rate of AdamW; three times that of other models, so that ten epochs of some hundred images
-            bring the code out of the noise with which a posterior starts.
+        lr: the learning rate of AdamW; three times that of other models, so that a few epochs of a small set
+            take it further.
     """
 
     reference: ClassVar[str] = "Kingma & Welling 2014, https://arxiv.org/abs/1312.6114"
