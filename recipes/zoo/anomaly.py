@@ -32,7 +32,7 @@ def scores(model: VAE, x: torch.Tensor) -> dict[str, torch.Tensor]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--entry", default="vae_mlp.digits_v1", help="a VAE of the zoo, for its networks")
-    parser.add_argument("--data", default="digits", help="a hub id, a local folder or digits")
+    parser.add_argument("--data", default="digits", help="a hub id, a local folder, digits or fashion")
     parser.add_argument("--held_out", type=int, default=8, help="the class that is not seen in training")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
