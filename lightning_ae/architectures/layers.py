@@ -211,7 +211,7 @@ class _Enlarging:
             return x
         x = _CONVOLUTION[dims - 1](x, x.new_ones(layer.out_channels, 1, *[factor] * dims), groups=layer.out_channels)
         for dim, n in enumerate(self.size, start=2):
-            x = x.narrow(dim, 0, n)
+            x = x.narrow(dim, 0, n) if n < x.shape[dim] else x  # the whole would be copied on the way back
         return x
 
 

@@ -235,6 +235,6 @@ class ResidualDecoder(nn.Module):
         """(B, features), or (B, features, *code_size) of a map, to (B, C, *size)."""
         x = self.stem(z)
         x = x.unflatten(1, self.start) if x.ndim == 2 else x
-        for stage, convolution in zip(self.stages, self.convolutions, strict=True):
-            x = convolution(stage(x))
+        for stage, enlarge in zip(self.stages, self.convolutions, strict=True):
+            x = enlarge(stage(x))
         return x
