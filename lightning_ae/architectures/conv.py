@@ -21,6 +21,7 @@ from lightning_ae.architectures.layers import (
     check_kernel,
     check_option,
     check_sizes,
+    convolution,
     enlarging,
     initialise,
     norm,
@@ -94,7 +95,7 @@ class ConvEncoder(nn.Module):
         channels = (input_shape[0], *options.channels)
         self.stages = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(a, b, options.kernel_size, 2, options.kernel_size // 2, padding_mode=options.padding),
+                convolution(2, a, b, options.kernel_size, options.padding, 2),
                 norm(options.norm, b, spatial=True),
                 activation(options.activation),
             )
