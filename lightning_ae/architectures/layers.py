@@ -192,25 +192,31 @@ class _Enlarging:
 
     size: tuple[int, ...]
     factor: int
+    margin: int | None
+    kept: int
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, *size / stride) to (B, C, *size)."""
+        """(B, C, *size / factor) to (B, C, *size), with the margins of each."""
         layer: Any = self
-        dims, half, factor = len(self.size), layer.padding[0], self.factor
-        if layer.padding_mode == "zeros" or factor == 1:
+        dims, half, factor, margin = len(self.size), layer.padding[0], self.factor, self.margin
+        if margin is None and (layer.padding_mode == "zeros" or factor == 1):
             found: Tensor = layer._conv_forward(F.interpolate(x, self.size), layer.weight, layer.bias)
             return found
-        around = -(-half // factor)
-        x = F.pad(_quick(x), (around,) * 2 * dims, mode="replicate")
+        x = _quick(x)
+        if margin is None:
+            margin = -(-half // factor)
+            x = F.pad(x, (margin,) * 2 * dims, mode="replicate")
         weight = layer.weight.transpose(0, 1).flip([2, 3][:dims])
         bias = None if layer.bias is None else layer.bias / factor**dims
-        x = _TRANSPOSED[dims - 1](x, weight, bias, stride=factor, padding=factor * around + half - factor + 1)
+        cut = factor * margin + half - factor + 1 - self.kept
+        x = _TRANSPOSED[dims - 1](x, weight, bias, stride=factor, padding=cut)
+        sizes = [n + 2 * self.kept for n in self.size]
         if layer.out_channels < _WIDE:
-            for dim, n in enumerate(self.size, start=2):
+            for dim, n in enumerate(sizes, start=2):
                 x = functools.reduce(torch.add, [x.narrow(dim, i, n) for i in range(factor)])
             return x
         x = _CONVOLUTION[dims - 1](x, x.new_ones(layer.out_channels, 1, *[factor] * dims), groups=layer.out_channels)
-        for dim, n in enumerate(self.size, start=2):
+        for dim, n in enumerate(sizes, start=2):
             x = x.narrow(dim, 0, n) if n < x.shape[dim] else x  # the whole would be copied on the way back
         return x
 
@@ -230,7 +236,14 @@ class _Enlarging2d(_Enlarging, nn.Conv2d):
 
 
 def enlarging(
-    a: int, b: int, kernel_size: int, size: tuple[int, ...], padding: Padding = "replicate", factor: int = 2
+    a: int,
+    b: int,
+    kernel_size: int,
+    size: tuple[int, ...],
+    padding: Padding = "replicate",
+    factor: int = 2,
+    margin: int | None = None,
+    kept: int = 0,
 ) -> nn.Module:
     """What takes back a stage that divided the sizes by `factor`: nearest neighbours, then a convolution.
 
@@ -241,7 +254,10 @@ def enlarging(
         size: the height and width, or the length, that it gives.
         padding: what lies beyond the border.
         factor: how many of each value, in each direction.
+        margin: how many values beyond the border, on each side, the map brings itself, so that nothing is made up;
+            None for none, and `padding`. At least (kernel_size // 2 + kept) / factor.
+        kept: how many of them what it gives shall have.
     """
     layer = (_Enlarging1d, _Enlarging2d)[len(size) - 1](a, b, kernel_size, 1, kernel_size // 2, padding_mode=padding)
-    layer.size, layer.factor = size, factor
+    layer.size, layer.factor, layer.margin, layer.kept = size, factor, margin, kept
     return layer

@@ -292,6 +292,20 @@ def test_an_enlargement_is_nearest_neighbours_and_a_convolution(
         torch.testing.assert_close(layer(x), convolved, atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("kept", [0, 1, 2])
+@pytest.mark.parametrize("kernel_size", [3, 5])
+def test_an_enlargement_of_a_map_with_margins_is_that_of_a_larger_map(kernel_size: int, kept: int) -> None:
+    torch.manual_seed(0)
+    half, margin = kernel_size // 2, 2
+    for larger, channels in product([(7, 8), (10, 9)], (1, 9)):
+        layer: Any = enlarging(3, channels, kernel_size, larger, margin=margin, kept=kept).double()
+        x = torch.randn(2, 3, *(-(-n // 2) + 2 * margin for n in larger), dtype=torch.double)
+        repeated = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        for dim, n in enumerate(larger, start=2):  # what lies beyond the border by no more than is read
+            repeated = repeated.narrow(dim, 2 * margin - kept - half, n + 2 * (kept + half))
+        torch.testing.assert_close(layer(x), F.conv2d(repeated, layer.weight, layer.bias), atol=1e-12, rtol=0)
+
+
 @pytest.mark.parametrize("size", [(1,), (2,), (9,), (1, 3), (4, 5), (6, 8)], ids=str)
 @pytest.mark.parametrize(("kernel_size", "stride", "dilation"), [(3, 1, 1), (3, 2, 1), (5, 2, 1), (3, 3, 1), (3, 1, 4)])
 def test_a_convolution_beyond_whose_border_lies_the_nearest_value_is_torchs(
