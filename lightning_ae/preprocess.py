@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from PIL.Image import Image as PILImage
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_ae.config import Configurable
-from lightning_ae.errors import InputError
+from lightning_ae.errors import InputError, unknown
 from lightning_ae.natural import (
     batch_of,
     column_keys,
@@ -30,6 +30,7 @@ from lightning_ae.natural import (
     warn_if_grey,
 )
 
+Fit = Literal["stretch", "crop"]
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _WIDE = (torch.float64, torch.int32, torch.int64, torch.uint32, torch.uint64)  # hold more than float32 does
 
@@ -87,6 +88,8 @@ class ImagePreprocess(Preprocess):
         binarize: "threshold" makes values of 0.5 and more one and the rest zero. "static" and "dynamic" say that the
             model takes zeros and ones drawn with the grey values as probabilities: a data module draws them, and here
             values stay as they are.
+        fit: how images of other proportions are brought to `size`: "stretch" changes them; "crop" keeps them, and cuts
+            off what the centre does not hold.
     """
 
     size: tuple[int, int] | None = None
@@ -94,6 +97,7 @@ class ImagePreprocess(Preprocess):
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     binarize: Literal["threshold", "static", "dynamic"] | None = None
+    fit: Fit = "stretch"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,6 +114,10 @@ class ImagePreprocess(Preprocess):
             raise InputError(f"binarize must be 'threshold', 'static', 'dynamic' or none, got {self.binarize!r}")
         if self.binarize is not None and (self.mean is not None or self.std is not None):
             raise InputError("binarize makes values of 0 and 1, which mean and std would move", "leave one of them out")
+        if self.fit not in get_args(Fit):
+            raise unknown("fit of images", str(self.fit), get_args(Fit))
+        if self.fit == "crop" and self.size is None:
+            raise InputError("fit='crop' cuts images to a size, which is not given", "give size=(height, width)")
 
     def __call__(self, x: Tensor) -> Tensor:
         """uint8, or floats in [0, 1], of shape (B, H, W) or (B, C, H, W), to float32 (B, C, H, W).
@@ -140,8 +148,21 @@ class ImagePreprocess(Preprocess):
             else:
                 raise InputError(f"images of {x.shape[1]} channels cannot be given {self.channels}")
         if self.size is not None and self.size != tuple(x.shape[2:]):
-            x = F.interpolate(x.float(), self.size, mode="bilinear", antialias=True, align_corners=False)
+            whole = self._whole(tuple(x.shape[2:]))
+            x = F.interpolate(x.float(), whole, mode="bilinear", antialias=True, align_corners=False)
+            for dim, (n, wanted) in enumerate(zip(whole, self.size, strict=True), start=2):
+                x = x.narrow(dim, (n - wanted) // 2, wanted)
         return x.round().clamp(0, 255).to(given) if given == torch.uint8 and x.dtype != given else x
+
+    def _whole(self, given: tuple[int, ...]) -> tuple[int, int]:
+        """To what height and width an image (height, width) is resized, of which the centre is `size`."""
+        assert self.size is not None
+        if self.fit == "stretch":
+            return self.size
+        (height, width), (h, w) = self.size, given
+        if height * w > width * h:  # the width has more than is wanted
+            return height, max(width, round(w * height / h))
+        return max(height, round(h * width / w)), width
 
     def natural(
         self,
@@ -214,7 +235,8 @@ class ImagePreprocess(Preprocess):
         channels, size = self.channels or shape[0], self.size or shape[1:]
         done = []
         if size != tuple(shape[1:]) and (not read or size == tuple(read[1:])):
-            done.append("they are resized")
+            cut = self.size is not None and self._whole(tuple(shape[1:])) != self.size
+            done.append("they are resized" + (", and their borders cut off" if cut else ""))
         if channels != shape[0] and (not read or channels == read[0]):
             done.append("their colour is lost" if channels == 1 else "grey becomes colour")
         given, takes = (

@@ -104,8 +104,8 @@ def _members(file: Path) -> Iterator[str]:
                     )
                 if entry.isfile():
                     yield entry.name
-            whole = opened.fileobj.seek(0, os.SEEK_END) if opened.fileobj is not None else end
-            if whole < end:
+            stream: Any = opened.fileobj  # of a compressed one, what it unpacks to
+            if stream.seek(0, os.SEEK_END) < end:
                 raise tarfile.ReadError("unexpected end of data")
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise InputError(

@@ -142,13 +142,14 @@ class ImageInput(_Part):
     mean: list[float] | None = None
     std: list[float] | None = None
     binarize: Literal["threshold", "static", "dynamic"] | None = None
+    fit: Literal["stretch", "crop"] = "stretch"
 
     def build(self) -> Preprocess:
         """The map from images in natural units."""
         from lightning_ae.preprocess import ImagePreprocess
 
         mean, std = (None if v is None else tuple(v) for v in (self.mean, self.std))
-        return ImagePreprocess(self.size, self.channels, mean, std, self.binarize)
+        return ImagePreprocess(self.size, self.channels, mean, std, self.binarize, self.fit)
 
 
 class TabularInput(_Part):

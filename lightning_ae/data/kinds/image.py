@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lightning_ae.data.columns import check_columns, image_columns
 from lightning_ae.data.kinds.base import Kind
@@ -20,7 +21,7 @@ from lightning_ae.data.signature import Column, Signature, listed
 from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise
 from lightning_ae.natural import pixels
-from lightning_ae.preprocess import ImagePreprocess
+from lightning_ae.preprocess import Fit, ImagePreprocess
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -43,6 +44,12 @@ class Image(Kind):
             the static draw in evaluation.
         mean: subtracted from each channel in [0, 1].
         std: divides each channel after that.
+        fit: how images of other proportions are brought to `size`: "stretch" changes their proportions; "crop" keeps
+            them, and cuts off what the centre does not hold.
+        flip: mirror half of the images of a training batch, left to right, drawn anew each time.
+        crop: the smallest and the largest share of an image's area that a training batch sees, in (0, 1]: (0.5, 1), say.
+            A window of the image's proportions is drawn anew each time, and enlarged to its size. Evaluation sees whole
+            images.
     """
 
     column: str | None = None
@@ -51,10 +58,17 @@ class Image(Kind):
     binarize: Literal["threshold", "static", "dynamic"] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    fit: Fit = "stretch"
+    flip: bool = False
+    crop: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        ImagePreprocess(self.size, self.channels, self.mean, self.std, self.binarize)  # names what it cannot use
+        # names what it cannot use
+        ImagePreprocess(self.size, self.channels, self.mean, self.std, self.binarize, self.fit)
+        crop = self.crop
+        if crop is not None and not (len(crop) == 2 and 0 < crop[0] <= crop[1] <= 1):
+            raise InputError(f"crop must be the smallest and the largest share of an image, in (0, 1], got {crop!r}")
 
     def input_columns(self, features: Features, label: str | None) -> list[str]:
         """The column of images."""
@@ -76,11 +90,12 @@ class Image(Kind):
     @property
     def decoding(self) -> dict[str, Any]:
         """Size and channels; the rest happens later."""
-        return super().decoding | {"size": self.size, "channels": self.channels}
+        about = {"size": self.size, "channels": self.channels}
+        return super().decoding | about | ({} if self.fit == "stretch" else {"fit": self.fit})
 
     def decode(self, rows: pa.Table, columns: list[str], split: str, first: int) -> np.ndarray:
         """uint8 (N, C, H, W)."""
-        fit = ImagePreprocess(self.size, self.channels).resize
+        fit = ImagePreprocess(self.size, self.channels, fit=self.fit).resize
         images: list[np.ndarray] = []
         for row, item in enumerate(rows[columns[0]].to_pylist(), start=first):
             image = _pixels(item, split, row)
@@ -90,7 +105,7 @@ class Image(Kind):
                 raise InputError(
                     f"images of split {split!r} differ: row {first} has (channels, height, width) {images[0].shape}, "
                     f"row {row} has {image.shape}",
-                    "give kind=Image(size=(height, width), channels=1 or 3)",
+                    "give kind=Image(size=(height, width), channels=1 or 3), with fit='crop' where proportions shall stay",
                 )
             images.append(image)
         return np.stack(images)
@@ -98,11 +113,11 @@ class Image(Kind):
     def preprocess(self, chunks: Callable[[], Iterable[Tensor]], columns: Sequence[str] = ()) -> ImagePreprocess:
         """Scaling to [0, 1] and normalisation; encoders use it on images of any size."""
         shape = next(iter(chunks())).shape
-        return ImagePreprocess((shape[2], shape[3]), shape[1], self.mean, self.std, self.binarize)
+        return ImagePreprocess((shape[2], shape[3]), shape[1], self.mean, self.std, self.binarize, self.fit)
 
     def described(self, columns: list[Column], first: pa.Table) -> list[Column]:
         """The column of images, with the shape that the first one has before it is resized."""
-        plain = replace(self, size=None, channels=None)
+        plain = replace(self, size=None, channels=None, fit="stretch")
         return [replace(columns[0], shape=plain.decode(first, [columns[0].name], "train", 0).shape[1:])]
 
     def of_rows(self, rows: Any, label: str | None, streaming: bool) -> Image:
@@ -144,8 +159,13 @@ class Image(Kind):
                     f"kind=Image({name}={own!r}) reads images otherwise than the model was trained with, {of_model!r}",
                     f"leave {name} out: the model says it",
                 )
+        if self.fit not in ("stretch", wanted.fit):
+            raise InputError(
+                f"kind=Image(fit={self.fit!r}) reads images otherwise than the model was trained with, {wanted.fit!r}",
+                "leave fit out: the model says it",
+            )
         column = signature.names[0] if signature.columns else self.column
-        options = {name: getattr(wanted, name) for name in said}
+        options = {name: getattr(wanted, name) for name in (*said, "fit")}
         return replace(self, column=column, **options)
 
     @property
@@ -167,8 +187,25 @@ class Image(Kind):
         return (torch.rand(samples.shape, generator=generator) * 255 < samples).to(torch.uint8) * 255
 
     def augment(self, x: Tensor, noise: Noise) -> Tensor:
-        """A fresh draw of zeros and ones, where `binarize` is "dynamic"."""
+        """Images mirrored, cut and enlarged, and a fresh draw of zeros and ones, as far as they are asked for."""
+        if self.flip:
+            mirrored = noise.rand_like(x.new_empty(len(x))) < 0.5
+            x = torch.where(mirrored.view(-1, 1, 1, 1), x.flip(3), x)
+        if self.crop is not None:
+            x = _windows(x, self.crop, noise)
         return (noise.rand_like(x) < x).to(x.dtype) if self.binarize == "dynamic" else x
+
+
+def _windows(x: Tensor, shares: tuple[float, float], noise: Noise) -> Tensor:
+    """Of each image (B, C, H, W) a window of a drawn share of its area, at a drawn place, enlarged to the whole size."""
+    share, down, right = noise.rand_like(x.new_empty(len(x), 3)).unbind(1)
+    side = (shares[0] + (shares[1] - shares[0]) * share).sqrt()
+    free = 1 - side  # how far the window's centre may lie from the image's, of half its size
+    theta = x.new_zeros(len(x), 2, 3)
+    theta[:, 0, 0] = theta[:, 1, 1] = side
+    theta[:, 0, 2], theta[:, 1, 2] = free * (2 * right - 1), free * (2 * down - 1)
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 @contextmanager
