@@ -31,7 +31,7 @@ def score(
     seed: int = 0,
     quantile: float | None = None,
     store: bool = False,
-    anomaly: Sequence[str] | None = None,
+    anomaly: Sequence[str | int] | None = None,
     top: int = 3,
     n: int = 10,
     batch_size: int = 1024,
@@ -85,7 +85,7 @@ def score(
 
     model = trained.load(checkpoint, device)
     model.check_scores(draws=draws)
-    data = trained.data_of(model, checkpoint, path)
+    data = trained.data_of(model, checkpoint, path, all_classes=True)
     splits = [split for split in ("train", "val", "test") if data.has(split)] if splits is None else list(splits)
     folder = Path(output) if output else written.beside(checkpoint) / "scores"
     files = {split: folder / f"{split}.parquet" for split in splits}
@@ -93,6 +93,11 @@ def score(
     written.check_free([*files.values(), *([folder / "strangest.png"] if pictures else [])], overwrite)
     data.prepare_data()
     wanted = _classes(data, anomaly)
+    if anomaly is not None and not any(_strange(data, split, wanted)[1] for split in splits):
+        raise InputError(
+            f"the label {data.label!r} has one class only in what is scored, as far as anomaly tells classes apart",
+            "leave anomaly out, or score splits with both",
+        )
     console = Console(highlight=False, soft_wrap=True)
     threshold = _threshold(model, checkpoint, None if path else data, quantile, draws, seed, batch_size, console)
     if store and threshold is not None:
@@ -235,7 +240,7 @@ def _store(checkpoint: str, threshold: Threshold) -> None:
     AtomicCheckpointIO().save_checkpoint(content, checkpoint)
 
 
-def _classes(data: HFDataModule, anomaly: Sequence[str] | None) -> list[int] | str:
+def _classes(data: HFDataModule, anomaly: Sequence[str | int] | None) -> list[int] | str:
     """The numbers of the classes that are to be found; or why there are none, in words.
 
     Raises:
@@ -266,20 +271,27 @@ def _titles(data: HFDataModule, wanted: list[int] | str) -> Iterator[str]:
     return iter((f"AUROC of {named}", "average precision"))
 
 
+def _strange(data: HFDataModule, split: str, wanted: list[int] | str) -> tuple[Tensor, bool]:
+    """Of each row 1 where it is to be found, 0 where not, -1 where nobody knows, (N,); and whether there are both."""
+    import torch
+
+    labels = data.labels(split)
+    strange = torch.where(labels >= 0, torch.isin(labels, torch.tensor(wanted)).long(), -1)
+    return strange, bool((strange == 0).any() and (strange == 1).any())
+
+
 def _measured(data: HFDataModule, split: str, scores: Tensor, wanted: list[int] | str) -> list[str]:
     """AUROC and average precision, of the rows that have a label; why there are none, where all have the same."""
     if isinstance(wanted, str):
         return []
-    import torch
     from sklearn.metrics import average_precision_score, roc_auc_score
 
-    labels = data.labels(split)
-    known = labels >= 0
-    strange = torch.isin(labels, torch.tensor(wanted))[known].numpy()
-    if strange.all() or not strange.any():
-        return ["no rows of it" if not strange.any() else "all rows are of it", ""]
-    values = scores[known].numpy()
-    return [f"{roc_auc_score(strange, values):.3f}", f"{average_precision_score(strange, values):.3f}"]
+    strange, both = _strange(data, split, wanted)
+    if not both:
+        return ["all rows are of it" if (strange == 1).any() else "no rows of it", ""]
+    known = strange >= 0
+    found, values = strange[known].numpy(), scores[known].numpy()
+    return [f"{roc_auc_score(found, values):.3f}", f"{average_precision_score(found, values):.3f}"]
 
 
 def _draw(
