@@ -310,9 +310,9 @@ def _draw(
         seen, where = [], []
         for position in chosen.tolist():  # each with the draws that its score has
             x, target, given = model.read(data.rows(split, torch.tensor([position])))
-            given = {role: value.to(model.device) for role, value in given.items()}
+            roles: dict[str, Any] = {role: value.to(model.device) for role, value in given.items()}
             found = model.score_batch(
-                x.to(model.device), target.to(model.device), True, seed=seed, first=position, **given
+                x.to(model.device), target.to(model.device), True, seed=seed, first=position, **roles
             )
             assert found.shares is not None
             seen.append(to_unit_interval(model, target).cpu())
