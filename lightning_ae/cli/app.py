@@ -76,7 +76,6 @@ start here; none of these needs a network or a GPU:
 further:
   lightning-ae fit -c vae -c mnist --trainer.max_epochs 20      a model, a data set, an option
   lightning-ae fit --model my_module.MyVAE --data.path photos/  a class and a folder of your own
-  lightning-ae features runs/vae-digits/fit-1/checkpoints/best.ckpt
 
 help:
   lightning-ae COMMAND --help               the options of a command

@@ -86,10 +86,14 @@ def score(
     model = trained.load(checkpoint, device)
     model.check_scores(draws=draws)
     data = trained.data_of(model, checkpoint, path, all_classes=True)
+    if data.streaming:
+        raise InputError(
+            "score passes over rows more than once, and the model's data are a stream", "give path, data on the disk"
+        )
     splits = [split for split in ("train", "val", "test") if data.has(split)] if splits is None else list(splits)
     folder = Path(output) if output else written.beside(checkpoint) / "scores"
     files = {split: folder / f"{split}.parquet" for split in splits}
-    pictures = len(model.input_shape) == 3 and n > 0 and not data.streaming
+    pictures = len(model.input_shape) == 3 and n > 0
     written.check_free([*files.values(), *([folder / "strangest.png"] if pictures else [])], overwrite)
     data.prepare_data()
     wanted = _classes(data, anomaly)
@@ -174,7 +178,7 @@ def score_split(
 
     scores, chosen, shares = [], [], []
     batches = model.score_rows(data, split, names is not None, draws=draws, seed=seed, batch_size=batch_size)
-    total = None if data.streaming else -(-len(data.dataset(split)) // batch_size)
+    total = -(-len(data.dataset(split)) // batch_size)
     for found in tqdm(batches, f"scoring {split}", total, delay=2, leave=False):
         scores.append(found.score.double().cpu())
         if names is not None:
