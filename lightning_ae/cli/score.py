@@ -85,11 +85,12 @@ def score(
 
     model = trained.load(checkpoint, device)
     model.check_scores(draws=draws)
-    data = trained.data_of(model, checkpoint, path, all_classes=True)
-    if data.streaming:
+    if ((model.data_config or {}).get("init_args") or {}).get("streaming"):
         raise InputError(
-            "score passes over rows more than once, and the model's data are a stream", "give path, data on the disk"
+            "score passes over rows more than once, and the model's data are a stream",
+            "score them in a loop of your own: model.score_rows(data, split) passes over them once",
         )
+    data = trained.data_of(model, checkpoint, path, all_classes=True)
     splits = [split for split in ("train", "val", "test") if data.has(split)] if splits is None else list(splits)
     folder = Path(output) if output else written.beside(checkpoint) / "scores"
     files = {split: folder / f"{split}.parquet" for split in splits}

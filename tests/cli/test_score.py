@@ -172,6 +172,14 @@ def test_what_is_refused_leaves_nothing(words: list[str], expected: str, capsys:
     assert not Path("none").exists()
 
 
+def test_a_stream_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    content = read_checkpoint("whole.ckpt", mmap=False)
+    content[METADATA_KEY]["data"]["init_args"] |= {"streaming": True, "cache": "none"}
+    torch.save(content, "stream.ckpt")
+    assert "model's data are a stream" in fails(capsys, "stream.ckpt", "--output", "none")
+    assert not Path("none").exists()
+
+
 def test_what_is_interrupted_leaves_nothing_half_written(monkeypatch: pytest.MonkeyPatch) -> None:
     def cut(*args: Any, **options: Any) -> None:
         Path(args[1]).write_bytes(b"half")
