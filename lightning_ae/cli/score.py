@@ -76,7 +76,8 @@ def score(
     check_model(checkpoint)
     check_splits(["train"] if splits is None else splits)
     check_positive(batch_size=batch_size, draws=draws, top=top)
-    check_positive(n=n + 1)
+    if n < 0:
+        raise InputError(f"n must not be negative, got {n}", "0 draws no picture")
     if quantile is not None:
         check_quantile(quantile)
     if store and not Path(checkpoint).is_file():
@@ -104,13 +105,17 @@ def score(
             "leave anomaly out, or score splits with both",
         )
     console = Console(highlight=False, soft_wrap=True)
+    if store and quantile is None and model.threshold is None:
+        quantile = 0.99  # asked for
     threshold = _threshold(model, checkpoint, None if path else data, quantile, draws, seed, batch_size, console)
+    names = _names(model) if draws == 1 else None
+    # all of them before the first file, so that a row that has no score leaves nothing behind
+    all_found = {split: score_split(model, data, split, names, top, draws, seed, batch_size) for split in splits}
     if store and threshold is not None:
         _store(checkpoint, threshold)
-    names = _names(model) if draws == 1 else None
     results = Table("split", "rows", "median", *([] if threshold is None else ["exceed"]), *_titles(data, wanted))
     for split, file in files.items():
-        found = score_split(model, data, split, names, top, draws, seed, batch_size)
+        found = all_found[split]
         about = {
             "model": checkpoint,
             "signature": "" if model.signature is None else model.signature.hash,
@@ -126,7 +131,7 @@ def score(
         measured = _measured(data, split, found.scores, wanted)
         results.add_row(split, str(len(found.scores)), f"{found.scores.median():.2f}", *exceed, *measured)
     if pictures:
-        _draw(model, data, splits[-1], found.scores, n, seed, folder / "strangest.png", overwrite)
+        _draw(model, data, splits[-1], all_found[splits[-1]].scores, n, seed, folder / "strangest.png", overwrite)
     console.print("[bold]Written[/]")
     for file in [*files.values(), *([folder / "strangest.png"] if pictures else [])]:
         console.print(f"  {file}")

@@ -54,6 +54,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fit(model, data).save_checkpoint("model.ckpt")
         whole = HFDataModule("plain.csv", kind=KIND, label="status", val_fraction=0.0, cache="memory")
         fit(Autoencoder(latent_dim=2, **whole.suits), whole, 1).save_checkpoint("whole.ckpt")
+        Path("far").mkdir()
+        table(20, 2).to_csv("far/train.csv", index=False)
+        far = table(20, 3)
+        far.loc[7, "c"] = 1e30
+        far.to_csv("far/test.csv", index=False)
     finally:
         os.chdir(before)
     return folder
@@ -165,6 +170,9 @@ def test_images_have_a_picture_and_no_features(capsys: pytest.CaptureFixture[str
         (["model.ckpt", "--path", "mixed.csv", "--anomaly", "old"], "unknown class of the label 'status' 'old'"),
         (["model.ckpt", "--path", "mixed.csv", "--anomaly", "odd,fine"], "anomaly names all classes"),
         (["vae_mlp.digits_v1", "--store"], "store writes into a checkpoint"),
+        (["whole.ckpt", "--store"], "the data have no validation split"),
+        (["model.ckpt", "--n", "-1"], "n must not be negative"),
+        (["model.ckpt", "--path", "far"], "row 7 of the test split has the score inf"),
     ],
 )
 def test_what_is_refused_leaves_nothing(words: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
