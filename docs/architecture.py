@@ -16,13 +16,13 @@ PACKAGE = ROOT / "lightning_ae"
 PAGE = ROOT / "docs" / "architecture.md"
 
 LAYERS = (
-    ("errors", "files", "lazy", "signatures", "strict_yaml"),
+    ("errors", "files", "lazy", "signatures", "strict_yaml", "thresholds"),
     ("registry", "config", "recipes"),
     ("exact",),
     ("parts", "natural", "preprocess", "counts"),
     ("architectures", "data"),
     ("training",),
-    ("batches", "autoencoder"),
+    ("batches", "scores", "autoencoder"),
     ("models", "metrics"),
     ("callbacks", "zoo"),
     ("cli",),

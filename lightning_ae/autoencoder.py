@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any, ClassVar, TypedDict
 
 import torch
@@ -12,14 +11,14 @@ from pytorch_lightning.trainer.states import TrainerFn, TrainerStatus
 from torch import Tensor, nn
 
 from lightning_ae.architectures import MLP, Architecture
-from lightning_ae.batches import Batches, mask_of, rows_of
+from lightning_ae.batches import mask_of, rows_of
 from lightning_ae.config import from_plain, to_plain
 from lightning_ae.errors import InputError
-from lightning_ae.natural import batch_of, vectors
 from lightning_ae.parts.corruptions import Corruption
 from lightning_ae.parts.head import LikelihoodHead
 from lightning_ae.parts.likelihoods import Gaussian, Likelihood
 from lightning_ae.parts.schedules import Schedule
+from lightning_ae.scores import Scores, asked
 from lightning_ae.signatures import complete
 from lightning_ae.training.constraints import Constraints
 from lightning_ae.training.module import ExactModule
@@ -56,7 +55,7 @@ class Options(NetworkOptions, LikelihoodOptions, total=False):
     """All that a variant may pass on to `Autoencoder`."""
 
 
-class Autoencoder(Batches, ExactModule):  # type: ignore[misc]  # Lightning's loader is no classmethod
+class Autoencoder(Scores, ExactModule):  # type: ignore[misc]  # Lightning's loader is no classmethod
     r"""An encoder and a decoder trained to reconstruct their input through a code.
 
     With encoder :math:`\phi` and decoder :math:`\psi`, it minimises the mean over samples of
@@ -282,16 +281,7 @@ class Autoencoder(Batches, ExactModule):  # type: ignore[misc]  # Lightning's lo
             InputError: naming row, place or column, and value of what the model was not trained on: NaN, another range,
                 columns that are missing.
         """
-        mask = None if given.get("mask") is None else torch.as_tensor(given["mask"])
-        if self.signature is not None:
-            x = self.signature.preprocess(self.signature.natural(data, mask).to(self.device))
-        else:
-            x = (vectors(data, mask=mask) if len(self.input_shape) == 1 else batch_of(data, mask)).to(self.device)
-        self.check_given(given)
-        whole = {"mask": ~x.isnan()} if "mask" in self.given else {}
-        roles = {role: torch.as_tensor(value, device=self.device) for role, value in {**whole, **given}.items()}
-        beside = {self.columns.get(role, role): value for role, value in roles.items()}
-        x, _, roles = self.read({"input": x, **beside} if beside else x)
+        x, _, roles = self.read_natural(data, given)
         code = self.pool(self.encode(x, **roles))
         return code.to(self.dtype) if code.is_floating_point() else code
 
@@ -377,6 +367,10 @@ class Autoencoder(Batches, ExactModule):  # type: ignore[misc]  # Lightning's lo
         """The same, of what `decoder_parameters` gave: (B, num_parameters, *input_shape) to (B,)."""
         return self.head.log_prob(parameters, target, **mask_of(given), held=self._fits())
 
+    def log_prob_each(self, parameters: Tensor, target: Tensor, **given: Tensor) -> Tensor:
+        """What each value has of `log_prob` in evaluation, (B, *input_shape); 0 where a mask calls it unknown."""
+        return self.head.log_prob_each(parameters, target, **mask_of(given))
+
     def reconstruction_loss(self, z: Any, target: Tensor, **given: Tensor) -> Tensor:
         """-log p(target | z) in nats, summed over dimensions and averaged over the batch."""
         return -self.log_likelihood(z, target, **given).mean()
@@ -456,6 +450,8 @@ class Autoencoder(Batches, ExactModule):  # type: ignore[misc]  # Lightning's lo
             self.data_config = getattr(data, "config", None)
             self.take_signature_of(data, self.likelihood.support)
         self.use_columns_of(data)
+        if stage == "fit":
+            self.threshold = None  # of weights that the fit will move
         self._seen_data = False
 
     def on_train_end(self) -> None:
@@ -484,19 +480,6 @@ class Autoencoder(Batches, ExactModule):  # type: ignore[misc]  # Lightning's lo
         if self.trainer.is_last_batch:
             self.head.end_epoch()
         return terms
-
-
-@contextmanager
-def asked(model: nn.Module) -> Any:
-    """Inside, a model can be asked for shapes: in evaluation mode, without gradients; it is left as it was."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _parts(code: Code) -> tuple[Tensor, ...]:

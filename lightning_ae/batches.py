@@ -6,10 +6,12 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from lightning_ae.data.signature import Natural, listed
+from lightning_ae.data.signature import Natural, Signature, listed
 from lightning_ae.errors import InputError
+from lightning_ae.natural import batch_of, vectors
 from lightning_ae.parts.likelihoods import known
 from lightning_ae.training.weights import weights_type
 
@@ -32,6 +34,7 @@ class Batches:
     input_shape: tuple[int, ...]
     encoder: nn.Module
     columns: dict[str, str]
+    signature: Signature | None
 
     def unpack(self, batch: Any) -> tuple[Any, ...]:
         """The input, the reconstruction's target, (B, *input_shape) each, and what else the model takes of a batch.
@@ -102,6 +105,20 @@ class Batches:
             filled = known(x, mask)
             x, target = filled, filled if target is x else known(target, mask)
         return x, target, self.completed(target, given)
+
+    def read_natural(self, data: Any, given: Mapping[str, Any]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """What `read` makes of data in natural units, and what the model is given with them; see `features`."""
+        model: Any = self
+        mask = None if given.get("mask") is None else torch.as_tensor(given["mask"])
+        if self.signature is not None:
+            x = self.signature.preprocess(self.signature.natural(data, mask).to(model.device))
+        else:
+            x = (vectors(data, mask=mask) if len(self.input_shape) == 1 else batch_of(data, mask)).to(model.device)
+        self.check_given(given)
+        whole = {"mask": ~x.isnan()} if "mask" in self.given else {}
+        roles = {role: torch.as_tensor(value, device=model.device) for role, value in {**whole, **given}.items()}
+        beside = {self.columns.get(role, role): value for role, value in roles.items()}
+        return self.read({"input": x, **beside} if beside else x)
 
     def completed(self, x: Tensor, given: dict[str, Tensor]) -> dict[str, Tensor]:
         """What samples are given, and what they imply where that is left out."""

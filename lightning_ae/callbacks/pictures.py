@@ -352,6 +352,11 @@ def drawn(model: Autoencoder, n: int, seed: int, label: int | None = None) -> tu
 
 def image_figure(model: Autoencoder, rows: list[Tensor], names: list[str], title: str = "") -> Figure:
     """Rows of images in the model's units, (B, C, H, W) each, with a name beside each row."""
+    return unit_figure([to_unit_interval(model, row.float()).cpu() for row in rows], names, title)
+
+
+def unit_figure(rows: list[Tensor], names: list[str], title: str = "") -> Figure:
+    """Rows of images in [0, 1], (B, C, H, W) each, with a name beside each row."""
     from matplotlib.figure import Figure
 
     columns, (height, width) = max(len(row) for row in rows), rows[0].shape[2:]
@@ -364,7 +369,7 @@ def image_figure(model: Autoencoder, rows: list[Tensor], names: list[str], title
         bottom=0.1 / size[1], wspace=0.06, hspace=0.06,
     )  # fmt: skip
     for r, row in enumerate(rows):
-        for c, image in enumerate(to_unit_interval(model, row.float()).cpu()):
+        for c, image in enumerate(row):
             axes = figure.add_subplot(grid[r, c])
             grey = len(image) != 3
             pixels = image[0] if grey else image.permute(1, 2, 0)

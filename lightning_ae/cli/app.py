@@ -25,6 +25,7 @@ COMMANDS = {
     "test": "evaluate a checkpoint on the test split",
     "predict": "write codes and reconstructions of the test split as tensors",
     "features": "write the codes of a data set to parquet files",
+    "score": "write how strange each row of a data set is, and which features make it so",
     "reconstruct": "draw inputs above their reconstructions",
     "neighbours": "compare codes with PCA, raw inputs and the untrained encoder, by neighbours",
     "sample": "draw samples from a generative model",
@@ -42,6 +43,7 @@ _GROUPS = {
     "use a model: a checkpoint, or the name of a pretrained one": (
         "zoo",
         "features",
+        "score",
         "reconstruct",
         "neighbours",
         "sample",
@@ -54,6 +56,7 @@ _ELSEWHERE = {
     **dict.fromkeys(("evaluate", "eval"), "test"),
     **dict.fromkeys(("encode", "embed", "extract"), "features"),
     **dict.fromkeys(("generate", "draw"), "sample"),
+    **dict.fromkeys(("anomaly", "anomalies", "outliers", "detect"), "score"),
     **{word: f"zoo {word}" for word in ("list", "info", "download", "verify", "reproduce", "publish")},
     **{word: word for word in ("--help", "--version")},
 }
@@ -73,7 +76,6 @@ start here; none of these needs a network or a GPU:
 further:
   lightning-ae fit -c vae -c mnist --trainer.max_epochs 20      a model, a data set, an option
   lightning-ae fit --model my_module.MyVAE --data.path photos/  a class and a folder of your own
-  lightning-ae features runs/vae-digits/fit-1/checkpoints/best.ckpt
 
 help:
   lightning-ae COMMAND --help               the options of a command
@@ -221,10 +223,9 @@ def run(command: str, args: list[str]) -> None:
 
         zoo.run(args)
     else:
-        from lightning_ae.cli import tools
-
+        function = _tool(command)
         parser = _tool_parser(command)
-        parameters = inspect.signature(getattr(tools, command.replace("-", "_"))).parameters.values()
+        parameters = inspect.signature(function).parameters.values()
         switches = {f"--{each.name}" for each in parameters if each.annotation == "bool"}
         args = [
             f"{word}=true" if word in switches and after[:1] in ("", "-") else word
@@ -239,14 +240,20 @@ def run(command: str, args: list[str]) -> None:
             for word in args
             for name, _, value in [word.partition("=")]
         ]
-        getattr(tools, command.replace("-", "_"))(**parser.parse_args(args).as_dict())
+        function(**parser.parse_args(args).as_dict())
+
+
+def _tool(command: str) -> Any:
+    """The function of a command."""
+    from lightning_ae.cli import score, tools
+
+    return score.score if command == "score" else getattr(tools, command.replace("-", "_"))
 
 
 def _tool_parser(command: str) -> ToolParser:
-    from lightning_ae.cli import tools
     from lightning_ae.cli.parsing import ToolParser
 
-    function = getattr(tools, command.replace("-", "_"))
+    function = _tool(command)
     description = (inspect.getdoc(function) or "").split("\n\nArgs:")[0]
     parser = ToolParser(prog=f"lightning-ae {command}", description=description)
     parser.add_function_arguments(function, as_group=False, as_positional=True)

@@ -70,7 +70,8 @@ def features(
         rows = data.dataset(split)
         rows = rows.remove_columns([name for name in data.input_columns if name in rows.column_names])
         about = {"model": checkpoint, "signature": "" if model.signature is None else model.signature.hash}
-        code = written.write_parquet(rows, codes[split], data.keys(split), about, file, overwrite)
+        made = {"code": written.vectors(codes[split]), **data.keys(split)}
+        code = written.write_parquet(rows, made, about, file, overwrite)
     console = Console(highlight=False, soft_wrap=True)
     console.print("[bold]Written[/]")
     for split, file in files.items():

@@ -45,16 +45,13 @@ def check_free(files: Iterable[Path], overwrite: bool) -> None:
                     folder.rmdir()
 
 
-def write_parquet(
-    rows: Any, codes: torch.Tensor, keys: dict[str, Any], about: dict[str, str], file: Path, overwrite: bool
-) -> str:
-    """Writes the rows of a Dataset with their codes and keys; the name of the codes' column.
+def write_parquet(rows: Any, made: dict[str, Any], about: dict[str, str], file: Path, overwrite: bool) -> str:
+    """Writes the rows of a Dataset beside columns that were made of them; the name of the first of these.
 
     Args:
-        rows: what stands beside the codes.
-        codes: (N, features), the column "code".
-        keys: columns by which rows are found again; see `HFDataModule.keys`. Where the rows have a column of a name, an
-            underscore follows it.
+        rows: what stands beside them.
+        made: columns by name, the keys by which rows are found again among them; see `HFDataModule.keys`. Where the
+            rows have a column of a name, an underscore follows it.
         about: words for the file's own metadata, under names that begin with "lightning_ae.".
         file: to write.
         overwrite: replace it where it exists.
@@ -63,9 +60,8 @@ def write_parquet(
     from datasets import Dataset, concatenate_datasets
     from pyarrow import parquet
 
-    flat = pa.array(codes.flatten().numpy())
     columns: dict[str, Any] = {}
-    for name, values in {"code": pa.FixedSizeListArray.from_arrays(flat, codes[0].numel()), **keys}.items():
+    for name, values in made.items():
         while name in rows.column_names:
             name += "_"
         columns[name] = values
@@ -78,6 +74,13 @@ def write_parquet(
         said = {f"lightning_ae.{name}": value for name, value in about.items()}
         parquet.write_table(written.replace_schema_metadata({**(written.schema.metadata or {}), **said}), part)
     return next(iter(columns))
+
+
+def vectors(codes: torch.Tensor) -> Any:
+    """A column of vectors (N, values)."""
+    import pyarrow as pa
+
+    return pa.FixedSizeListArray.from_arrays(pa.array(codes.flatten().numpy()), codes[0].numel())
 
 
 def save_figure(figure: Any, file: Path, overwrite: bool) -> Path:

@@ -145,6 +145,16 @@ class Signature:
                 "the file is of another version, or damaged",
             ) from error
 
+    def value_names(self, count: int) -> list[str]:
+        """The names of a vector's `count` values, or of the channels of sequences and arrays; else their numbers."""
+        if len(self.columns) == count and (count > 1 or not self.columns[0].shape):
+            return self.names
+        if len(self.columns) == 1 and self.columns[0].kind == "vector":
+            column = self.columns[0]
+            named = column.names is not None and len(column.names) == count
+            return list(column.names or ()) if named else [f"{column.name}[{i}]" for i in range(count)]
+        return [str(i) for i in range(count)]
+
     def check(self, found: Mapping[str, Column]) -> None:
         """Whether data with these columns are what the model was trained on.
 

@@ -126,6 +126,17 @@ class FineTuneClassifier(ExactModule):
         logits: Tensor = self.classifier(self.model.pool(self.model.encode(x, **given)))
         return logits
 
+    def score(self, data: Any, *args: Any, **options: Any) -> Tensor:
+        """Refused: it has no likelihood.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(
+            f"{type(self).__name__} classifies, and has no likelihood to score data by",
+            "score with the autoencoder inside: classifier.model.score(data)",
+        )
+
     def compile(self, **options: Any) -> None:
         """Compiles the encoder in place, with the options of `torch.compile`."""
         self.model.compile(**options)

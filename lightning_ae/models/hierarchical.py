@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,13 +13,14 @@ from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from lightning_ae.architectures import MLP
-from lightning_ae.autoencoder import Autoencoder, Code, NetworkOptions, asked
+from lightning_ae.autoencoder import Autoencoder, Code, NetworkOptions
 from lightning_ae.config import from_plain, to_plain
 from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise
 from lightning_ae.parts.likelihoods import Gaussian, Likelihood
 from lightning_ae.parts.posteriors import DiagonalGaussian, DiagonalNormal
 from lightning_ae.parts.schedules import Schedule
+from lightning_ae.scores import Coded, asked
 
 
 class LadderVAE(Autoencoder):
@@ -185,6 +186,15 @@ class LadderVAE(Autoencoder):
         """The sum of all levels' divergences for each sample in bits, (B,), by a draw of the levels above each."""
         levels = self.descend(self.evidence(x, **given), lambda q: q.draw(self.noise("rate")))
         return torch.stack([level.kl for level in levels]).sum(dim=0) / math.log(2)
+
+    def coded(self, x: Tensor, draws: int = 1, **given: Tensor) -> Iterator[Coded]:
+        """Draws of all levels, with the divergences of all levels."""
+        evidence = self.evidence(x, **given)
+        for _ in range(draws):
+            levels = self.descend(evidence, lambda q: q.draw(self.noise("score")))
+            divergence = torch.stack([level.kl for level in levels]).sum(dim=0)
+            ratios = [level.q.log_prob(level.code) - level.p.log_prob(level.code) for level in levels]
+            yield Coded(tuple(level.code for level in levels), divergence, torch.stack(ratios).sum(dim=0))
 
     def move(self, code: Code, feature: int, by: Tensor) -> Code:
         """Codes of which one feature is larger by `by` (B,); the levels below move as far as their priors' means do."""

@@ -16,6 +16,7 @@ from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise, sum_over_ranks
 from lightning_ae.parts.likelihoods import Gaussian, at_least_float32, known
 from lightning_ae.parts.penalties import ACTIVATIONS, INTEGRALS, CodeActivation, differentiable
+from lightning_ae.scores import Per
 
 
 class ScoreMatchingAutoencoder(Autoencoder):
@@ -139,6 +140,17 @@ class ScoreMatchingAutoencoder(Autoencoder):
         """
         level = self._level(x, sigma)
         return (self.reconstruct(x, level, **given) - x) / level.view(-1, *[1] * (x.ndim - 1)).square()
+
+    def check_scores(self, per: Per = "sample", draws: int = 1) -> None:
+        """Refuses all: it learns the gradient of the log-density, and never its constant.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(
+            f"{type(self).__name__} has no likelihood: it learns a density's gradient, not its constant",
+            "energy(x) ranks samples where has_energy; or score with a VAE",
+        )
 
     def energy(self, x: Tensor, sigma: Tensor | float | None = None) -> Tensor:
         """The energy, whose negative gradient with respect to x is `grad_log_density`, up to a constant.

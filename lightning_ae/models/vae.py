@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar, TypedDict
 
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from lightning_ae.parts.objectives import ELBO, Objective
 from lightning_ae.parts.posteriors import DiagonalGaussian, Distribution, Posterior
 from lightning_ae.parts.priors import Prior, StandardNormal
 from lightning_ae.parts.schedules import Schedule
+from lightning_ae.scores import Coded
 
 
 class OwnOptions(TypedDict, total=False):
@@ -141,6 +142,16 @@ class VAE(Autoencoder):
     def sample(self, n: int, **given: Tensor) -> Tensor:
         """The means of p(x | z) for `n` draws z from the prior, (n, *input_shape), in data units."""
         return self.decode(self.prior.sample(self, n, Noise()).to(self.dtype), **given)
+
+    def coded(self, x: Tensor, draws: int = 1, **given: Tensor) -> Iterator[Coded]:
+        """Draws from q(z | x), with the divergence from the prior: of the bound with beta = 1."""
+        q = self.infer(x, **given)
+        for _ in range(draws):
+            z = q.draw(self.noise("score"))
+            if draws == 1:
+                yield Coded(z, divergence=self.prior.kl(self, q, z))
+            else:
+                yield Coded(z, log_ratio=q.log_prob(z) - self.prior.log_prob(self, z))
 
     def rate(self, x: Tensor, **given: Tensor) -> Tensor:
         """KL(q(z | x) || p(z)) of each sample in bits, (B,), by a draw where it has no closed form."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +17,7 @@ from lightning_ae.errors import InputError
 from lightning_ae.parts.corruptions import Corruption
 from lightning_ae.parts.likelihoods import at_least_float32
 from lightning_ae.parts.quantizers import Quantizer, VectorQuantizer
+from lightning_ae.scores import Coded
 
 
 class VQOptions(LikelihoodOptions, total=False):
@@ -126,6 +127,10 @@ class VQVAE(Autoencoder):
             **terms,
             "perplexity": self.codebook.perplexity(indices),
         }
+
+    def coded(self, x: Tensor, draws: int = 1, **given: Tensor) -> Iterator[Coded]:
+        """The quantised code; its indices cost what `rate` says, which makes the score a bound."""
+        yield Coded(self.encode(x, **given), self.rate(x, **given) * math.log(2))
 
     def rate(self, x: Tensor, **given: Tensor) -> Tensor:
         """The bits of each sample's indices, all as likely as each other: positions * log2(codes), (B,)."""

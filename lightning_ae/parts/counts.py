@@ -58,10 +58,12 @@ class _Counts(Likelihood):
         """The mean, (B, *shape)."""
         return self._log_mean(params).exp()
 
-    def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """log p(x) in nats: (B, P, *shape) and (B, *shape) to (B,)."""
+    def log_prob_each(
+        self, params: Tensor, x: Tensor, mask: Tensor | None = None, fitted: Tensor | None = None
+    ) -> Tensor:
+        """log p(x) of each value in nats: (B, P, *shape) and (B, *shape) to (B, *shape)."""
         params = at_least_float32(params)
-        return per_sample(self._log_mass(params, known(x, mask).to(params.dtype)), mask)
+        return known(self._log_mass(params, known(x, mask).to(params.dtype)), mask)
 
     @abstractmethod
     def _log_mass(self, params: Tensor, x: Tensor) -> Tensor:

@@ -78,6 +78,10 @@ class LikelihoodHead(nn.Module):
         fitted = self._fit(params, x, mask, held) if self.training else self.fitted
         return self.likelihood.log_prob_fitted(fitted, params, x, mask)
 
+    def log_prob_each(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Each value's share of `log_prob` as evaluation has it, (B, *shape)."""
+        return self.likelihood.log_prob_each(params, x, mask, self.fitted if self.fits else None)
+
     @torch.no_grad()
     def begin(self, batch: int) -> None:
         """Begins the batch of that number in an epoch, or begins it again; the first forgets earlier epochs."""

@@ -100,15 +100,36 @@ class Likelihood(Configurable):
         """How many parameters each value has."""
         return self.decoder_parameters + len(self.shared_parameters()) + (self.fitted_values((1,)) > 0)
 
-    @abstractmethod
     def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """log p(x) in nats, summed over the dimensions of a sample: (B, P, *shape) and (B, *shape) to (B,).
+
+        An override does the same with fewer passes.
 
         Args:
             params: (B, P, *shape).
             x: (B, *shape).
             mask: of x's shape, true where a value is known; only those count, whatever stands elsewhere, NaN too.
         """
+        return per_sample(self.log_prob_each(params, x, mask))
+
+    def log_prob_each(
+        self, params: Tensor, x: Tensor, mask: Tensor | None = None, fitted: Tensor | None = None
+    ) -> Tensor:
+        """Each value's share of `log_prob` in nats, 0 of what is not known: (B, P, *shape), (B, *shape) to (B, *shape).
+
+        Args:
+            params: (B, P, *shape).
+            x: (B, *shape).
+            mask: of x's shape, true where a value is known.
+            fitted: what stands in the place of the last parameter, (fitted_values,), of a likelihood that fits one.
+
+        Raises:
+            InputError: of a likelihood of a user's own that gives `log_prob` alone.
+        """
+        raise InputError(
+            f"{type(self).__name__} does not say what each value has of its log-probability",
+            "override log_prob_each(params, x, mask, fitted), of which log_prob is the sum",
+        )
 
     @abstractmethod
     def mean(self, params: Tensor) -> Tensor:
@@ -182,8 +203,8 @@ class _Calibrated(_LocationScale):
         """(B, *shape) each."""
 
     @abstractmethod
-    def _log_prob(self, error: Tensor, log_scale: Tensor, mask: Tensor | None) -> Tensor:
-        """Of errors (B, *shape), and log-scales that are one for all values of a sample or one for each, to (B,)."""
+    def _affine(self, log_scale: Tensor) -> tuple[Tensor, Tensor]:
+        """What -log p(x) is of an error: a factor, and what is added."""
 
     def shared_values(self, shape: tuple[int, ...]) -> int:
         """How many numbers each of those is made of: 1, one for all values; shape[0], one for each feature."""
@@ -196,14 +217,28 @@ class _Calibrated(_LocationScale):
     def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """log p(x) in nats: (B, P, *shape) and (B, *shape) to (B,)."""
         location, log_scale = self._location_and_log_scale(params)
-        return self._log_prob(self._error(location, known(x, mask)), log_scale, mask)
+        return -_affine_per_sample(self._error(location, known(x, mask)), *self._affine(log_scale), mask)
+
+    def log_prob_each(
+        self, params: Tensor, x: Tensor, mask: Tensor | None = None, fitted: Tensor | None = None
+    ) -> Tensor:
+        """Each value's share in nats: (B, P, *shape) and (B, *shape) to (B, *shape)."""
+        location, log_scale = self._location_and_log_scale(params)
+        if fitted is not None:
+            log_scale = self._spread(fitted, location)
+        factor, offset = self._affine(log_scale)
+        return -known(factor * self._error(location, known(x, mask)) + offset, mask)
 
     def log_prob_fitted(self, fitted: Tensor, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """`log_prob` with the log-scales `fitted`."""
         location = at_least_float32(params).unbind(1)[0]
+        factor, offset = self._affine(self._spread(fitted, location))
+        return -_affine_per_sample(self._error(location, known(x, mask)), factor, offset, mask)
+
+    def _spread(self, fitted: Tensor, location: Tensor) -> Tensor:
+        """The fitted log-scales (fitted_values,) for values (B, *shape): (1, 1, ...), or one for each value."""
         each = fitted.to(location.dtype).view(1, -1, *[1] * (location.ndim - 2))
-        each = each if self.scale == "optimal" else each.expand_as(location)
-        return self._log_prob(self._error(location, known(x, mask)), each, mask)
+        return each if self.scale == "optimal" else each.expand_as(location)
 
     def errors(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The sums of errors and of how many known values, over the batch: of all values, or of each feature's."""
@@ -236,9 +271,8 @@ class Gaussian(_Calibrated):
     def _error(self, location: Tensor, x: Tensor) -> Tensor:
         return F.mse_loss(location, x.to(location.dtype), reduction="none")
 
-    def _log_prob(self, error: Tensor, log_scale: Tensor, mask: Tensor | None) -> Tensor:
-        offset = log_scale + 0.5 * math.log(2 * math.pi)
-        return -_affine_per_sample(error, 0.5 * (-2 * log_scale).exp(), offset, mask)
+    def _affine(self, log_scale: Tensor) -> tuple[Tensor, Tensor]:
+        return 0.5 * (-2 * log_scale).exp(), log_scale + 0.5 * math.log(2 * math.pi)
 
     def fit(self, error: Tensor) -> Tensor:
         """Half the logarithm of the mean squared error."""
@@ -265,8 +299,8 @@ class Laplace(_Calibrated):
     def _error(self, location: Tensor, x: Tensor) -> Tensor:
         return F.l1_loss(location, x.to(location.dtype), reduction="none")
 
-    def _log_prob(self, error: Tensor, log_scale: Tensor, mask: Tensor | None) -> Tensor:
-        return -_affine_per_sample(error, (-log_scale).exp(), log_scale + math.log(2), mask)
+    def _affine(self, log_scale: Tensor) -> tuple[Tensor, Tensor]:
+        return (-log_scale).exp(), log_scale + math.log(2)
 
     def fit(self, error: Tensor) -> Tensor:
         """The logarithm of the mean absolute error."""
@@ -295,6 +329,12 @@ class Bernoulli(Likelihood):
     def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """log p(x) in nats: (B, 1, *shape) and (B, *shape) to (B,)."""
         return -per_sample(cross_entropy(params, known(x, mask)), mask)
+
+    def log_prob_each(
+        self, params: Tensor, x: Tensor, mask: Tensor | None = None, fitted: Tensor | None = None
+    ) -> Tensor:
+        """Each value's share in nats: (B, 1, *shape) and (B, *shape) to (B, *shape)."""
+        return -known(cross_entropy(params, known(x, mask)), mask)
 
     def mean(self, params: Tensor) -> Tensor:
         """The probabilities, (B, *shape)."""

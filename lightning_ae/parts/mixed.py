@@ -23,7 +23,6 @@ from lightning_ae.parts.likelihoods import (
     float64,
     known,
     one_for_all,
-    per_sample,
 )
 from lightning_ae.parts.quantiles import log_gamma_quantile
 
@@ -57,14 +56,16 @@ class StudentT(_LocationScale):
         """The log-scale, and the logarithm of the degrees above one, where each is learned."""
         return [*super().shared_parameters(), *([math.log(4)] if self.degrees == "learned" else [])]
 
-    def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """log p(x) in nats: (B, P, *shape) and (B, *shape) to (B,)."""
+    def log_prob_each(
+        self, params: Tensor, x: Tensor, mask: Tensor | None = None, fitted: Tensor | None = None
+    ) -> Tensor:
+        """log p(x) of each value in nats: (B, P, *shape) and (B, *shape) to (B, *shape)."""
         location, log_scale, degrees = self._all(params)
         error = (known(x, mask).to(location.dtype) - location) * (-log_scale).exp()
         wide = float64(degrees)  # of gamma functions that are near-equal numbers, but one for all values
         constant = torch.lgamma((wide + 1) / 2) - torch.lgamma(wide / 2) - 0.5 * (wide * math.pi).log()
         tails = (degrees + 1) / 2 * torch.log1p(error.square() / degrees)
-        return per_sample(constant.to(error.dtype) - log_scale - tails, mask)
+        return known(constant.to(error.dtype) - log_scale - tails, mask)
 
     def sample(self, params: Tensor, noise: Noise | None = None) -> Tensor:
         """A draw, (B, *shape): of a normal distribution whose precision is drawn from a gamma distribution."""
@@ -115,12 +116,14 @@ class Categorical(Likelihood):
         """True of the classes."""
         return bool(((x >= 0) & (x < self.classes) & (x == x.round())).all())
 
-    def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """log p(x) in nats: (B, classes, *shape) and (B, *shape) to (B,); what is no class has no probability."""
+    def log_prob_each(
+        self, params: Tensor, x: Tensor, mask: Tensor | None = None, fitted: Tensor | None = None
+    ) -> Tensor:
+        """log p(x) of each value in nats: (B, classes, *shape) and (B, *shape) to (B, *shape); of no class, -inf."""
         x = known(x, mask)
         chosen = x.round().clamp(0, self.classes - 1)
         log_mass = at_least_float32(params).log_softmax(dim=1).gather(1, chosen.long().unsqueeze(1)).squeeze(1)
-        return per_sample(torch.where(chosen == x, log_mass, -math.inf), mask)
+        return known(torch.where(chosen == x, log_mass, -math.inf), mask)
 
     def mean(self, params: Tensor) -> Tensor:
         """The most likely class, (B, *shape)."""
@@ -237,6 +240,16 @@ class Mixed(Likelihood):
     def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """log p(x) in nats: (B, 1, values) and (B, columns) to (B,)."""
         return self._sum(lambda number, *args: number.log_prob(*args), params, x, mask)
+
+    def log_prob_each(
+        self, params: Tensor, x: Tensor, mask: Tensor | None = None, fitted: Tensor | None = None
+    ) -> Tensor:
+        """Each column's log p(x) in nats: (B, 1, values) and (B, columns) to the same shape as x."""
+        found = []
+        for (likelihood, columns), own in zip(self._parts, self._apart(params), strict=True):
+            its = fitted if likelihood is self.number else None
+            found.append(likelihood.log_prob_each(own, *_columns(columns, x, mask), its))
+        return self._in_order(found)
 
     def errors(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Those of the numbers."""

@@ -19,7 +19,6 @@ from lightning_ae.parts.likelihoods import (
     at_least_float32,
     cross_entropy,
     known,
-    per_sample,
 )
 
 
@@ -52,8 +51,10 @@ class DiscretizedLogistic(_LocationScale):
         steps = x.float() * (self.levels - 1)
         return bool(((steps - steps.round()).abs() < 1e-3).all())
 
-    def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The log-mass in nats: (B, P, *shape) and (B, *shape) to (B,)."""
+    def log_prob_each(
+        self, params: Tensor, x: Tensor, mask: Tensor | None = None, fitted: Tensor | None = None
+    ) -> Tensor:
+        """The log-mass of each value in nats: (B, P, *shape) and (B, *shape) to (B, *shape)."""
         x = known(x, mask)
         location, log_scale = self._location_and_log_scale(params)
         half = 0.5 / (self.levels - 1)
@@ -63,7 +64,7 @@ class DiscretizedLogistic(_LocationScale):
         width = 2 * half * inverse
         inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-width))
         log_mass = torch.where(x < half, F.logsigmoid(upper), torch.where(x > 1 - half, F.logsigmoid(-lower), inside))
-        return per_sample(log_mass, mask)
+        return known(log_mass, mask)
 
     def mean(self, params: Tensor) -> Tensor:
         """The location, clipped to [0, 1]."""
@@ -89,14 +90,16 @@ class ContinuousBernoulli(Likelihood):
 
     support: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
-    def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """log p(x) in nats: (B, 1, *shape) and (B, *shape) to (B,)."""
+    def log_prob_each(
+        self, params: Tensor, x: Tensor, mask: Tensor | None = None, fitted: Tensor | None = None
+    ) -> Tensor:
+        """log p(x) of each value in nats: (B, 1, *shape) and (B, *shape) to (B, *shape)."""
         logits = at_least_float32(params[:, 0])
         # with t the logit, C = t / tanh(t / 2)
         small, near, far = _split(logits)
         series = math.log(2) + near.square() / 12 - 7 * near.pow(4) / 1440
         exact = far.abs().log() - torch.tanh(far.abs() / 2).log()
-        return per_sample(torch.where(small, series, exact) - cross_entropy(params, known(x, mask)), mask)
+        return known(torch.where(small, series, exact) - cross_entropy(params, known(x, mask)), mask)
 
     def mean(self, params: Tensor) -> Tensor:
         """The distribution's mean, (B, *shape)."""

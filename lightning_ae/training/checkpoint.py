@@ -25,6 +25,7 @@ from lightning_ae.data.signature import FORMAT, Signature, listed
 from lightning_ae.errors import InputError, unknown
 from lightning_ae.preprocess import Preprocess
 from lightning_ae.signatures import passed_on
+from lightning_ae.thresholds import Threshold
 from lightning_ae.training.rebuild import (
     DAMAGED,
     check_finite,
@@ -69,6 +70,7 @@ class Checkpointed:
     """The data module's plain data, where it has some."""
     columns: dict[str, str]
     """The columns of the data that play a role besides the input, by role."""
+    threshold: Threshold | None = None
 
     hparams: Any
     state_dict: Any
@@ -214,6 +216,7 @@ class Checkpointed:
             "signature_hash": None if self.signature is None else self.signature.hash,
             "data": self.data_config,
             "columns": dict(self.columns),
+            **({} if self.threshold is None else {"threshold": self.threshold.plain()}),
         }
 
     def check_loads(self) -> None:
@@ -260,6 +263,9 @@ class Checkpointed:
             if use is not None:
                 use(signature)
         self.data_config = saved.get("data")
+        fits = self._trainer is not None and self._trainer.state.fn == "fit"
+        found = None if fits else saved.get("threshold")  # of weights that a fit will move
+        self.threshold = None if found is None else Threshold.from_plain(found)
         self.columns = dict(saved.get("columns") or {})
 
     def _check_hyperparameters(self, saved: Mapping[str, Any], names: Collection[str] | None = None) -> None:

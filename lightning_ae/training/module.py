@@ -40,7 +40,7 @@ from lightning_ae.training.weights import first_tensor, weights_type
 # what runs networks, and under FSDP needs their weights as a whole
 _STEPS = ("training_step", "validation_step", "test_step", "predict_step")
 _CALLS = (
-    *("encode", "decode", "decoder_parameters", "draw", "features", "rate", "sample"),
+    *("encode", "decode", "decoder_parameters", "draw", "features", "rate", "sample", "score", "score_batch"),
     *("encode_indices", "decode_indices"),
 )
 

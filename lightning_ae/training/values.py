@@ -31,6 +31,11 @@ class Offender:
 
     def named(self, shape: tuple[int, ...], signature: Signature | None, row: str | None = None) -> str:
         """Row, column and value in words, of samples of this shape; `row` is what the data set calls the row."""
+        place = f"batch {self.batch}, {self.where(shape, signature)}: {self.value:g}"
+        return f"{row or f'row {self.row}'}{' in' if row else ' of'} {place}"
+
+    def where(self, shape: tuple[int, ...], signature: Signature | None) -> str:
+        """The column or the place in words, of samples of this shape."""
         index = tuple(int(n) for n in torch.unravel_index(torch.tensor(self.place), shape))
         columns = () if signature is None else signature.columns
         if len(columns) > 1 and len(shape) > 1:  # each is a channel
@@ -41,7 +46,7 @@ class Offender:
             where = f"column {columns[0].name!r} at {index if len(index) > 1 else index[0]}"
         else:
             where = f"column {self.place}" if len(shape) == 1 else f"place {index}"
-        return f"{row or f'row {self.row}'}{' in' if row else ' of'} batch {self.batch}, {where}: {self.value:g}"
+        return where
 
 
 Distance = Callable[[Tensor], Tensor]

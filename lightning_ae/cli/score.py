@@ -1,0 +1,337 @@
+"""score: how strange the rows of a data set are to a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lightning_ae.cli.tools import check_model, check_positive, check_splits
+from lightning_ae.errors import InputError, unknown
+from lightning_ae.thresholds import check_quantile
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lightning_ae.autoencoder import Autoencoder
+    from lightning_ae.data.module import HFDataModule
+    from lightning_ae.thresholds import Threshold
+
+
+def score(
+    checkpoint: str,
+    path: str | None = None,
+    splits: Sequence[str] | None = None,
+    output: str | None = None,
+    draws: int = 1,
+    seed: int = 0,
+    quantile: float | None = None,
+    store: bool = False,
+    anomaly: Sequence[str | int] | None = None,
+    top: int = 3,
+    n: int = 10,
+    batch_size: int = 1024,
+    device: str = "auto",
+    overwrite: bool = False,
+) -> dict[str, Path]:
+    """Write how strange the rows of a data set are to parquet files, one for each split, beside its other columns.
+
+    The column "score" holds -log p(x) or a bound on it in nats (of a model without a distribution over codes,
+    -log p(x | z)): higher is stranger. "rank" is 1 for the strangest row of the split. "exceeds" says whether the score
+    lies above a threshold, a quantile of the scores of the model's own validation split: the one in the checkpoint, or
+    found anew. "features" holds the columns that have the largest shares in a row's score, of tables and sequences,
+    from one draw. "row", the number in the data set's own split, and "path", where images are files, say which sample
+    it is. A column that the data have of such a name is left as it is, and an underscore follows the new one's. Where
+    labels are known, AUROC and average precision are printed. Of images, "strangest.png" shows the strangest and the
+    plainest of the last split, with where they are.
+
+    Args:
+        checkpoint: the model's checkpoint, or the name of a zoo entry.
+        path: the data set: a hub id, a local folder or file, "digits" or "fashion" (default: what the model was
+            trained on).
+        splits: any of train, val and test (default: all that the data have, which together are all rows).
+        output: the folder to write to (default: "scores" beside the folder of the checkpoint).
+        draws: of each row's code, of a model that draws; more make a tighter bound, and no "features".
+        seed: of the draws.
+        quantile: of the validation split's scores, in (0, 1), that is the threshold (default: the checkpoint's, or
+            0.99).
+        store: write the threshold into the checkpoint.
+        anomaly: the classes of the label that are to be found, by name or number (default: of two the second).
+        top: how many features of each row.
+        n: how many images of each kind in the picture; 0 for none.
+        batch_size: how many samples to score at a time.
+        device: cpu, cuda, mps, or auto for the fastest there is.
+        overwrite: replace files that exist.
+
+    Returns:
+        The file of each split.
+
+    Raises:
+        InputError: when a file exists, the model has no likelihood, or the data cannot be read.
+    """
+    check_model(checkpoint)
+    check_splits(["train"] if splits is None else splits)
+    check_positive(batch_size=batch_size, draws=draws, top=top)
+    if n < 0:
+        raise InputError(f"n must not be negative, got {n}", "0 draws no picture")
+    if quantile is not None:
+        check_quantile(quantile)
+    if store and not Path(checkpoint).is_file():
+        raise InputError(f"store writes into a checkpoint, and {checkpoint!r} is none", "leave it out")
+    from lightning_ae.cli import trained, written
+
+    model = trained.load(checkpoint, device)
+    model.check_scores(draws=draws)
+    if ((model.data_config or {}).get("init_args") or {}).get("streaming"):
+        raise InputError(
+            "score passes over rows more than once, and the model's data are a stream",
+            "score them in a loop of your own: model.score_rows(data, split) passes over them once",
+        )
+    data = trained.data_of(model, checkpoint, path, all_classes=True)
+    splits = [split for split in ("train", "val", "test") if data.has(split)] if splits is None else list(splits)
+    folder = Path(output) if output else written.beside(checkpoint) / "scores"
+    files = {split: folder / f"{split}.parquet" for split in splits}
+    pictures = len(model.input_shape) == 3 and n > 0
+    written.check_free([*files.values(), *([folder / "strangest.png"] if pictures else [])], overwrite)
+    data.prepare_data()
+    wanted = _classes(data, anomaly)
+    if anomaly is not None and not any(_strange(data, split, wanted)[1] for split in splits):
+        raise InputError(
+            f"the label {data.label!r} has one class only in what is scored, as far as anomaly tells classes apart",
+            "leave anomaly out, or score splits with both",
+        )
+    console = Console(highlight=False, soft_wrap=True)
+    if store and quantile is None and model.threshold is None:
+        quantile = 0.99  # asked for
+    threshold = _threshold(model, checkpoint, None if path else data, quantile, draws, seed, batch_size, console)
+    names = _names(model) if draws == 1 else None
+    # all of them before the first file, so that a row that has no score leaves nothing behind
+    all_found = {split: score_split(model, data, split, names, top, draws, seed, batch_size) for split in splits}
+    if store and threshold is not None:
+        _store(checkpoint, threshold)
+    results = Table("split", "rows", "median", *([] if threshold is None else ["exceed"]), *_titles(data, wanted))
+    for split, file in files.items():
+        found = all_found[split]
+        about = {
+            "model": checkpoint,
+            "signature": "" if model.signature is None else model.signature.hash,
+            "draws": str(draws),
+            "seed": str(seed),
+            "threshold": "" if threshold is None else repr(threshold.value),
+        }
+        columns = {**found.columns(threshold), **data.keys(split)}
+        rows = data.dataset(split)
+        rows = rows.remove_columns([name for name in data.input_columns if name in rows.column_names])
+        written.write_parquet(rows, columns, about, file, overwrite)
+        exceed = [] if threshold is None else [str(int((found.scores > threshold.value).sum()))]
+        measured = _measured(data, split, found.scores, wanted)
+        results.add_row(split, str(len(found.scores)), f"{found.scores.median():.2f}", *exceed, *measured)
+    if pictures:
+        _draw(model, data, splits[-1], all_found[splits[-1]].scores, n, seed, folder / "strangest.png", overwrite)
+    console.print("[bold]Written[/]")
+    for file in [*files.values(), *([folder / "strangest.png"] if pictures else [])]:
+        console.print(f"  {file}")
+    console.print(results)
+    return files
+
+
+@dataclass(frozen=True)
+class Found:
+    """The scores of a split, (N,), in float64 on the CPU, and of each row the features that have the largest shares."""
+
+    scores: Tensor
+    names: list[str] | None
+    chosen: Tensor
+    shares: Tensor
+
+    def columns(self, threshold: Threshold | None) -> dict[str, Any]:
+        """The columns of the file."""
+        import pyarrow as pa
+        import torch
+
+        rank = torch.empty(len(self.scores), dtype=torch.int64)
+        rank[self.scores.argsort(descending=True, stable=True)] = torch.arange(1, len(self.scores) + 1)
+        columns: dict[str, Any] = {"score": self.scores.numpy(), "rank": rank.numpy()}
+        if threshold is not None:
+            columns["exceeds"] = (self.scores > threshold.value).numpy()
+        if self.names is not None:
+            each = self.chosen.shape[1]
+            named = pa.DictionaryArray.from_arrays(pa.array(self.chosen.flatten().numpy()), pa.array(self.names))
+            pairs = pa.StructArray.from_arrays(
+                [named.cast(pa.string()), pa.array(self.shares.flatten().numpy())], ["name", "share"]
+            )
+            columns["features"] = pa.FixedSizeListArray.from_arrays(pairs, each).cast(pa.list_(pairs.type))
+        return columns
+
+
+def score_split(
+    model: Autoencoder,
+    data: HFDataModule,
+    split: str,
+    names: list[str] | None,
+    top: int,
+    draws: int = 1,
+    seed: int = 0,
+    batch_size: int = 1024,
+) -> Found:
+    """The scores of a split, and the `top` features of each row by their shares, where features have names."""
+    import torch
+    from tqdm.auto import tqdm
+
+    scores, chosen, shares = [], [], []
+    batches = model.score_rows(data, split, names is not None, draws=draws, seed=seed, batch_size=batch_size)
+    total = -(-len(data.dataset(split)) // batch_size)
+    for found in tqdm(batches, f"scoring {split}", total, delay=2, leave=False):
+        scores.append(found.score.double().cpu())
+        if names is not None:
+            assert found.shares is not None
+            each = found.shares.flatten(2).sum(dim=2) if found.shares.ndim > 2 else found.shares
+            largest = each.double().cpu().topk(min(top, each.shape[1]), dim=1)
+            chosen.append(largest.indices)
+            shares.append(largest.values)
+    empty = torch.empty(0, 0)
+    return Found(
+        torch.cat(scores), names, torch.cat(chosen) if chosen else empty, torch.cat(shares) if shares else empty
+    )
+
+
+def _names(model: Autoencoder) -> list[str] | None:
+    """Of the values of vectors and the channels of sequences; images have none."""
+    if len(model.input_shape) > 2:
+        return None
+    count = model.input_shape[0]
+    return [str(i) for i in range(count)] if model.signature is None else model.signature.value_names(count)
+
+
+def _threshold(
+    model: Autoencoder,
+    checkpoint: str,
+    data: HFDataModule | None,
+    quantile: float | None,
+    draws: int,
+    seed: int,
+    batch_size: int,
+    console: Console,
+) -> Threshold | None:
+    """The checkpoint's, where it is the one that is asked for; else that of the model's own validation split.
+
+    Raises:
+        InputError: where there is none, and a quantile is asked for.
+    """
+    from lightning_ae.cli import trained
+
+    known = model.threshold
+    if known is None or known.draws != draws or quantile not in (None, known.quantile):
+        try:
+            own = trained.data_of(model, checkpoint, None) if data is None else data
+            own.prepare_data()
+            wanted = 0.99 if quantile is None else quantile
+            known = model.fit_threshold(own, wanted, draws=draws, seed=seed, batch_size=batch_size)
+        except InputError as reason:
+            if quantile is not None:
+                raise
+            console.print(f"No threshold: {reason.message}")
+            return None
+    console.print(
+        f"Threshold {known.value:.4g}: the {known.quantile:g} quantile of the scores of {known.rows} validation rows"
+    )
+    return known
+
+
+def _store(checkpoint: str, threshold: Threshold) -> None:
+    from lightning_ae.training.checkpoint import METADATA_KEY, AtomicCheckpointIO, read_checkpoint
+
+    content = read_checkpoint(checkpoint, mmap=False)
+    content[METADATA_KEY]["threshold"] = threshold.plain()
+    AtomicCheckpointIO().save_checkpoint(content, checkpoint)
+
+
+def _classes(data: HFDataModule, anomaly: Sequence[str | int] | None) -> list[int] | str:
+    """The numbers of the classes that are to be found; or why there are none, in words.
+
+    Raises:
+        InputError: where they are asked for, and the data do not have them.
+    """
+    names = data.class_names
+    if data.label is None or not data.has_classes or names is None:
+        reason = "the data have no label" if data.label is None else f"the label {data.label!r} names no classes"
+        if anomaly is not None:
+            raise InputError(f"anomaly is a class of the label, but {reason}", "leave it out, or give the data's label")
+        return reason
+    if anomaly is None:
+        return [1] if len(names) == 2 else f"the label {data.label!r} has {len(names)} classes: name some as anomaly"
+    found = []
+    for name in map(str, anomaly):
+        if name not in names and not (name.isdecimal() and int(name) < len(names)):
+            raise unknown(f"class of the label {data.label!r}", name, names)
+        found.append(names.index(name) if name in names else int(name))
+    if len(set(found)) == len(names):
+        raise InputError(f"anomaly names all classes of the label {data.label!r}", "leave those out that are normal")
+    return found
+
+
+def _titles(data: HFDataModule, wanted: list[int] | str) -> Iterator[str]:
+    if isinstance(wanted, str):
+        return iter(())
+    named = ", ".join(repr((data.class_names or [])[i]) for i in wanted)
+    return iter((f"AUROC of {named}", "average precision"))
+
+
+def _strange(data: HFDataModule, split: str, wanted: list[int] | str) -> tuple[Tensor, bool]:
+    """Of each row 1 where it is to be found, 0 where not, -1 where nobody knows, (N,); and whether there are both."""
+    import torch
+
+    labels = data.labels(split)
+    strange = torch.where(labels >= 0, torch.isin(labels, torch.tensor(wanted)).long(), -1)
+    return strange, bool((strange == 0).any() and (strange == 1).any())
+
+
+def _measured(data: HFDataModule, split: str, scores: Tensor, wanted: list[int] | str) -> list[str]:
+    """AUROC and average precision, of the rows that have a label; why there are none, where all have the same."""
+    if isinstance(wanted, str):
+        return []
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    strange, both = _strange(data, split, wanted)
+    if not both:
+        return ["all rows are of it" if (strange == 1).any() else "no rows of it", ""]
+    known = strange >= 0
+    found, values = strange[known].numpy(), scores[known].numpy()
+    return [f"{roc_auc_score(found, values):.3f}", f"{average_precision_score(found, values):.3f}"]
+
+
+def _draw(
+    model: Autoencoder, data: HFDataModule, split: str, scores: Tensor, n: int, seed: int, file: Path, overwrite: bool
+) -> None:
+    """The strangest images and the plainest, and below each how much its pixels have in its score."""
+    import torch
+
+    from lightning_ae.callbacks.measures import to_unit_interval
+    from lightning_ae.callbacks.pictures import unit_figure
+    from lightning_ae.files import whole_file
+
+    order = scores.argsort(descending=True, stable=True)
+    rows, maps = [], []
+    for chosen in (order[:n], order.flip(0)[:n]):
+        seen, where = [], []
+        for position in chosen.tolist():  # each with the draws that its score has
+            x, target, given = model.read(data.rows(split, torch.tensor([position])))
+            roles: dict[str, Any] = {role: value.to(model.device) for role, value in given.items()}
+            found = model.score_batch(
+                x.to(model.device), target.to(model.device), True, seed=seed, first=position, **roles
+            )
+            assert found.shares is not None
+            seen.append(to_unit_interval(model, target).cpu())
+            where.append(found.shares.sum(dim=1, keepdim=True).float().cpu())
+        rows.append(torch.cat(seen))
+        maps.append(torch.cat(where))
+    low, high = torch.aminmax(torch.cat(maps))
+    shown = [((each - low) / (high - low).clamp(min=1e-12)) for each in maps]
+    pictures = [rows[0], shown[0], rows[1], shown[1]]
+    figure = unit_figure(pictures, ["strangest", "where", "plainest", "where"], f"{split}: scores by pixel")
+    with whole_file(file, overwrite) as part:
+        figure.savefig(part)
