@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from lightning_ae.natural import (
 )
 
 Fit = Literal["stretch", "crop"]
+_NAMES = {1: "grey", 3: "colour"}
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _WIDE = (torch.float64, torch.int32, torch.int64, torch.uint32, torch.uint64)  # hold more than float32 does
 
@@ -90,6 +92,8 @@ class ImagePreprocess(Preprocess):
             values stay as they are.
         fit: how images of other proportions are brought to `size`: "stretch" changes them; "crop" keeps them, and cuts
             off what the centre does not hold.
+        range: the values that become 0 and 1, of images that are not bytes: (0, 4095) of 12 bits, say. None of bytes
+            (0..255) and of floats in [0, 1]. Such images may have any number of channels.
     """
 
     size: tuple[int, int] | None = None
@@ -98,6 +102,7 @@ class ImagePreprocess(Preprocess):
     std: tuple[float, ...] | None = None
     binarize: Literal["threshold", "static", "dynamic"] | None = None
     fit: Fit = "stretch"
+    range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,8 +112,13 @@ class ImagePreprocess(Preprocess):
             and all(isinstance(n, int) and n > 0 for n in self.size)
         ):
             raise InputError(f"size must be (height, width) in positive integers, got {self.size!r}")
-        if self.channels not in (None, 1, 3):
-            raise InputError(f"channels must be 1 or 3, got {self.channels!r}")
+        if self.range is not None:
+            check_range(self.range)
+            if self.binarize is not None:
+                raise InputError("binarize is of bytes, and range of other images", "leave one of them out")
+        most = f"1 or 3{'' if self.range is None else ', or what images of a stated range have'}"
+        if not (self.channels in (None, 1, 3) or (self.range is not None and _is_count(self.channels))):
+            raise InputError(f"channels must be {most}, got {self.channels!r}")
         _check_moments(self.mean, self.std)
         if self.binarize not in (None, "threshold", "static", "dynamic"):
             raise InputError(f"binarize must be 'threshold', 'static', 'dynamic' or none, got {self.binarize!r}")
@@ -120,17 +130,23 @@ class ImagePreprocess(Preprocess):
             raise InputError("fit='crop' cuts images to a size, which is not given", "give size=(height, width)")
 
     def __call__(self, x: Tensor) -> Tensor:
-        """uint8, or floats in [0, 1], of shape (B, H, W) or (B, C, H, W), to float32 (B, C, H, W).
+        """uint8, floats in [0, 1] or, where `range` says their values, any numbers, to float32 (B, C, H, W).
+
+        Args:
+            x: (B, H, W) or (B, C, H, W).
 
         Raises:
             InputError: on another shape or type, or a number of channels that does not fit.
         """
         if x.ndim == 3:
             x = x.unsqueeze(1)
-        if x.ndim != 4 or not (x.dtype == torch.uint8 or x.is_floating_point()):
+        if x.ndim != 4 or not (self.range is not None or x.dtype == torch.uint8 or x.is_floating_point()):
             raise InputError(
                 f"images must be uint8 or floats of shape (B, H, W) or (B, C, H, W), got {x.dtype} {tuple(x.shape)}"
             )
+        if self.range is not None:
+            low, high = self.range
+            return _standardize((self.resize(x.float()) - low) / (high - low), self.mean, self.std, "channels")
         x = self.resize(x)
         x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
         if self.binarize == "threshold":
@@ -207,17 +223,17 @@ class ImagePreprocess(Preprocess):
             raise InputError(f"images must be PIL images or arrays, got {data!r:.80}", "PIL.Image.open(file) reads one")
         if is_array(data):
             x = image_batch(data, self.size, self.channels)
-            x, shapes = image_units(x, 0, mask, check), [tuple(x.shape[1:])]
+            x, shapes = image_units(x, 0, mask, check, self.range), [tuple(x.shape[1:])]
         else:
-            images = [image_of(item, row) for row, item in enumerate(data)]
+            images = [image_of(item, row, self.channels, self.range is not None) for row, item in enumerate(data)]
             masks = [None] * len(images) if mask is None else [each[None] for each in mask]
-            images = [image_units(each[None], row, masks[row], check) for row, each in enumerate(images)]
+            images = [image_units(each[None], row, masks[row], check, self.range) for row, each in enumerate(images)]
             shapes = [tuple(each.shape[1:]) for each in images]
             x = _joined([self.resize(each) for each in images])
         said = [lost for shape in dict.fromkeys(shapes) if (lost := self.lost(shape, read))]
         if said:
             rank_zero_warn(said[0] + (f"; {len(said) - 1} other shapes likewise" if len(said) > 1 else ""))
-        if check:
+        if check and self.range is None:
             warn_if_dark(x)
             if self.binarize in ("static", "dynamic"):
                 warn_if_grey(x)
@@ -240,7 +256,7 @@ class ImagePreprocess(Preprocess):
         if channels != shape[0] and (not read or channels == read[0]):
             done.append("their colour is lost" if channels == 1 else "grey becomes colour")
         given, takes = (
-            f"{'grey' if c == 1 else 'colour'} {h} x {w}" for c, (h, w) in ((shape[0], shape[1:]), (channels, size))
+            f"{_NAMES.get(c, f'{c} channels')} {h} x {w}" for c, (h, w) in ((shape[0], shape[1:]), (channels, size))
         )
         return f"images in {given} for a model that takes {takes}: {' and '.join(done)}" if done else None
 
@@ -378,6 +394,17 @@ def _joined(images: Sequence[Tensor]) -> Tensor:
     if len({each.dtype for each in images}) > 1:
         images = [each.float() / 255 if each.dtype == torch.uint8 else each.float() for each in images]
     return torch.cat([each.to(images[0].device) for each in images])
+
+
+def check_range(given: Any) -> None:
+    """Raises InputError for what is no (low, high) of finite numbers."""
+    known = isinstance(given, tuple) and len(given) == 2 and all(isinstance(v, int | float) for v in given)
+    if not known or not -math.inf < given[0] < given[1] < math.inf:
+        raise InputError(f"range must be (low, high), the values that become 0 and 1, got {given!r}")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _check_moments(mean: Any, std: Any) -> None:

@@ -301,7 +301,7 @@ def _image_rows(array: np.ndarray, where: str) -> np.ndarray:
 
 
 def _images(images: Any, where: str) -> Made:
-    """Arrays (C, H, W), or PIL images, as PNG files, which keep each byte."""
+    """Arrays (C, H, W), or PIL images, as files that keep each value."""
     import PIL.Image
     from datasets import Image as ImageFeature
 
@@ -313,7 +313,8 @@ def _images(images: Any, where: str) -> Made:
             raise InputError(f"{where} holds images, but row {row} is a {type(image).__name__}")
         to = io.BytesIO()
         try:
-            image.save(to, "PNG", compress_level=1)
+            deep = image.mode in ("I", "F")  # which PNG cannot hold
+            image.save(to, "TIFF") if deep else image.save(to, "PNG", compress_level=1)
         except (OSError, ValueError) as error:
             raise InputError(f"{where}, row {row}: {error}", "convert the image first: image.convert('RGB')") from error
         encoded.append({"bytes": to.getvalue(), "path": None})

@@ -133,3 +133,90 @@ def test_what_is_drawn_is_the_same_on_any_number_of_ranks(world: int, monkeypatc
 def test_options_that_cannot_work(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Image(**options)
+
+
+def deep(n: int = 6) -> np.ndarray:
+    """Arrays (n, 7, 9) of 12 bits, from black to white."""
+    return np.linspace(0, 4095, n * 63).round().reshape(n, 7, 9)
+
+
+@pytest.mark.parametrize(
+    ("path", "options"),
+    [
+        ([PIL.Image.fromarray(each.astype(np.uint16)) for each in deep()], {}),
+        ([PIL.Image.fromarray(each.astype(np.int32)) for each in deep()], {}),
+        ([PIL.Image.fromarray(each.astype(np.float32)) for each in deep()], {}),
+        (deep().astype(np.uint16), {}),
+        (deep().astype(np.float32), {}),
+        (deep()[:, None], {"layout": "CHW"}),
+        (deep()[..., None], {"layout": "HWC"}),
+    ],
+    ids=["I;16", "I", "F", "uint16", "float32", "CHW", "HWC"],
+)
+def test_what_is_no_bytes_has_a_stated_range(path: Any, options: dict[str, Any]) -> None:
+    rows = {"image": path} if isinstance(path, list) else path
+    with pytest.raises(InputError, match=r"range=\(|kind=Tabular"):
+        next(iter(HFDataModule(rows, cache="memory", val_fraction=0).batches("train", 9)))
+    data = HFDataModule(rows, kind=Image(range=(0, 4095), **options), cache="memory", val_fraction=0)
+    (batch,) = data.batches("train", 9)
+    (x,) = (value for value in batch.values() if value.ndim == 4)
+    torch.testing.assert_close(x[:, 0], torch.tensor(deep() / 4095).float())
+    model = Autoencoder(data.input_shape)
+    model.signature = type(data.signature).from_plain(data.signature.plain())
+    expected = model.pool(model.encode(x))
+    assert torch.equal(model.features(list(path)), expected)
+    if not isinstance(path, list):
+        assert torch.equal(model.features(path), expected)
+    with pytest.raises(InputError, match="row 1, channel 0, pixel .* holds 5000"):
+        model.features(np.stack([deep()[0], np.full((7, 9), 5000)]))
+
+
+@pytest.mark.parametrize("channels", [2, 4, 5, 13])
+def test_images_of_any_number_of_channels(channels: int, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).random((5, channels, 8, 6)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x.transpose(0, 2, 3, 1))
+    for path, layout in ((x, "CHW"), (x.transpose(0, 2, 3, 1), "HWC"), (str(tmp_path / "x.npy"), "HWC")):
+        data = HFDataModule(path, kind=Image(range=(0, 1), layout=layout), cache="memory", val_fraction=0)
+        assert data.input_shape == (channels, 8, 6)
+        (batch,) = data.batches("train", 9)
+        torch.testing.assert_close(batch[data.input_columns[0]], torch.tensor(x))
+    model = Autoencoder(data.input_shape)
+    model.signature = data.signature
+    assert torch.equal(model.features(x), model.features(torch.tensor(x)))
+    assert torch.equal(model.features(x), model.features(x.transpose(0, 2, 3, 1)))
+    resized = HFDataModule(x, kind=Image(range=(0, 1), layout="CHW", size=(4, 4), fit="crop"), val_fraction=0)
+    assert resized.input_shape == (channels, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"range": (0, 1)}, "do not say which dimension their channels are"),
+        ({"range": (0, 0.5), "layout": "CHW"}, r"row 0 of split 'train' holds values in \[0.*range says"),
+        ({"range": (1, 0)}, "range must be"),
+        ({"range": (0, float("inf"))}, "range must be"),
+        ({"layout": "CHW"}, "layout is of arrays"),
+        ({"range": (0, 1), "layout": "WHC"}, "WHC"),
+        ({"range": (0, 1), "binarize": "threshold"}, "binarize is of bytes"),
+        ({"range": (0, 1), "layout": "CHW", "channels": 1}, "5 channels cannot be given 1"),
+        ({"column": "x"}, r"range=\(low, high\)"),
+    ],
+)
+def test_arrays_that_cannot_be_images(options: dict[str, Any], message: str) -> None:
+    x = np.random.default_rng(0).random((5, 5, 8, 6)).astype(np.float32)
+    with pytest.raises(InputError, match=message):
+        next(iter(HFDataModule(x, kind=Image(**options), cache="memory", val_fraction=0).batches("train", 9)))
+
+
+@pytest.mark.parametrize(
+    ("channels", "said"), [(1, "some"), (3, "some"), (2, "some: channel 1 of 2"), (5, "some: channels 1 to 3 of 5")]
+)
+def test_a_picture_says_which_channels_it_shows(channels: int, said: str) -> None:
+    from lightning_ae.callbacks.pictures import unit_figure
+
+    x = torch.rand(2, channels, 4, 4)
+    figure = unit_figure([x, x], ["a", "b"], "some")
+    assert figure.get_suptitle() == said
+    first = np.asarray(figure.axes[0].images[0].get_array())
+    expected = x[0, 0] if channels < 3 else x[0, :3].permute(1, 2, 0)
+    np.testing.assert_array_equal(first, expected.numpy())

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_ae.data.columns import check_columns, image_columns
+from lightning_ae.data.columns import array_columns, check_columns, image_columns
 from lightning_ae.data.kinds.base import Kind
+from lightning_ae.data.kinds.tabular import numbers
 from lightning_ae.data.signature import Column, Signature, listed
-from lightning_ae.errors import InputError
+from lightning_ae.errors import InputError, unknown
 from lightning_ae.exact import Noise
 from lightning_ae.natural import pixels
 from lightning_ae.preprocess import Fit, ImagePreprocess
@@ -36,9 +37,10 @@ class Image(Kind):
     """A column of images, as floats in [0, 1] of shape (channels, height, width).
 
     Args:
-        column: the column's name; by default the only one that holds images.
+        column: the column's name; by default the only one that holds images or, where `range` says their values,
+            arrays.
         size: (height, width) to resize to; needed where sizes differ.
-        channels: 1 for grey, 3 for colour; by default as the images are.
+        channels: 1 for grey, 3 for colour; by default as the images are. Arrays keep the channels that they have.
         binarize: "threshold" makes values of 0.5 and more one and the rest zero; "static" draws zeros and ones once,
             with the grey values as probabilities; "dynamic" draws anew each time a training batch is used, and takes
             the static draw in evaluation.
@@ -50,6 +52,9 @@ class Image(Kind):
         crop: the smallest and the largest share of an image's area that a training batch sees, in (0, 1]: (0.5, 1), say.
             A window of the image's proportions is drawn anew each time, and enlarged to its size. Evaluation sees whole
             images.
+        range: the values that become 0 and 1, of images of more than 8 bits and of arrays: (0, 65535) of 16 bits, (0,
+            4095) of 12, (0, 1) of floats. A value outside is refused. They are kept in float32.
+        layout: of arrays of three dimensions, "CHW" or "HWC"; those of two are grey.
     """
 
     column: str | None = None
@@ -61,11 +66,17 @@ class Image(Kind):
     fit: Fit = "stretch"
     flip: bool = False
     crop: tuple[float, float] | None = None
+    range: tuple[float, float] | None = None
+    layout: Literal["CHW", "HWC"] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         # names what it cannot use
-        ImagePreprocess(self.size, self.channels, self.mean, self.std, self.binarize, self.fit)
+        ImagePreprocess(self.size, self.channels, self.mean, self.std, self.binarize, self.fit, self.range)
+        if self.layout not in (None, "CHW", "HWC"):
+            raise unknown("layout of Image", str(self.layout), ("CHW", "HWC"))
+        if self.layout is not None and self.range is None:
+            raise InputError("layout is of arrays, which need a range", "give range=(low, high), the values of 0 and 1")
         crop = self.crop
         if crop is not None and not (len(crop) == 2 and 0 < crop[0] <= crop[1] <= 1):
             raise InputError(f"crop must be the smallest and the largest share of an image, in (0, 1], got {crop!r}")
@@ -73,12 +84,17 @@ class Image(Kind):
     def input_columns(self, features: Features, label: str | None) -> list[str]:
         """The column of images."""
         images = image_columns(features)
+        arrays = array_columns(features)
+        if self.range is not None:
+            images = images or arrays if self.column is None else images + arrays
         if self.column is not None:
             check_columns([self.column], features)
             if self.column not in images:
                 raise InputError(
-                    f"column {self.column!r} holds {features[self.column]}, not images", f"image columns: {images}"
-                )
+                    f"column {self.column!r} holds {features[self.column]}, not images",
+                    "give range=(low, high), the values that become 0 and 1" if self.column in arrays else
+                    f"image columns: {images}",
+                )  # fmt: skip
             return [self.column]
         if len(images) != 1:
             raise InputError(
@@ -91,34 +107,72 @@ class Image(Kind):
     def decoding(self) -> dict[str, Any]:
         """Size and channels; the rest happens later."""
         about = {"size": self.size, "channels": self.channels}
-        return super().decoding | about | ({} if self.fit == "stretch" else {"fit": self.fit})
+        later = {"fit": (self.fit, "stretch"), "range": (self.range, None), "layout": (self.layout, None)}
+        return super().decoding | about | {name: own for name, (own, plainly) in later.items() if own != plainly}
 
     def decode(self, rows: pa.Table, columns: list[str], split: str, first: int) -> np.ndarray:
-        """uint8 (N, C, H, W)."""
-        fit = ImagePreprocess(self.size, self.channels, fit=self.fit).resize
+        """uint8 (N, C, H, W), or float32 where `range` says their values."""
+        resized = ImagePreprocess(self.size, self.channels, fit=self.fit, range=self.range).resize
+        fits = self.size is None and self.channels is None
         images: list[np.ndarray] = []
-        for row, item in enumerate(rows[columns[0]].to_pylist(), start=first):
-            image = _pixels(item, split, row)
-            if self.size is not None or self.channels is not None:
-                image = fit(torch.from_numpy(image).unsqueeze(0))[0].numpy()
+        for row, image in enumerate(self._read(rows[columns[0]], columns[0], split, first), start=first):
+            if not fits:
+                image = resized(torch.from_numpy(image).unsqueeze(0))[0].numpy()
             if images and image.shape != images[0].shape:
                 raise InputError(
                     f"images of split {split!r} differ: row {first} has (channels, height, width) {images[0].shape}, "
                     f"row {row} has {image.shape}",
-                    "give kind=Image(size=(height, width), channels=1 or 3), with fit='crop' where proportions shall stay",
+                    "give kind=Image(size=(height, width), channels=1 or 3), with fit='crop' where proportions shall "
+                    "stay",
                 )
             images.append(image)
         return np.stack(images)
 
+    def _read(self, column: pa.ChunkedArray, name: str, split: str, first: int) -> Iterator[np.ndarray]:
+        """Each image as it is, (C, H, W)."""
+        if pa.types.is_struct(column.type):  # encoded
+            for row, item in enumerate(column.to_pylist(), start=first):
+                image = _pixels(item, split, row, deep=self.range is not None)
+                self._check(image, split, row)
+                yield image
+            return
+        arrays = numbers(column, np.dtype(np.float32), f"column {name!r} of split {split!r}", first)
+        if arrays.ndim == 4 and self.layout is None:
+            raise InputError(
+                f"the arrays in column {name!r} of split {split!r} have the shape {arrays.shape[1:]}, and do not say "
+                "which dimension their channels are",
+                "give kind=Image(layout='CHW') or 'HWC'",
+            )
+        if arrays.ndim not in (3, 4):
+            raise InputError(
+                f"the arrays in column {name!r} of split {split!r} have the shape {arrays.shape[1:]}, where images have "
+                "two dimensions or three"
+            )
+        arrays = arrays[:, None] if arrays.ndim == 3 else arrays
+        arrays = arrays.transpose(0, 3, 1, 2) if self.layout == "HWC" and arrays.shape[1] != 1 else arrays
+        for row, image in enumerate(arrays, start=first):
+            self._check(image, split, row)
+            yield np.array(image, np.float32, order="C")  # torch gathers rows of no uint16
+
+    def _check(self, image: np.ndarray, split: str, row: int) -> None:
+        if self.range is not None and not (self.range[0] <= image.min() and image.max() <= self.range[1]):
+            raise InputError(
+                f"row {row} of split {split!r} holds values in [{image.min():g}, {image.max():g}], where range says "
+                f"{self.range}",
+                "give the range of the data: kind=Image(range=(low, high))",
+            )
+
     def preprocess(self, chunks: Callable[[], Iterable[Tensor]], columns: Sequence[str] = ()) -> ImagePreprocess:
         """Scaling to [0, 1] and normalisation; encoders use it on images of any size."""
         shape = next(iter(chunks())).shape
-        return ImagePreprocess((shape[2], shape[3]), shape[1], self.mean, self.std, self.binarize, self.fit)
+        size = (shape[2], shape[3])
+        return ImagePreprocess(size, shape[1], self.mean, self.std, self.binarize, self.fit, self.range)
 
     def described(self, columns: list[Column], first: pa.Table) -> list[Column]:
         """The column of images, with the shape that the first one has before it is resized."""
         plain = replace(self, size=None, channels=None, fit="stretch")
-        return [replace(columns[0], shape=plain.decode(first, [columns[0].name], "train", 0).shape[1:])]
+        shape = plain.decode(first, [columns[0].name], "train", 0).shape[1:]
+        return [replace(columns[0], shape=shape, range=self.range or columns[0].range)]
 
     def of_rows(self, rows: Any, label: str | None, streaming: bool) -> Image:
         """Grey or colour as `datasets.Image(mode=...)` says.
@@ -165,7 +219,13 @@ class Image(Kind):
                 "leave fit out: the model says it",
             )
         column = signature.names[0] if signature.columns else self.column
-        options = {name: getattr(wanted, name) for name in (*said, "fit")}
+        if self.range not in (None, wanted.range):
+            raise InputError(
+                f"kind=Image(range={self.range!r}) reads images otherwise than the model was trained with, "
+                f"{wanted.range!r}",
+                "leave range out: the model says it",
+            )
+        options = {name: getattr(wanted, name) for name in (*said, "fit", "range")}
         return replace(self, column=column, **options)
 
     @property
@@ -252,10 +312,10 @@ def _opened(file: Any) -> PILImage:
     return opened
 
 
-def _pixels(item: dict[str, Any] | None, split: str, row: int) -> np.ndarray:
-    """One encoded image as uint8 (C, H, W)."""
+def _pixels(item: dict[str, Any] | None, split: str, row: int, deep: bool) -> np.ndarray:
+    """One encoded image as uint8 (C, H, W), or as float32; see `pixels`."""
     with open_image(item, split, row) as opened:
         try:
-            return pixels(opened)
+            return pixels(opened, deep)
         except InputError as error:
             raise InputError(f"row {row} of split {split!r}: {error.message}", error.hint) from None
