@@ -7,15 +7,10 @@ graph has not is said in `export`.
 from __future__ import annotations
 
 import copy
-import json
-import logging
 import os
-import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from importlib.util import find_spec
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -28,18 +23,14 @@ from lightning_ae.config import class_path
 from lightning_ae.counts import CountPreprocess
 from lightning_ae.errors import InputError, unknown
 from lightning_ae.exact import Noise
-from lightning_ae.files import whole_file
+from lightning_ae.graphs import Case, Part, To, check_file, check_to, write
 from lightning_ae.parts.likelihoods import known
 from lightning_ae.preprocess import ImagePreprocess, Preprocess, TabularPreprocess
 from lightning_ae.scores import asked
 from lightning_ae.training.weights import weights_type
 
 What = Literal["encode", "decode", "score"]
-To = Literal["onnx", "torch"]
-SUFFIX = {"onnx": ".onnx", "torch": ".pt2"}
-BOUND = 1e-5
 CHECKED = 100
-OPSET = 18  # the first whose Resize averages, as antialias=True does
 
 
 def export(
@@ -49,7 +40,7 @@ def export(
     to: To = "onnx",
     *,
     rows: Tensor | Sequence[Tensor] | None = None,
-    resize: bool = True,
+    resize: bool | None = None,
     threshold: float | None = None,
     seed: int = 0,
     overwrite: bool = False,
@@ -66,7 +57,7 @@ def export(
     - what else the model takes, by role ("label", and for "decode" also "library"), a value for each sample. A mask is
       none of these: what is NaN is unknown.
 
-    It gives, by name:
+    It gives, by name; a graph of torch's a tuple in this order, or, of one output, a tensor:
 
     - "code", of "encode": what the model's `encode` gives, and "features" where those are another vector: the mean over
       the positions of a map or of tokens; of a hierarchy all levels beside each other.
@@ -87,10 +78,11 @@ def export(
         file: to write.
         what: "encode", "decode" or "score".
         to: "onnx", or "torch" for a file that `torch.export.load` reads.
-        rows: in natural units, as the graph takes them, for the check, of which the first 100 are used: a tensor
-            (B, ...), or samples of several sizes, a list of (C, H, W). By default, rows made up from the signature,
+        rows: in natural units, as the graph takes them, for the check: a tensor (B, ...), or samples of
+            several sizes, a list of (C, H, W). By default, rows made up from the signature,
             with missing values and categories where it has some.
-        resize: whether images of any size are brought to the model's in the graph; else it takes the model's size.
+        resize: whether images of any size are brought to the model's in the graph; else it takes the model's size. By
+            default where an image of the rows, or that the model was trained on, has another size.
         threshold: of scores, from which on "exceeds" is true.
         seed: of the draws.
         overwrite: whether a file that exists is replaced.
@@ -112,6 +104,8 @@ def export(
         model.check_scores()
     check_file(file, to, overwrite)
     twin = _twin(model)
+    if resize is None:
+        resize = _other_size(model, rows)
     batches = _batches(twin, rows, resize)
     part = _PARTS[what](twin, resize, threshold, seed)
     with asked(twin):
@@ -128,62 +122,6 @@ def export(
     }
     write(part, cases, file, to, about, model.signature, overwrite)
     return Path(file)
-
-
-def check_to(to: str) -> None:
-    """Whether a format is known, and what writes it installed.
-
-    Raises:
-        InputError: naming the argument, or the extra.
-    """
-    if to not in get_args(To):
-        raise unknown("value of to", str(to), get_args(To), elsewhere={"pt2": "torch", "ort": "onnx"})
-    lacking = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
-    if to == "onnx" and lacking:
-        raise InputError(f"to='onnx' needs {', '.join(lacking)}", 'pip install "lightning_ae[onnx]"; or to="torch"')
-
-
-def check_file(file: str | os.PathLike[str], to: str, overwrite: bool) -> None:
-    """Raises InputError for a file of another ending than the format's, or one that is there and may not be replaced."""
-    if Path(file).suffix != SUFFIX[to]:
-        raise InputError(f"a file of to={to!r} ends in {SUFFIX[to]}, got {os.fspath(file)!r}")
-    if os.path.lexists(file) and not overwrite:
-        raise InputError(f"{os.fspath(file)} exists already", "give another output, or set overwrite")
-
-
-@dataclass(frozen=True)
-class Case:
-    """What a graph is given, and what the model gives for it.
-
-    Args:
-        inputs: the graph's, in order.
-        expected: the outputs, in order.
-        unit: of the outputs' values, that which an error is compared with where a value is smaller.
-        middle: of the outputs' values, where they are counted from.
-    """
-
-    inputs: tuple[Tensor, ...]
-    expected: tuple[Tensor, ...]
-    unit: Tensor | float = 1.0
-    middle: Tensor | float = 0.0
-
-
-class Part(nn.Module):
-    """A module of tensors alone that a graph is made of; its forward takes `*inputs` and gives `outputs`.
-
-    Args:
-        module: whose weights it has.
-    """
-
-    inputs: tuple[str, ...] = ("input",)
-    outputs: tuple[str, ...] = ()
-    about: Mapping[str, Any] = {}
-    any_size = False
-    """Whether the first input's last two dimensions may vary."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.model: Any = module
 
 
 class _OfModel(Part):
@@ -219,13 +157,16 @@ class _OfModel(Part):
 
 
 class _Encode(_OfModel):
+    what = "encode"
+
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.outputs = tuple(_codes(self.model)) + (() if len(_flat_shape(self.model)) == 1 else ("features",))
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, *inputs: Tensor) -> Any:
         x, given = self.read(*inputs)
-        return self.named(self.model.encode(x, **given))
+        outputs = self.named(self.model.encode(x, **given))
+        return outputs if len(outputs) > 1 else outputs[0]
 
     def named(self, code: Any) -> tuple[Tensor, ...]:
         """The outputs that a code makes."""
@@ -239,6 +180,7 @@ class _Encode(_OfModel):
 
 
 class _Decode(_OfModel):
+    what = "decode"
     outputs = ("reconstruction",)
 
     def __init__(self, *args: Any) -> None:
@@ -249,10 +191,10 @@ class _Decode(_OfModel):
         self.inputs = (*_codes(self.model), *self.roles)
         self.any_size = False
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, *inputs: Tensor) -> Tensor:
         codes, beside = inputs[: self.codes], inputs[self.codes :]
         code = codes if isinstance(self.model.code_shape[0], tuple) else codes[0]
-        return (self.natural(self.model.decode(code, **dict(zip(self.roles, beside, strict=True)))),)
+        return self.natural(self.model.decode(code, **dict(zip(self.roles, beside, strict=True))))
 
     def natural(self, x: Tensor) -> Tensor:
         """The model's units to natural ones; in float64 where a large offset would cost digits."""
@@ -271,6 +213,8 @@ class _Decode(_OfModel):
 
 
 class _Score(_OfModel):
+    what = "score"
+
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.outputs = ("score",) if self.threshold is None else ("score", "exceeds")
@@ -285,7 +229,7 @@ class _Score(_OfModel):
         self.at: int | None = None
         self.model.noise = self.noise
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, *inputs: Tensor) -> Any:
         x, given = self.read(*inputs)
         self.at = 0
         coded = next(self.model.coded(x, 1, **given))
@@ -293,7 +237,7 @@ class _Score(_OfModel):
         if coded.divergence is not None:
             score = coded.divergence + score
         score = torch.where(_outside(self.model.likelihood, x), torch.nan, score)
-        return (score,) if self.threshold is None else (score, score > self.threshold)
+        return score if self.threshold is None else (score, score > self.threshold)
 
     def noise(self, purpose: str) -> Noise:
         """The draws of the data's first row: written down the first time, the same for every sample after that."""
@@ -330,186 +274,6 @@ class _Written(Noise):
             return drawn
         part.at += 1
         return part.draws[part.at - 1].expand(x.shape[0], *x.shape[1:]).to(x.dtype)
-
-
-# ---- the file -------------------------------------------------------------------------------------------------------
-
-
-def write(
-    part: Part,
-    cases: Sequence[Case],
-    file: str | os.PathLike[str],
-    to: To,
-    about: Mapping[str, Any],
-    signature: Any,
-    overwrite: bool = True,
-) -> None:
-    """Makes a graph of a part, compares it with the model on the cases, and writes it.
-
-    The first case is the example whose shapes, but for the batch's size, are the graph's.
-
-    Raises:
-        InputError: when the part cannot be a graph, naming the operation; when the graph gives something else.
-    """
-    extra = {
-        "signature.json": json.dumps(None if signature is None else signature.plain()),
-        "signature_hash": "" if signature is None else signature.hash,
-        "export.json": json.dumps(about),
-    }
-    with asked(part), _quiet():
-        program = _program(part, cases[0].inputs, to)
-        with whole_file(file, overwrite) as temporary:
-            if to == "torch":
-                torch.export.save(program, temporary, extra_files=extra)
-                run = torch.export.load(temporary).module()
-            else:
-                run = _write_onnx(part, program, temporary, extra)
-            _compare(part, run, cases, to)
-
-
-def _program(part: Part, inputs: tuple[Tensor, ...], to: To) -> Any:
-    example = tuple(_rows(each, 3) for each in inputs)  # of no size that stands for a constant: 0, 1
-    batch = torch.export.Dim("batch", min=1)
-    dims: list[dict[int, Any]] = [{0: batch} for _ in example]
-    if part.any_size:
-        dims[0] |= {2: torch.export.Dim("height", min=1), 3: torch.export.Dim("width", min=1)}
-    try:
-        return torch.export.export(part, example, dynamic_shapes=(tuple(dims),), strict=False)
-    except Exception as error:  # whatever torch's tracing raises of code that is no graph
-        raise InputError(
-            f"{_name(part)} cannot be a graph: {_first_line(error)}",
-            "export another part of the model (encode, decode or score), or override the method that it names",
-        ) from error
-
-
-def _write_onnx(part: Part, program: Any, file: Path, extra: Mapping[str, str]) -> Callable[..., Any]:
-    import onnxruntime
-
-    from lightning_ae.onnx_ops import instead
-
-    names = list(part.inputs)
-    try:
-        program = program.run_decompositions(instead())
-        written = torch.onnx.export(
-            program,
-            input_names=names,
-            output_names=list(part.outputs),
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-            optimize=True,
-        )
-        assert written is not None
-        for key, value in extra.items():
-            written.model.metadata_props[key] = value
-        written.save(file)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = 1
-        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # whatever the exporter or the runtime raises of an operation that it lacks
-        if isinstance(error, OSError):
-            raise
-        raise InputError(
-            f"{_name(part)} cannot be an ONNX graph: {_lacking(error)}", "to='torch' writes a graph of torch's own"
-        ) from error
-
-    def run(*inputs: Tensor) -> list[Tensor]:
-        try:
-            found = session.run(list(part.outputs), {n: x.numpy() for n, x in zip(names, inputs, strict=True)})
-        except Exception as error:
-            raise InputError(
-                f"onnxruntime cannot run the graph of {_name(part)}: {_first_line(error)}",
-                "to='torch' writes a graph of torch's own",
-            ) from error
-        return [torch.as_tensor(each) for each in found]
-
-    return run
-
-
-def _compare(part: Part, run: Callable[..., Any], cases: Sequence[Case], to: To) -> None:
-    """Whether the graph gives what the model gives, in batches of one, of two, and whole.
-
-    Raises:
-        InputError: where it does not.
-    """
-    for case in cases:
-        n = len(case.inputs[0])
-        for rows in {1: slice(0, 1), 2: slice(0, 2), n: slice(0, n)}.values():
-            found = run(*(each[rows].contiguous() for each in case.inputs))
-            for name, got, wanted in zip(part.outputs, found, case.expected, strict=True):
-                error = _error(got, wanted[rows], case)
-                if not error <= BOUND:
-                    shape = tuple(case.inputs[0].shape)
-                    hint = "to='torch' writes a graph of torch's own" if to == "onnx" else "the model is not repeatable"
-                    if part.any_size:
-                        hint = "resize=False takes images of the model's size, whose bytes nobody rounds; or " + hint
-                    raise InputError(
-                        f"the graph's {name} differs from that of {_name(part)} by {error:.1e} of its scale, where "
-                        f"{BOUND:.0e} is allowed, on rows of the shape {shape}; nothing is written",
-                        hint,
-                    )
-
-
-def _error(got: Tensor, wanted: Tensor, case: Case) -> float:
-    if got.shape != wanted.shape or got.dtype != wanted.dtype or not torch.equal(got.isnan(), wanted.isnan()):
-        return float("inf")
-    if not wanted.is_floating_point():
-        return 0.0 if torch.equal(got, wanted) else float("inf")
-    same = (got == wanted) | wanted.isnan()
-    far = (got.double() - wanted.double()).abs() / case.unit
-    scale = ((wanted.double() - case.middle).abs() / case.unit).clamp(min=1)
-    return float(torch.where(same, 0.0, far / scale).amax()) if wanted.numel() else 0.0
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Inside, the exporter does not say what it skips, which no user can change."""
-    loggers = [
-        logging.getLogger(name)
-        for name in (
-            "torch.onnx",
-            "torch.export",
-            "torch.fx",
-            "torch.fx.experimental.symbolic_shapes",
-            "onnxscript",
-            "onnx_ir",
-        )
-    ]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _lacking(error: BaseException | None) -> str:
-    """The operation that the exporter has nothing for, where it says that; else its first line."""
-    first, texts = error, []
-    while error is not None:
-        texts.append(str(error))
-        error = error.__cause__
-    for text in texts:
-        if match := re.search(r"OpOverload\(op='([\w.]+)'|implementation for (\w+)\(", text):
-            return f"the operation {match[1] or match[2]} is not there"
-    assert first is not None
-    return _first_line(first)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
-    return text if len(text) <= 200 else f"{text[:200]} ..."
-
-
-def _name(part: Part) -> str:
-    what = next((what for what, cls in _PARTS.items() if cls is type(part)), "forward")
-    return f"{type(part.model).__name__}.{what}"
 
 
 # ---- models and rows ------------------------------------------------------------------------------------------------
@@ -580,13 +344,23 @@ def _units(preprocess: Preprocess | None, x: Tensor) -> tuple[Tensor | float, Te
     return std.clamp(min=1e-300).view(shape), mean.view(shape)
 
 
+def _other_size(model: Autoencoder, rows: Tensor | Sequence[Tensor] | None) -> bool:
+    """Whether images have another size than the model's: those given, or else that of its training data."""
+    if model.signature is None or not _resizes(model.signature.preprocess):
+        return False
+    if rows is None:
+        sizes = {column.shape[-2:] for column in model.signature.columns}
+    else:
+        sizes = {tuple(each.shape[-2:]) for each in ([rows] if isinstance(rows, Tensor) else rows)}
+    return not sizes <= {tuple(model.input_shape[-2:])}
+
+
 def _batches(model: Autoencoder, rows: Tensor | Sequence[Tensor] | None, resize: bool) -> list[Tensor]:
     """Rows as the graph takes them, those of a size together, as many as are checked."""
     given = [rows] if isinstance(rows, Tensor) else [] if rows is None else [each[None] for each in rows]
     preprocess = None if model.signature is None else model.signature.preprocess
-    batches = [each[:CHECKED] for each in given] if given else example_rows(model, resize)
     sizes: dict[tuple[int, ...], list[Tensor]] = {}
-    for batch in batches[:CHECKED]:
+    for batch in given or example_rows(model, resize):
         if isinstance(preprocess, ImagePreprocess):
             batch = batch.unsqueeze(1) if batch.ndim == 3 else batch
             batch = batch if batch.dtype == torch.uint8 else batch.float()
@@ -647,11 +421,6 @@ def _joined(cases: Sequence[Case]) -> Case:
     inputs = tuple(torch.cat(each) for each in zip(*(case.inputs for case in cases), strict=True))
     expected = tuple(torch.cat(each) for each in zip(*(case.expected for case in cases), strict=True))
     return Case(inputs, expected, first.unit, first.middle)
-
-
-def _rows(x: Tensor, n: int) -> Tensor:
-    """The first rows of a batch, again and again where it has fewer."""
-    return x[torch.arange(n) % len(x)]
 
 
 def _described(model: Autoencoder, part: Part, inputs: Sequence[Tensor]) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ COMMANDS = {
     "test": "evaluate a checkpoint on the test split",
     "predict": "write codes and reconstructions of the test split as tensors",
     "features": "write the codes of a data set to parquet files",
+    "export": "write a model as an ONNX or torch graph that takes raw rows or pixels",
     "reconstruct": "draw inputs above their reconstructions",
     "neighbours": "compare codes with PCA, raw inputs and the untrained encoder, by neighbours",
     "sample": "draw samples from a generative model",
@@ -42,6 +43,7 @@ _GROUPS = {
     "use a model: a checkpoint, or the name of a pretrained one": (
         "zoo",
         "features",
+        "export",
         "reconstruct",
         "neighbours",
         "sample",
@@ -54,6 +56,7 @@ _ELSEWHERE = {
     **dict.fromkeys(("evaluate", "eval"), "test"),
     **dict.fromkeys(("encode", "embed", "extract"), "features"),
     **dict.fromkeys(("generate", "draw"), "sample"),
+    **dict.fromkeys(("onnx", "compile", "convert"), "export"),
     **{word: f"zoo {word}" for word in ("list", "info", "download", "verify", "reproduce", "publish")},
     **{word: word for word in ("--help", "--version")},
 }
