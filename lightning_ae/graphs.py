@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -126,7 +127,8 @@ def _program(part: Part, inputs: tuple[Tensor, ...], to: To) -> Any:
     if part.any_size:
         dims[0] |= {2: torch.export.Dim("height", min=1), 3: torch.export.Dim("width", min=1)}
     try:
-        return torch.export.export(part, example, dynamic_shapes=(tuple(dims),), strict=False)
+        with redirect_stderr(io.StringIO()):  # to which tracing prints the graph as far as it came
+            return torch.export.export(part, example, dynamic_shapes=(tuple(dims),), strict=False)
     except Exception as error:  # whatever torch's tracing raises of code that is no graph
         raise InputError(
             f"{_name(part)} cannot be a graph: {_first_line(error)}",

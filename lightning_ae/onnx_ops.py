@@ -1,7 +1,8 @@
 """Functions that ONNX has not, or that onnxruntime has not in float64, by those that it has.
 
-Each is of the Cephes library (Moshier, https://netlib.org/cephes), whose coefficients torch's own take, or Lanczos'
-formula; all compute in float64. The tests compare them with torch's.
+Of log(1 + x), exp(x) - 1 and the logarithm of the sigmoid function the exporter makes what their names say, in float32,
+which loses the digits that they are for. The others are of the Cephes library (Moshier, https://netlib.org/cephes),
+whose coefficients torch's own take, or Lanczos' formula. All compute in float64; the tests compare them with torch's.
 """
 
 from __future__ import annotations
@@ -122,6 +123,35 @@ def lgamma(x: Tensor) -> Tensor:
     return torch.where(x > 0, torch.where(x < 0.5, value - x.log(), value), math.nan)
 
 
+@_in_float64
+def log1p(x: Tensor) -> Tensor:
+    """log(1 + x), with the digits of float32."""
+    return torch.where(x.abs() < 1e-5, x - x * x / 2 + x * x * x / 3, (1 + x).log())
+
+
+@_in_float64
+def expm1(x: Tensor) -> Tensor:
+    """exp(x) - 1, with the digits of float32."""
+    return torch.where(x.abs() < 1e-5, x + x * x / 2 + x * x * x / 6, x.exp() - 1)
+
+
+@_in_float64
+def log_sigmoid(x: Tensor) -> Tensor:
+    """The logarithm of the sigmoid function."""
+    return x.clamp(max=0) - (1 + (-x.abs()).exp()).log()
+
+
+def cross_entropy(
+    x: Tensor, target: Tensor, weight: Tensor | None = None, pos_weight: Tensor | None = None, reduction: int = 1
+) -> Tensor:
+    """`binary_cross_entropy_with_logits`."""
+    if weight is not None or pos_weight is not None or reduction != 0:
+        raise NotImplementedError("binary_cross_entropy_with_logits with weights, or of sums and means")
+    logits = x.double()
+    loss = logits.clamp(min=0) - logits * target + (1 + (-logits.abs()).exp()).log()
+    return loss.to(x.dtype)
+
+
 def instead() -> dict[Any, Callable[..., Any]]:
     """What stands for each operator that ONNX lacks, as a table for `ExportedProgram.run_decompositions`."""
     aten = torch.ops.aten
@@ -130,4 +160,9 @@ def instead() -> dict[Any, Callable[..., Any]]:
         aten.special_ndtr.default: ndtr,
         aten.special_ndtri.default: ndtri,
         aten.lgamma.default: lgamma,
+        aten.log1p.default: log1p,
+        aten.expm1.default: expm1,
+        aten.binary_cross_entropy_with_logits.default: cross_entropy,
+        aten.log_sigmoid.default: log_sigmoid,
+        aten.log_sigmoid_forward.default: lambda x: (log_sigmoid(x), x.new_zeros(0)),
     }
