@@ -155,6 +155,19 @@ def test_images_of_any_size(tmp_path: Path) -> None:
     assert json.loads(described(file)["export.json"])["inputs"][0]["shape"] == [-1, 1, 8, 8]
 
 
+def test_onnx_takes_raw_rows(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model, x, file = Autoencoder((2,), 1, architecture=MLP((4,))), rows()[:, :2], tmp_path / "graph.onnx"
+    model.given = ("mask",)
+    columns = (Column("far", "number", "double", missing="masked"), Column("skewed", "number", "double"))
+    model.signature = Signature(TabularPreprocess((OFFSET, 0.0), (2.0, 1.0)), columns)
+    export(model, file, rows=x)
+    (code,) = onnxruntime.InferenceSession(str(file)).run(["code"], {"input": x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(code), model.features(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
 def test_onnx_runs_the_whole_of_it(tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

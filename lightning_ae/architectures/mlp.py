@@ -249,7 +249,8 @@ class Columns(nn.Module):
         """Where a column's values are what it may hold; numbers that are no numbers are left to the loss."""
         x = x.detach()
         category = (x >= 0) & (x <= self.levels - 1) & (x == x.floor())
-        return torch.where(self.levels > 0, category, ~(x < 0) if self.log1p else torch.ones_like(category))
+        number = self.levels == 0  # no torch.where of booleans, which onnxruntime lacks
+        return category | (number & ~(x < 0) if self.log1p else number)
 
     def _keep(self, x: Tensor, allowed: Tensor) -> None:
         first = (~allowed).flatten().to(torch.int32).argmax()
