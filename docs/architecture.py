@@ -22,8 +22,8 @@ LAYERS = (
     ("parts", "natural", "preprocess", "counts"),
     ("architectures", "data"),
     ("training",),
-    ("batches", "autoencoder"),
-    ("models", "metrics"),
+    ("batches", "scores", "autoencoder"),
+    ("models", "metrics", "onnx_ops", "graphs", "export"),
     ("callbacks", "zoo"),
     ("cli",),
 )
