@@ -23,7 +23,7 @@ LAYERS = (
     ("architectures", "data"),
     ("training",),
     ("batches", "scores", "autoencoder"),
-    ("models", "metrics"),
+    ("models", "metrics", "export"),
     ("callbacks", "zoo"),
     ("cli",),
 )

@@ -435,16 +435,13 @@ FARTHEST = 5.199337582605575  # standard deviations; the normal distribution has
 
 def _normal(x: Tensor, knots: Sequence[Sequence[float]]) -> Tensor:
     """Each column (dimension 1) by its quantiles to a standard normal distribution; see `TabularPreprocess`."""
-    columns = []
-    for values, quantiles in zip(x.double().unbind(1), knots, strict=True):
-        if not quantiles:
-            columns.append(values)
-            continue
-        at = torch.tensor(quantiles, dtype=torch.float64, device=x.device)
+    x, columns = x.double(), []
+    for values, quantiles in zip(x.unbind(1), knots, strict=True):
+        at = torch.tensor(quantiles or (0.0, 1.0), dtype=torch.float64, device=x.device)
         # a value that several probabilities share gets their middle: the means from either side
-        p = (_interpolated(values, at) + 1 - _interpolated(-values, -at.flip(0))) / 2
-        columns.append(torch.special.ndtri(p).clamp(-FARTHEST, FARTHEST))
-    return torch.stack(columns, dim=1)
+        columns.append((_interpolated(values, at) + 1 - _interpolated(-values, -at.flip(0))) / 2)
+    mapped = torch.tensor([bool(each) for each in knots], device=x.device).view(-1, *[1] * (x.ndim - 2))
+    return torch.where(mapped, torch.special.ndtri(torch.stack(columns, dim=1)).clamp(-FARTHEST, FARTHEST), x)
 
 
 def _natural(x: Tensor, knots: Sequence[Sequence[float]]) -> Tensor:
@@ -462,7 +459,7 @@ def _natural(x: Tensor, knots: Sequence[Sequence[float]]) -> Tensor:
 
 def _interpolated(values: Tensor, knots: Tensor) -> Tensor:
     """The probability of each value, where knots are those of equally spaced ones; NaN stays NaN."""
-    above = torch.searchsorted(knots, values.contiguous(), right=True).clamp(1, len(knots) - 1)
+    above = torch.bucketize(values, knots, right=True).clamp(1, len(knots) - 1)  # which ONNX has
     low, high = knots[above - 1], knots[above]
     within = ((values - low) / (high - low)).nan_to_num(nan=1.0).clamp(0, 1)  # 0 / 0 where the last knots are equal
     return torch.where(values.isnan(), values, (above - 1 + within) / (len(knots) - 1))

@@ -21,8 +21,8 @@ from lightning_ae.callbacks.measures import (
     read_input,
     takes_part,
     to_unit_interval,
-    visible,
     undisturbed,
+    visible,
 )
 from lightning_ae.errors import InputError
 from lightning_ae.files import whole_file

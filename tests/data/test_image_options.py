@@ -50,9 +50,11 @@ def test_mixed_sizes_reach_a_model_as_they_reached_training(tmp_path: Path) -> N
     model.signature = data.signature
     assert torch.equal(model.features(images), model.pool(model.encode(batch["image"])))
     loaded = type(data.signature).from_plain(data.signature.plain())
-    assert loaded.preprocess == data.signature.preprocess and loaded.hash == data.signature.hash
+    assert loaded.preprocess == data.signature.preprocess
+    assert loaded.hash == data.signature.hash
     plainly = HFDataModule(rows, kind=Image(size=(12, 16)), cache="memory", val_fraction=0).signature
-    assert "fit" not in plainly.plain()["preprocess"]["init_args"] and plainly.hash != loaded.hash
+    assert "fit" not in plainly.plain()["preprocess"]["init_args"]
+    assert plainly.hash != loaded.hash
     other = HFDataModule(rows, cache="memory", val_fraction=0)  # which says nothing of it
     other.use_signature(loaded)
     assert torch.equal(next(iter(other.batches("test", 8)))["image"], batch["image"])
@@ -98,12 +100,16 @@ def test_a_crop_shows_a_share_of_the_area() -> None:
     inner = [(line[:, -4] - line[:, 3]) / (ramp[0, 0, 0, -4] - ramp[0, 0, 0, 3]) for line in slopes]
     torch.testing.assert_close(inner[0], inner[1], atol=1e-4, rtol=0)  # both sides alike
     area = inner[0] * inner[1]
-    assert area.min() > 0.25 - 1e-3 and area.max() < 0.64 + 1e-3
-    assert area.min() < 0.27 and area.max() > 0.62 and abs(area.mean() - 0.445) < 5 * 0.39 / 12**0.5 / n**0.5
+    assert area.min() > 0.25 - 1e-3
+    assert area.max() < 0.64 + 1e-3
+    assert area.min() < 0.27
+    assert area.max() > 0.62
+    assert abs(area.mean() - 0.445) < 5 * 0.39 / 12**0.5 / n**0.5
     for line in slopes:
         edge = 1 - inner[0]  # how far a centre can lie
         centre = line.mean(dim=1)
-        assert (centre.abs() <= edge + 0.02).all() and (centre / edge).abs().max() > 0.9
+        assert (centre.abs() <= edge + 0.02).all()
+        assert (centre / edge).abs().max() > 0.9
     torch.testing.assert_close(Image(crop=(1.0, 1.0)).augment(both, Noise("key", samples=n)), both)
 
 

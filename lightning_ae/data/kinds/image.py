@@ -49,9 +49,9 @@ class Image(Kind):
         fit: how images of other proportions are brought to `size`: "stretch" changes their proportions; "crop" keeps
             them, and cuts off what the centre does not hold.
         flip: mirror half of the images of a training batch, left to right, drawn anew each time.
-        crop: the smallest and the largest share of an image's area that a training batch sees, in (0, 1]: (0.5, 1), say.
-            A window of the image's proportions is drawn anew each time, and enlarged to its size. Evaluation sees whole
-            images.
+        crop: the smallest and the largest share of an image's area that a training batch sees, in (0, 1]: (0.5, 1),
+            say. A window of the image's proportions is drawn anew each time, and enlarged to its size. Evaluation sees
+            whole images.
         range: the values that become 0 and 1, of images of more than 8 bits and of arrays: (0, 65535) of 16 bits, (0,
             4095) of 12, (0, 1) of floats. A value outside is refused. They are kept in float32.
         layout: of arrays of three dimensions, "CHW" or "HWC"; those of two are grey.
@@ -145,8 +145,8 @@ class Image(Kind):
             )
         if arrays.ndim not in (3, 4):
             raise InputError(
-                f"the arrays in column {name!r} of split {split!r} have the shape {arrays.shape[1:]}, where images have "
-                "two dimensions or three"
+                f"the arrays in column {name!r} of split {split!r} have the shape {arrays.shape[1:]}, where images "
+                "have two dimensions or three"
             )
         arrays = arrays[:, None] if arrays.ndim == 3 else arrays
         arrays = arrays.transpose(0, 3, 1, 2) if self.layout == "HWC" and arrays.shape[1] != 1 else arrays
@@ -257,7 +257,7 @@ class Image(Kind):
 
 
 def _windows(x: Tensor, shares: tuple[float, float], noise: Noise) -> Tensor:
-    """Of each image (B, C, H, W) a window of a drawn share of its area, at a drawn place, enlarged to the whole size."""
+    """Of each image (B, C, H, W) a window, of a drawn share of its area at a drawn place, enlarged to its size."""
     share, down, right = noise.rand_like(x.new_empty(len(x), 3)).unbind(1)
     side = (shares[0] + (shares[1] - shares[0]) * share).sqrt()
     free = 1 - side  # how far the window's centre may lie from the image's, of half its size
