@@ -11,11 +11,11 @@ import torch
 from asking import told
 from torch import Tensor
 
-from lightning_ae import VAE, Autoencoder, InputError, get_model, graphs, list_models, onnx_ops
+from lightning_ae import VAE, Autoencoder, InputError, get_model, list_models
 from lightning_ae.architectures import MLP
 from lightning_ae.cli.app import main
 from lightning_ae.data.signature import Column, Signature
-from lightning_ae.export import export
+from lightning_ae.export import export, graphs, onnx_ops
 from lightning_ae.parts import Mixed, NegativeBinomial, StudentT
 from lightning_ae.preprocess import ImagePreprocess, TabularPreprocess
 
@@ -123,9 +123,9 @@ def test_a_reconstruction_is_in_natural_units(tmp_path: Path) -> None:
     assert middle.any()
 
 
-def test_a_score_is_that_of_each_row_alone_with_a_threshold(tmp_path: Path) -> None:
+def test_a_score_is_the_models_with_a_threshold(tmp_path: Path) -> None:
     model, x, file = table(), rows(), tmp_path / "graph.pt2"
-    expected = torch.cat([model.score(row[None], seed=3) for row in x])
+    expected = model.score(x, seed=3)
     threshold = float(expected.median())
     export(model, file, "score", "torch", rows=x, seed=3, threshold=threshold)
     score, exceeds = torch.export.load(file).module()(x)
@@ -172,7 +172,7 @@ def test_onnx_runs_the_whole_of_it(tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     model, x, file = table(), rows(), tmp_path / "graph.onnx"
-    expected = torch.cat([model.score(row[None]) for row in x])
+    expected = model.score(x)
     export(model, file, "score", rows=x, threshold=2.0)
     session = onnxruntime.InferenceSession(str(file))
     score, exceeds = session.run(["score", "exceeds"], {"input": x.numpy()})

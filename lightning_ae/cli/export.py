@@ -38,7 +38,8 @@ def export(
         output: the file to write, *.onnx or *.pt2 (default: named by `what`, beside the folder of the checkpoint).
         path: the data set that rows of the check come from (default: what the model was trained on).
         resize: bring images of any size to the model's in the graph (default: where the data have another size).
-        threshold: of scores, above which the output "exceeds" is true.
+        threshold: of scores, above which the output "exceeds" is true (default: the checkpoint's, where it has one; see
+            `lightning-ae score --store true`).
         seed: of the draws in a score.
         overwrite: replace a file that exists.
 
@@ -51,9 +52,9 @@ def export(
     """
     from rich.console import Console
 
-    from lightning_ae.export import graphs
     from lightning_ae.cli import tools, trained, written
     from lightning_ae.export import export as write
+    from lightning_ae.export import graphs
 
     tools.check_model(checkpoint)
     graphs.check_to(to)

@@ -321,9 +321,7 @@ def _draw(
         for position in chosen.tolist():  # each with the draws that its score has
             x, target, given = model.read(data.rows(split, torch.tensor([position])))
             roles: dict[str, Any] = {role: value.to(model.device) for role, value in given.items()}
-            found = model.score_batch(
-                x.to(model.device), target.to(model.device), True, seed=seed, first=position, **roles
-            )
+            found = model.score_batch(x.to(model.device), target.to(model.device), True, seed=seed, **roles)
             assert found.shares is not None
             seen.append(to_unit_interval(model, target).cpu())
             where.append(found.shares.sum(dim=1, keepdim=True).float().cpu())

@@ -101,7 +101,7 @@ class Signature:
         preprocess = to_plain(self.preprocess, "preprocess")
         init_args = preprocess["init_args"]
         for name, plainly in _UNSAID.items():
-            if init_args.get(name) == plainly:
+            if name in init_args and init_args[name] == plainly:
                 del init_args[name]
         if self.version == 1:
             for later in ("binarize", "knots"):

@@ -62,9 +62,9 @@ def export(
     - "code", of "encode": what the model's `encode` gives, and "features" where those are another vector: the mean over
       the positions of a map or of tokens; of a hierarchy all levels beside each other.
     - "reconstruction", of "decode", in natural units: images in [0, 1], in the model's size; tables in float64.
-    - "score", of "score", in nats: what `model.score` gives of each sample alone, by one draw of `seed`: a graph has no
-      numbers of rows, so each sample has the draws of the data's first row. What the likelihood does not take, where
-      `model.score` refuses it, has the score NaN. With a threshold also "exceeds": whether the score is larger.
+    - "score", of "score", in nats: what `model.score` gives, by one draw of `seed`, which is a part of the graph. What
+      the likelihood does not take, where `model.score` refuses it, has the score NaN. With a threshold also
+      "exceeds": whether the score is larger.
 
     No values are looked at: what `model.features` refuses (NaN where none may be missing, numbers of no class) gives
     numbers that mean nothing, or NaN.
@@ -83,7 +83,7 @@ def export(
             with missing values and categories where it has some.
         resize: whether images of any size are brought to the model's in the graph; else it takes the model's size. By
             default where an image of the rows, or that the model was trained on, has another size.
-        threshold: of scores, from which on "exceeds" is true.
+        threshold: of scores, above which "exceeds" is true; by default the model's own, where it has one of one draw.
         seed: of the draws.
         overwrite: whether a file that exists is replaced.
 
@@ -100,6 +100,9 @@ def export(
     check_to(to)
     if threshold is not None and what != "score":
         raise InputError(f"threshold={threshold!r} is of scores, which {what!r} does not give", "set what='score'")
+    own = model.threshold
+    if threshold is None and what == "score" and own is not None and own.draws == 1:
+        threshold = own.value
     if what == "score":
         model.check_scores()
     check_file(file, to, overwrite)
@@ -220,7 +223,7 @@ class _Score(_OfModel):
         self.outputs = ("score",) if self.threshold is None else ("score", "exceeds")
         drawn = "sample" in self.model.latents
         self.about = {
-            "score": "of one draw of each sample's code, of the data's first row whatever the row" if drawn else
+            "score": "by one draw of the code, the same for all samples" if drawn else
             "of the code, without draws",
             "seed": self.seed if drawn else None,
             "threshold": self.threshold,
@@ -240,7 +243,7 @@ class _Score(_OfModel):
         return score if self.threshold is None else (score, score > self.threshold)
 
     def noise(self, purpose: str) -> Noise:
-        """The draws of the data's first row: written down the first time, the same for every sample after that."""
+        """The draws of a sample: written down the first time, the same for every sample after that."""
         return _Written(self, type(self.model).noise(self.model, purpose))
 
     def cases(self, x: Tensor) -> Iterator[Case]:
@@ -251,7 +254,7 @@ class _Score(_OfModel):
             row, target, roles = _read(self.model, x[i : i + 1], own)
             self.at = None
             self.draws = nn.ParameterList()
-            each.append(self.model.score_batch(row, target, seed=self.seed, **roles))
+            each.append(self.model.score_batch(row, target, seed=self.seed, **roles).score)
         score = torch.cat(each)
         yield Case((x, *given.values()), (score,) if self.threshold is None else (score, score > self.threshold))
 

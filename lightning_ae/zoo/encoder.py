@@ -10,11 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_ae.export import graphs
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.config import class_path
 from lightning_ae.data.signature import Signature
 from lightning_ae.errors import InputError, unknown
+from lightning_ae.export import graphs
 from lightning_ae.parts.likelihoods import known
 from lightning_ae.preprocess import Preprocess
 from lightning_ae.zoo.artefact import load_with_config
