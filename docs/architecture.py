@@ -23,7 +23,7 @@ LAYERS = (
     ("architectures", "data"),
     ("training",),
     ("batches", "scores", "autoencoder"),
-    ("models", "metrics", "export"),
+    ("models", "metrics", "export", "estimator"),
     ("callbacks", "zoo"),
     ("cli",),
 )

@@ -96,7 +96,7 @@ class Scores(Batches):
         """
         self.check_scores(per, draws)
         x, target, roles = self.read_natural(data, given)
-        found = self.score_batch(x, target, per == "feature", draws=draws, seed=seed, **roles)
+        found = self.score_batch(x, target, per == "feature", draws=draws, seed=seed, first=0, **roles)
         if per == "sample":
             return found.score
         assert found.shares is not None
