@@ -119,6 +119,9 @@ class AutoencoderEstimator(OutlierMixin, TransformerMixin, BaseEstimator):
             trainer = pl.Trainer(
                 max_epochs=epochs,
                 check_val_every_n_epoch=max(1, epochs // 20),
+                log_every_n_steps=max(
+                    1, min(50, len(rows) // self.batch_size)
+                ),  # more batches than there are: a warning
                 num_sanity_val_steps=0,
                 callbacks=[best] if data.has("val") else [],
                 accelerator=self.device,
@@ -213,9 +216,9 @@ class AutoencoderEstimator(OutlierMixin, TransformerMixin, BaseEstimator):
         return found
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """How ordinary rows X (n, columns) are, (n,): log p(x), or the model's bound on it, in nats; see `model_.score`.
+        """How ordinary rows X (n, columns) are, (n,): log p(x), or the model's bound on it, in nats.
 
-        The sign is scikit-learn's: larger is more ordinary.
+        It is `model_.score` with scikit-learn's sign: larger is more ordinary.
         """
         check_is_fitted(self)
         return self._scores(self._rows(X))

@@ -111,7 +111,8 @@ class Tabular(Kind):
                 f"no column of the data set makes an input by itself; it has {there}{reasons(choice.left_out)}"
                 if features else "the data set has no columns",
                 "name columns of numbers to use all the same: kind=Tabular(columns=[...]); texts of few kinds by "
-                "Tabular(categories=[...]); or convert others first (Dataset.cast_column, Dataset.map)",
+                "Tabular(categories=[...]); arrays that are images by kind=Image(range=(low, high)); or convert others "
+                "first (Dataset.cast_column, Dataset.map)",
             )  # fmt: skip
         if len(choice.input) > 1 and choice.input[0] in vector_columns(features):
             raise InputError(
