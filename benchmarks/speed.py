@@ -1,7 +1,7 @@
 """Feeding and training beside a hand-written loop and the peers.
 
     python benchmarks/speed.py                      # everything, some minutes
-    python benchmarks/speed.py --only training      # one part, of feeding, decoding, training, growth, start, memory
+    python benchmarks/speed.py --only training      # one part: feeding, decoding, training, enlarging, growth, ...
     python benchmarks/speed.py --only compiling     # a part that is made only when it is named: some minutes more
     pip install -r benchmarks/requirements.txt      # for the rows of pythae
 
@@ -42,7 +42,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightning_ae import VAE, HFDataModule
+from lightning_ae import VAE, Autoencoder, HFDataModule
 from lightning_ae.architectures import MLP, ConvNet
 from lightning_ae.cli.training import ProgressBar
 from lightning_ae.data.loader import BatchLoader, Columns, Order
@@ -429,6 +429,43 @@ def compiling() -> list[str]:
     return lines
 
 
+def enlarging() -> list[str]:
+    lines = [
+        "An autoencoder's step over one batch with the default ConvNet, and with the transposed convolutions and "
+        f"zeros of earlier versions, on {device_name()}, torch {torch.__version__}.",
+        "",
+        "| images | batch | default, ms | earlier, ms | how many times as fast |",
+        "|---|---|---|---|---|",
+    ]
+    for shape, batch_size in (((1, 28, 28), 128), ((3, 32, 32), 128), ((3, 64, 64), 32)):
+        contestants = {
+            "default": steps(ConvNet(), shape, batch_size),
+            "earlier": steps(ConvNet(**ConvNet.earlier), shape, batch_size),
+        }
+        times = contest(contestants, 4, ROUNDS)
+        default, earlier = (1e3 * np.median(times[name]) for name in contestants)
+        size = f"{shape[1]}x{shape[2]}x{shape[0]}"
+        lines.append(
+            f"| {size} | {batch_size} | {default:.1f} | {earlier:.1f} | {ratio(times, 'default', 'earlier')} |"
+        )
+    return lines
+
+
+def steps(architecture: ConvNet, shape: tuple[int, ...], batch_size: int) -> Contestant:
+    def run(tick: Tick) -> None:
+        torch.manual_seed(0)
+        model = Autoencoder(shape, 16, architecture=architecture).to(DEVICE)
+        optimizer = fused_adamw(model.parameters())
+        x = torch.rand(batch_size, *shape, device=DEVICE)
+        while True:
+            optimizer.zero_grad()
+            model.loss(x, x)["loss"].backward()
+            optimizer.step()
+            tick()
+
+    return run
+
+
 def one_batch(make: Callable[[], VAE], samples: Tensor, batch_size: int) -> Contestant:
     def run(tick: Tick) -> None:
         model = make().to(DEVICE)
@@ -577,7 +614,7 @@ def memory() -> list[str]:
 
 # ---- the report ---------------------------------------------------------------------------------------------------
 
-PARTS = ("feeding", "decoding", "training", "compiling", "growth", "start", "memory")
+PARTS = ("feeding", "decoding", "training", "enlarging", "compiling", "growth", "start", "memory")
 
 
 def write(part: str, lines: list[str]) -> None:

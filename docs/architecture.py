@@ -16,14 +16,14 @@ PACKAGE = ROOT / "lightning_ae"
 PAGE = ROOT / "docs" / "architecture.md"
 
 LAYERS = (
-    ("errors", "files", "shards", "lazy", "signatures", "strict_yaml"),
+    ("errors", "files", "shards", "lazy", "signatures", "strict_yaml", "thresholds"),
     ("registry", "config", "recipes"),
     ("exact",),
     ("parts", "natural", "preprocess", "counts"),
     ("architectures", "data"),
     ("training",),
-    ("batches", "autoencoder"),
-    ("models", "metrics"),
+    ("batches", "scores", "autoencoder"),
+    ("models", "metrics", "export", "estimator"),
     ("callbacks", "zoo"),
     ("cli",),
 )

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from lightning_ae.autoencoder import Autoencoder
     from lightning_ae.data.module import HFDataModule
     from lightning_ae.errors import InputError
+    from lightning_ae.estimator import AutoencoderEstimator
     from lightning_ae.models.adversarial import AdversarialAutoencoder
     from lightning_ae.models.conditional import ConditionalVAE
     from lightning_ae.models.contractive import ContractiveAutoencoder
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AdversarialAutoencoder",
     "Autoencoder",
+    "AutoencoderEstimator",
     "BetaTCVAE",
     "ConditionalVAE",
     "ContractiveAutoencoder",
@@ -58,6 +60,7 @@ __getattr__, __dir__ = lazily(
     __name__,
     CLASSES
     | {
+        "AutoencoderEstimator": "lightning_ae.estimator",
         "FineTuneClassifier": "lightning_ae.models.finetune",
         "HFDataModule": "lightning_ae.data.module",
         "InputError": "lightning_ae.errors",

@@ -24,20 +24,28 @@ _GREY = ("1", "L", "LA", "La")
 _ONE_OR_THREE = (1, 3)
 
 
-def pixels(image: PILImage) -> np.ndarray:
+def pixels(image: PILImage, deep: bool = False) -> np.ndarray:
     """A PIL image as uint8 (C, H, W), of one channel or three: upright, as its EXIF data say, on white.
 
     Palettes become colours. What is transparent lets white through, as on a page; opaque pixels stay as they are.
 
+    Args:
+        image: of any mode.
+        deep: whether one of more than 8 bits may come, which is float32, as is any other one then.
+
     Raises:
-        InputError: when the image cannot be read, or has more than 8 bits a channel.
+        InputError: when the image cannot be read, or has more than 8 bits a channel, and may not.
     """
-    if image.mode.startswith(("I", "F")):
+    if image.mode.startswith(("I", "F")) and not deep:
         raise InputError(
-            f"an image of mode {image.mode!r} has more than 8 bits", "scale it to 8 bits first (Dataset.map)"
+            f"an image of mode {image.mode!r} has more than 8 bits, and does not say which of its values are black and "
+            "white",
+            "say it: kind=Image(range=(0, 65535)) of 16 bits in use, (0, 4095) of 12",
         )
     try:
         image = ImageOps.exif_transpose(image)
+        if image.mode.startswith(("I", "F")):
+            return np.asarray(image).astype(np.float32)[None]
         mode = "L" if image.mode in _GREY else "RGB"
         if "transparency" in image.info or image.mode[-1:] in ("A", "a"):
             if image.mode == "La":  # PIL makes nothing else of grey that is multiplied by its alpha
@@ -47,6 +55,7 @@ def pixels(image: PILImage) -> np.ndarray:
         found = np.array(image if image.mode == mode else image.convert(mode))  # a copy: PIL's own is read-only
     except (OSError, ValueError, SyntaxError, EOFError) as error:  # as PIL says it of damaged files, and of modes
         raise InputError(f"the image is not readable: {error}") from error
+    found = found.astype(np.float32) if deep else found
     return found[None] if found.ndim == 2 else found.transpose(2, 0, 1)
 
 
@@ -130,9 +139,10 @@ def image_batch(data: Any, size: tuple[int, int] | None, channels: int | None) -
         )
     if x.ndim == 3:
         return x[:, None]
-    if x.ndim == 4 and shape[1] not in _ONE_OR_THREE and shape[3] in _ONE_OR_THREE:
+    known = (*_ONE_OR_THREE, channels)
+    if x.ndim == 4 and shape[1] not in known and shape[3] in known:
         return x.permute(0, 3, 1, 2)
-    if x.ndim != 4 or shape[1] not in _ONE_OR_THREE:
+    if x.ndim != 4 or shape[1] not in known:
         raise InputError(
             f"images must be (B, H, W) or (B, C, H, W) of one channel or three, got the shape {shape}",
             "an image with transparency becomes one in colour, on white, as a PIL image (PIL.Image.fromarray)",
@@ -140,21 +150,27 @@ def image_batch(data: Any, size: tuple[int, int] | None, channels: int | None) -
     return x
 
 
-def image_of(item: Any, row: int) -> Tensor:
+def image_of(item: Any, row: int, channels: int | None = None, deep: bool = False) -> Tensor:
     """One image of a sequence, a PIL image or an array (H, W), (C, H, W) or (H, W, C), as (C, H, W).
+
+    Args:
+        item: the image.
+        row: its number, for errors.
+        channels: how many the model takes, where images may have as many besides one and three.
+        deep: see `pixels`.
 
     Raises:
         InputError: naming the row.
     """
     try:
         if isinstance(item, PILImage):
-            return torch.from_numpy(pixels(item))
-        x = tensor_of(item)
+            return torch.from_numpy(pixels(item, deep))
+        x, known = tensor_of(item), (*_ONE_OR_THREE, channels)
         if x.ndim == 2:
             return x[None]
-        if x.ndim == 3 and x.shape[0] in _ONE_OR_THREE:
+        if x.ndim == 3 and x.shape[0] in known:
             return x
-        if x.ndim == 3 and x.shape[2] in _ONE_OR_THREE:
+        if x.ndim == 3 and x.shape[2] in known:
             return x.permute(2, 0, 1)
     except InputError as error:
         raise InputError(f"row {row}: {error.message}", error.hint) from error
@@ -165,7 +181,13 @@ def image_of(item: Any, row: int) -> Tensor:
     )
 
 
-def image_units(x: Tensor, first: int = 0, mask: Tensor | None = None, check: bool = True) -> Tensor:
+def image_units(
+    x: Tensor,
+    first: int = 0,
+    mask: Tensor | None = None,
+    check: bool = True,
+    limits: tuple[float, float] | None = None,
+) -> Tensor:
     """Images (B, C, H, W) as bytes, or as floats in [0, 1], which other types and values are told from.
 
     Integers in 0..255 are bytes, and booleans black and white; what 16 bits mean nobody knows.
@@ -175,6 +197,7 @@ def image_units(x: Tensor, first: int = 0, mask: Tensor | None = None, check: bo
         first: the number of the first row, for errors.
         mask: true where a value is known, of the shape of `x`; the others become zero.
         check: whether floats are looked at.
+        limits: between which values lie, of images that are neither; these are float32.
 
     Raises:
         InputError: naming row, place and value of what lies outside.
@@ -184,6 +207,11 @@ def image_units(x: Tensor, first: int = 0, mask: Tensor | None = None, check: bo
     def where(place: tuple[int, ...]) -> str:
         return f"channel {place[0]}, pixel {place[1:]}"
 
+    if limits is not None:
+        if check:
+            what = f"values of the model's images lie in [{limits[0]:g}, {limits[1]:g}]"
+            refuse_outside(x.float(), *limits, where, "give images in the units of the training data", what, first)
+        return x.float()
     if x.dtype == torch.bool:
         return x.to(torch.uint8) * 255
     if x.dtype == torch.uint16:

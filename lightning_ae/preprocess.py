@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from PIL.Image import Image as PILImage
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_ae.config import Configurable
-from lightning_ae.errors import InputError
+from lightning_ae.errors import InputError, unknown
 from lightning_ae.natural import (
     batch_of,
     column_keys,
@@ -30,6 +31,8 @@ from lightning_ae.natural import (
     warn_if_grey,
 )
 
+Fit = Literal["stretch", "crop"]
+_NAMES = {1: "grey", 3: "colour"}
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _WIDE = (torch.float64, torch.int32, torch.int64, torch.uint32, torch.uint64)  # hold more than float32 does
 
@@ -87,6 +90,10 @@ class ImagePreprocess(Preprocess):
         binarize: "threshold" makes values of 0.5 and more one and the rest zero. "static" and "dynamic" say that the
             model takes zeros and ones drawn with the grey values as probabilities: a data module draws them, and here
             values stay as they are.
+        fit: how images of other proportions are brought to `size`: "stretch" changes them; "crop" keeps them, and cuts
+            off what the centre does not hold.
+        range: the values that become 0 and 1, of images that are not bytes: (0, 4095) of 12 bits, say. None of bytes
+            (0..255) and of floats in [0, 1]. Such images may have any number of channels.
     """
 
     size: tuple[int, int] | None = None
@@ -94,6 +101,8 @@ class ImagePreprocess(Preprocess):
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     binarize: Literal["threshold", "static", "dynamic"] | None = None
+    fit: Fit = "stretch"
+    range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -103,26 +112,41 @@ class ImagePreprocess(Preprocess):
             and all(isinstance(n, int) and n > 0 for n in self.size)
         ):
             raise InputError(f"size must be (height, width) in positive integers, got {self.size!r}")
-        if self.channels not in (None, 1, 3):
-            raise InputError(f"channels must be 1 or 3, got {self.channels!r}")
+        if self.range is not None:
+            check_range(self.range)
+            if self.binarize is not None:
+                raise InputError("binarize is of bytes, and range of other images", "leave one of them out")
+        most = f"1 or 3{'' if self.range is None else ', or what images of a stated range have'}"
+        if not (self.channels in (None, 1, 3) or (self.range is not None and _is_count(self.channels))):
+            raise InputError(f"channels must be {most}, got {self.channels!r}")
         _check_moments(self.mean, self.std)
         if self.binarize not in (None, "threshold", "static", "dynamic"):
             raise InputError(f"binarize must be 'threshold', 'static', 'dynamic' or none, got {self.binarize!r}")
         if self.binarize is not None and (self.mean is not None or self.std is not None):
             raise InputError("binarize makes values of 0 and 1, which mean and std would move", "leave one of them out")
+        if self.fit not in get_args(Fit):
+            raise unknown("fit of images", str(self.fit), get_args(Fit))
+        if self.fit == "crop" and self.size is None:
+            raise InputError("fit='crop' cuts images to a size, which is not given", "give size=(height, width)")
 
     def __call__(self, x: Tensor) -> Tensor:
-        """uint8, or floats in [0, 1], of shape (B, H, W) or (B, C, H, W), to float32 (B, C, H, W).
+        """uint8, floats in [0, 1] or, where `range` says their values, any numbers, to float32 (B, C, H, W).
+
+        Args:
+            x: (B, H, W) or (B, C, H, W).
 
         Raises:
             InputError: on another shape or type, or a number of channels that does not fit.
         """
         if x.ndim == 3:
             x = x.unsqueeze(1)
-        if x.ndim != 4 or not (x.dtype == torch.uint8 or x.is_floating_point()):
+        if x.ndim != 4 or not (self.range is not None or x.dtype == torch.uint8 or x.is_floating_point()):
             raise InputError(
                 f"images must be uint8 or floats of shape (B, H, W) or (B, C, H, W), got {x.dtype} {tuple(x.shape)}"
             )
+        if self.range is not None:
+            low, high = self.range
+            return _standardize((self.resize(x.float()) - low) / (high - low), self.mean, self.std, "channels")
         x = self.resize(x)
         x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
         if self.binarize == "threshold":
@@ -140,8 +164,21 @@ class ImagePreprocess(Preprocess):
             else:
                 raise InputError(f"images of {x.shape[1]} channels cannot be given {self.channels}")
         if self.size is not None and self.size != tuple(x.shape[2:]):
-            x = F.interpolate(x.float(), self.size, mode="bilinear", antialias=True, align_corners=False)
+            whole = self._whole(tuple(x.shape[2:]))
+            x = F.interpolate(x.float(), whole, mode="bilinear", antialias=True, align_corners=False)
+            for dim, (n, wanted) in enumerate(zip(whole, self.size, strict=True), start=2):
+                x = x.narrow(dim, (n - wanted) // 2, wanted)
         return x.round().clamp(0, 255).to(given) if given == torch.uint8 and x.dtype != given else x
+
+    def _whole(self, given: tuple[int, ...]) -> tuple[int, int]:
+        """To what height and width an image (height, width) is resized, of which the centre is `size`."""
+        assert self.size is not None
+        if self.fit == "stretch":
+            return self.size
+        (height, width), (h, w) = self.size, given
+        if height * w > width * h:  # the width has more than is wanted
+            return height, max(width, round(w * height / h))
+        return max(height, round(h * width / w)), width
 
     def natural(
         self,
@@ -186,17 +223,17 @@ class ImagePreprocess(Preprocess):
             raise InputError(f"images must be PIL images or arrays, got {data!r:.80}", "PIL.Image.open(file) reads one")
         if is_array(data):
             x = image_batch(data, self.size, self.channels)
-            x, shapes = image_units(x, 0, mask, check), [tuple(x.shape[1:])]
+            x, shapes = image_units(x, 0, mask, check, self.range), [tuple(x.shape[1:])]
         else:
-            images = [image_of(item, row) for row, item in enumerate(data)]
+            images = [image_of(item, row, self.channels, self.range is not None) for row, item in enumerate(data)]
             masks = [None] * len(images) if mask is None else [each[None] for each in mask]
-            images = [image_units(each[None], row, masks[row], check) for row, each in enumerate(images)]
+            images = [image_units(each[None], row, masks[row], check, self.range) for row, each in enumerate(images)]
             shapes = [tuple(each.shape[1:]) for each in images]
             x = _joined([self.resize(each) for each in images])
         said = [lost for shape in dict.fromkeys(shapes) if (lost := self.lost(shape, read))]
         if said:
             rank_zero_warn(said[0] + (f"; {len(said) - 1} other shapes likewise" if len(said) > 1 else ""))
-        if check:
+        if check and self.range is None:
             warn_if_dark(x)
             if self.binarize in ("static", "dynamic"):
                 warn_if_grey(x)
@@ -214,11 +251,12 @@ class ImagePreprocess(Preprocess):
         channels, size = self.channels or shape[0], self.size or shape[1:]
         done = []
         if size != tuple(shape[1:]) and (not read or size == tuple(read[1:])):
-            done.append("they are resized")
+            cut = self.size is not None and self._whole(tuple(shape[1:])) != self.size
+            done.append("they are resized" + (", and their borders cut off" if cut else ""))
         if channels != shape[0] and (not read or channels == read[0]):
             done.append("their colour is lost" if channels == 1 else "grey becomes colour")
         given, takes = (
-            f"{'grey' if c == 1 else 'colour'} {h} x {w}" for c, (h, w) in ((shape[0], shape[1:]), (channels, size))
+            f"{_NAMES.get(c, f'{c} channels')} {h} x {w}" for c, (h, w) in ((shape[0], shape[1:]), (channels, size))
         )
         return f"images in {given} for a model that takes {takes}: {' and '.join(done)}" if done else None
 
@@ -358,6 +396,17 @@ def _joined(images: Sequence[Tensor]) -> Tensor:
     return torch.cat([each.to(images[0].device) for each in images])
 
 
+def check_range(given: Any) -> None:
+    """Raises InputError for what is no (low, high) of finite numbers."""
+    known = isinstance(given, tuple) and len(given) == 2 and all(isinstance(v, int | float) for v in given)
+    if not known or not -math.inf < given[0] < given[1] < math.inf:
+        raise InputError(f"range must be (low, high), the values that become 0 and 1, got {given!r}")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
 def _check_moments(mean: Any, std: Any) -> None:
     for name, values in (("mean", mean), ("std", std)):
         if values is not None and not (isinstance(values, tuple) and all(isinstance(v, int | float) for v in values)):
@@ -386,16 +435,13 @@ FARTHEST = 5.199337582605575  # standard deviations; the normal distribution has
 
 def _normal(x: Tensor, knots: Sequence[Sequence[float]]) -> Tensor:
     """Each column (dimension 1) by its quantiles to a standard normal distribution; see `TabularPreprocess`."""
-    columns = []
-    for values, quantiles in zip(x.double().unbind(1), knots, strict=True):
-        if not quantiles:
-            columns.append(values)
-            continue
-        at = torch.tensor(quantiles, dtype=torch.float64, device=x.device)
+    x, columns = x.double(), []
+    for values, quantiles in zip(x.unbind(1), knots, strict=True):
+        at = torch.tensor(quantiles or (0.0, 1.0), dtype=torch.float64, device=x.device)
         # a value that several probabilities share gets their middle: the means from either side
-        p = (_interpolated(values, at) + 1 - _interpolated(-values, -at.flip(0))) / 2
-        columns.append(torch.special.ndtri(p).clamp(-FARTHEST, FARTHEST))
-    return torch.stack(columns, dim=1)
+        columns.append((_interpolated(values, at) + 1 - _interpolated(-values, -at.flip(0))) / 2)
+    mapped = torch.tensor([bool(each) for each in knots], device=x.device).view(-1, *[1] * (x.ndim - 2))
+    return torch.where(mapped, torch.special.ndtri(torch.stack(columns, dim=1)).clamp(-FARTHEST, FARTHEST), x)
 
 
 def _natural(x: Tensor, knots: Sequence[Sequence[float]]) -> Tensor:
@@ -413,7 +459,7 @@ def _natural(x: Tensor, knots: Sequence[Sequence[float]]) -> Tensor:
 
 def _interpolated(values: Tensor, knots: Tensor) -> Tensor:
     """The probability of each value, where knots are those of equally spaced ones; NaN stays NaN."""
-    above = torch.searchsorted(knots, values.contiguous(), right=True).clamp(1, len(knots) - 1)
+    above = torch.bucketize(values, knots, right=True).clamp(1, len(knots) - 1)  # which ONNX has
     low, high = knots[above - 1], knots[above]
     within = ((values - low) / (high - low)).nan_to_num(nan=1.0).clamp(0, 1)  # 0 / 0 where the last knots are equal
     return torch.where(values.isnan(), values, (above - 1 + within) / (len(knots) - 1))

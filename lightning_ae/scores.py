@@ -61,9 +61,7 @@ class Scores(Batches):
     threshold: Threshold | None = None
     """From which score on a row counts as strange; `fit_threshold` finds it, and checkpoints carry it."""
 
-    def score(
-        self, data: Any, per: Per = "sample", *, draws: int = 1, seed: int = 0, first: int = 0, **given: Any
-    ) -> Tensor:
+    def score(self, data: Any, per: Per = "sample", *, draws: int = 1, seed: int = 0, **given: Any) -> Tensor:
         r"""How strange data in natural units are, in nats: higher is stranger.
 
         - Of a deterministic model it is :math:`-\log p(x \mid z)` at the code z of x: no bound on :math:`-\log p(x)`,
@@ -76,8 +74,9 @@ class Scores(Batches):
         - Of a quantised one it is :math:`-\log p(x \mid z)` plus what the indices cost when all are as likely, a bound,
           too.
 
-        The model is asked in evaluation mode, without gradients, and left as it was. A row's draws are its own: its
-        score does not depend, but for rounding, on the rows beside it or on the device.
+        The model is asked in evaluation mode, without gradients, and left as it was. All rows get the same draws: a
+        score is a function of its row, and does not depend, but for rounding, on the rows beside it or on the device;
+        scores compare without the noise of different draws.
 
         Args:
             data: as of `features`.
@@ -86,7 +85,6 @@ class Scores(Batches):
                 has the share 0.
             draws: K, how many draws of each sample's code.
             seed: of the draws.
-            first: the number of the first row in the whole data, where these are a part: row numbers choose the draws.
             given: what else the model takes, by the names in `given`.
 
         Returns:
@@ -98,7 +96,7 @@ class Scores(Batches):
         """
         self.check_scores(per, draws)
         x, target, roles = self.read_natural(data, given)
-        found = self.score_batch(x, target, per == "feature", draws=draws, seed=seed, first=first, **roles)
+        found = self.score_batch(x, target, per == "feature", draws=draws, seed=seed, first=0, **roles)
         if per == "sample":
             return found.score
         assert found.shares is not None
@@ -117,7 +115,7 @@ class Scores(Batches):
     ) -> Scored:
         """The same of a batch in the model's units, as `read` gives it.
 
-        It depends on the model, the rows and the number of the first one alone.
+        It depends on the model and the rows alone.
 
         Args:
             x: what the encoder sees, (B, *input_shape).
@@ -125,7 +123,7 @@ class Scores(Batches):
             shares: whether the values' shares are wanted, too.
             draws: how many draws of each sample's code.
             seed: of the draws.
-            first: the number of the first row in the whole data.
+            first: the number of the first row in the whole data, for errors.
             given: what else the model takes.
 
         Raises:
@@ -140,7 +138,7 @@ class Scores(Batches):
                 "drop such rows, or clean them as the training data were",
             )
         model: Any = self
-        with asked(model), keyed(seed, "score", samples=len(x), first=first):
+        with asked(model), keyed(seed, "score", samples=len(x), alike=True):
             weights: Tensor | None = None
             for coded in self.coded(x, draws, **given):
                 if shares:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_ae import VAE, Autoencoder, InputError, get_model, list_models
 from lightning_ae.architectures import MLP
-from lightning_ae.exact import Noise, keyed, noise_of_step
+from lightning_ae.exact import Noise, keyed, noise_of_step, rows
 from lightning_ae.models.finetune import FineTuneClassifier
 from lightning_ae.parts import Bernoulli, Gaussian, Laplace, Likelihood, Mixed, NegativeBinomial, Poisson
 from lightning_ae.parts.head import LikelihoodHead
@@ -56,9 +56,7 @@ def test_scores_belong_to_rows(name: str) -> None:
         assert score.isfinite().all()
         assert not score.requires_grad
         assert torch.equal(score, model.score(x, **options, **given))
-        halves = [
-            model.score(x[a:b], first=a, **options, **part(given, slice(a, b))) for a, b in ((0, 1), (1, 6), (6, 9))
-        ]
+        halves = [model.score(x[a:b], **options, **part(given, slice(a, b))) for a, b in ((0, 1), (1, 6), (6, 9))]
         torch.testing.assert_close(torch.cat(halves), score, rtol=1e-10, atol=1e-10)
         if "sample" in model.latents:
             assert not torch.equal(score, model.score(x, seed=1, **options, **given))
@@ -74,7 +72,7 @@ def test_shares_and_what_the_code_costs_are_the_score(name: str, masked: bool) -
         pytest.skip("takes no mask")
     model, x, given = made(name, masked)
     shares = model.score(x, "feature", **given)
-    with keyed(0, "score", samples=len(x), first=0):
+    with keyed(0, "score", samples=len(x), alike=True):
         cost = next(iter(model.eval().coded(*model.read({"input": x, **given})[:1], **given))).divergence
     total = shares.flatten(1).sum(dim=1) + (0 if cost is None else cost)
     torch.testing.assert_close(total, model.score(x, **given), rtol=1e-10, atol=1e-10)
@@ -132,9 +130,9 @@ def test_scores_bound_a_linear_gaussian_model() -> None:
     own = torch.distributions.MultivariateNormal(q.mean, torch.diag_embed(q.log_variance.exp()))
     gap = torch.distributions.kl_divergence(own, posterior)
     assert ((one.mean(dim=0) - exact - gap).abs() < 4.5 * error).all()
-    few, many = (torch.stack([model.score(x, draws=k, seed=s) for s in range(8)]) for k in (5, 500))
+    few, many = (torch.stack([model.score(x, draws=k, seed=s) for s in range(n)]) for k, n in ((5, 100), (500, 8)))
     assert one.mean() > few.mean() > many.mean()
-    means = many.mean(dim=1)  # over rows, whose draws are independent
+    means = many.mean(dim=1)  # over rows; it is the seeds that are independent
     assert (means.mean() - exact.mean()).abs() < 2 * means.std() / math.sqrt(8)
 
 
@@ -217,26 +215,27 @@ def test_shares_are_those_of_scipy() -> None:
         torch.testing.assert_close(value, torch.as_tensor(expected[name]), rtol=1e-10, atol=1e-10)
 
 
-# ---- draws of rows --------------------------------------------------------------------------------------------------
+# ---- draws ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_draws_of_a_row_are_its_own() -> None:
-    def drawn(first: int, n: int, *shape: int) -> Tensor:
-        with keyed(5, "score", samples=n, first=first):
+def test_all_rows_get_the_same_draws() -> None:
+    def drawn(n: int, rows_of: int, *shape: int) -> Tensor:
+        with keyed(5, "score", samples=n, alike=True):
             noise_of_step("a").randn_like(torch.zeros(n, *shape))
-            return noise_of_step("a").randn_like(torch.zeros(n, *shape))
+            return noise_of_step("a").randn_like(torch.zeros(n * rows_of, *shape))
 
-    whole = drawn(0, 200, 3)
-    assert torch.equal(torch.cat([drawn(0, 63, 3), drawn(63, 2, 3), drawn(65, 135, 3)]), whole)
-    assert len(whole.flatten().unique()) == 600
-    assert stats.kstest(drawn(0, 5000, 2).flatten().numpy(), "norm").pvalue > 1e-3
-    several = drawn(0, 1, 3), drawn(10**12, 1, 3)
-    assert not torch.equal(*several)
-    assert drawn(0, 0, 3).shape == (0, 3)
-    with keyed(5, "score", samples=4, first=2):  # two draws of each row beside each other
-        pairs = noise_of_step("b").rand_like(torch.zeros(8, 3)).unflatten(0, (4, 2))
-    with keyed(5, "score", samples=1, first=3):
-        assert torch.equal(noise_of_step("b").rand_like(torch.zeros(2, 3)), pairs[1])
+    one = drawn(1, 1, 3)
+    assert torch.equal(drawn(7, 1, 3), one.expand(7, 3))
+    pairs = drawn(1, 2, 3)  # two draws of each row beside each other
+    assert torch.equal(drawn(4, 2, 3).unflatten(0, (4, 2)), pairs.expand(4, 2, 3))
+    with rows("by_draw"):
+        assert torch.equal(drawn(4, 2, 3).unflatten(0, (2, 4)), pairs[:, None].expand(2, 4, 3))
+    with rows("shared"):
+        assert len(drawn(4, 2, 3).unique()) == 24
+    assert stats.kstest(drawn(3, 1, 5000)[0].numpy(), "norm").pvalue > 1e-3
+    with keyed(5, "score", samples=1, alike=True):
+        assert not torch.equal(noise_of_step("a").randn_like(torch.zeros(1, 3)), one)  # the first of two draws
+    assert drawn(0, 1, 3).shape == (0, 3)
     assert type(Noise("a")) is Noise
 
 
@@ -263,8 +262,10 @@ def test_what_is_refused(name: str, options: dict[str, Any], words: str) -> None
 def test_values_that_a_likelihood_does_not_take_are_named() -> None:
     x = torch.rand(4, *SHAPE)
     x[2, 1] = 1.5
-    with pytest.raises(InputError, match=r"row 12, column 1: 1.5, which the model's likelihood Bernoulli"):
-        Autoencoder(SHAPE, 2, likelihood=Bernoulli()).score(x, first=10)
+    with pytest.raises(InputError, match=r"row 2, column 1: 1.5, which the model's likelihood Bernoulli"):
+        Autoencoder(SHAPE, 2, likelihood=Bernoulli()).score(x)
+    with pytest.raises(InputError, match="row 12, column 1: 1.5"):
+        Autoencoder(SHAPE, 2, likelihood=Bernoulli()).score_batch(x, x, first=10)
     x[0, 3] = math.nan
     with pytest.raises(InputError, match="row 0, column 3"):
         VAE(SHAPE, 2).score_batch(x, x)

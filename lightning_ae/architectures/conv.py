@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lightning_ae.architectures.base import Architecture, Shape
 from lightning_ae.architectures.layers import (
@@ -21,6 +22,7 @@ from lightning_ae.architectures.layers import (
     check_kernel,
     check_option,
     check_sizes,
+    convolution,
     enlarging,
     initialise,
     norm,
@@ -47,8 +49,9 @@ class ConvNet(Architecture):
             that the stages leave.
         upsampling: how the decoder enlarges: "nearest", by nearest neighbours and a convolution; or "transposed", by
             transposed convolutions, whose overlap shows as checkerboards, as it was in earlier versions.
-        padding: what lies beyond the border: "replicate", the nearest value; or "zeros", as it was in earlier versions.
-            Transposed convolutions take zeros, always.
+        padding: what lies beyond the border of the encoder's maps: "replicate", the nearest value, where the decoder's
+            maps reach beyond the image as far as its kernels do, so that nothing has to be made up there; or "zeros",
+            of both, as it was in earlier versions. Transposed convolutions take zeros, always.
     """
 
     earlier: ClassVar[dict[str, Any]] = {"upsampling": "transposed", "padding": "zeros"}
@@ -94,7 +97,7 @@ class ConvEncoder(nn.Module):
         channels = (input_shape[0], *options.channels)
         self.stages = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(a, b, options.kernel_size, 2, options.kernel_size // 2, padding_mode=options.padding),
+                convolution(2, a, b, options.kernel_size, options.padding, 2),
                 norm(options.norm, b, spatial=True),
                 activation(options.activation),
             )
@@ -121,14 +124,20 @@ class ConvDecoder(nn.Module):
         super().__init__()
         sizes = stage_sizes(output_shape[1:], len(options.channels))[::-1]
         channels = (*reversed(options.channels), output_shape[0])
-        self.start = (channels[0], *sizes[0])
+        # values beyond the border, which are computed like those inside of it: what the kernels read there is never
+        # made up, and nothing is padded between stages
+        bordered = options.upsampling == "nearest" and options.padding == "replicate"
+        margin = options.kernel_size // 2 if bordered else 0
+        self.start = (channels[0], *(n + 2 * margin for n in sizes[0]))
         of_map = options.code == "map"
+        self.margin = margin if of_map else 0
         stem = nn.Conv2d(features, channels[0], 1) if of_map else nn.Linear(features, math.prod(self.start))
         self.stem = nn.Sequential(stem, activation(options.activation))
         self.stages = nn.ModuleList()
         for i, (a, b) in enumerate(zip(channels, channels[1:], strict=False)):
+            kept = margin if i < len(channels) - 2 else 0
             stage = nn.Sequential(
-                _nearest(a, b, options.kernel_size, sizes[i + 1], options.padding)
+                _nearest(a, b, options.kernel_size, sizes[i + 1], options.padding, margin, kept)
                 if options.upsampling == "nearest"
                 else _transposed(a, b, options.kernel_size, sizes[i], sizes[i + 1])
             )
@@ -140,13 +149,15 @@ class ConvDecoder(nn.Module):
         """(B, features) to (B, C, H, W)."""
         x = self.stem(z)
         x = x if x.ndim == 4 else x.unflatten(1, self.start)
+        if self.margin:
+            x = F.pad(x, (self.margin,) * 4, mode="replicate")
         for stage in self.stages:
             x = stage(x)
         return x
 
 
-def _nearest(a: int, b: int, kernel_size: int, after: Shape, padding: Padding) -> nn.Module:
-    layer: Any = enlarging(a, b, kernel_size, after, padding)
+def _nearest(a: int, b: int, kernel_size: int, after: Shape, padding: Padding, margin: int, kept: int) -> nn.Module:
+    layer: Any = enlarging(a, b, kernel_size, after, padding, margin=margin or None, kept=kept)
     # by its channels after, as torch draws a transposed convolution's: by those before, the last layer starts so small
     # that what lies below it learns slowly
     nn.init.kaiming_uniform_(layer.weight.transpose(0, 1), math.sqrt(5))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -126,36 +128,102 @@ def stage_sizes(size: tuple[int, ...], stages: int, stride: int = 2) -> list[tup
     return sizes
 
 
+def _quick(x: Tensor) -> Tensor:
+    """The same map, on a CPU with a position's channels side by side, as its convolutions and padding are quickest."""
+    if x.ndim != 4 or x.device.type != "cpu":
+        return x
+    # not `contiguous`, for which a single channel lies either way
+    return x.permute(0, 2, 3, 1).flatten(2).unflatten(2, (x.shape[3], x.shape[1])).permute(0, 3, 1, 2)
+
+
+class _Replicating:
+    """A convolution beyond whose border lies the nearest value, of which it makes no more than it reads."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, *size) to (B, C, *size / stride), rounded up."""
+        layer: Any = self
+        pads: list[int] = []
+        for dim, n in enumerate(x.shape[2:]):
+            before, stride = layer.padding[dim], layer.stride[dim]
+            read = (-(-n // stride) - 1) * stride + 2 * before + 1
+            pads = [before, max(0, read - before - n), *pads]
+        x = F.pad(_quick(x), pads, mode="replicate")
+        found: Tensor = _CONVOLUTION[len(pads) // 2 - 1](x, layer.weight, layer.bias, layer.stride, 0, layer.dilation)
+        return found
+
+
+class _Replicating1d(_Replicating, nn.Conv1d):
+    pass
+
+
+class _Replicating2d(_Replicating, nn.Conv2d):
+    pass
+
+
+def convolution(
+    dims: int, a: int, b: int, kernel_size: int, padding: Padding, stride: int = 1, dilation: int = 1
+) -> nn.Module:
+    """One that keeps the sizes, or divides them by `stride`, rounding up.
+
+    Args:
+        dims: 2 of images, 1 of sequences.
+        a: channels before.
+        b: channels after.
+        kernel_size: odd.
+        padding: what lies beyond the border.
+        stride: what it divides the sizes by.
+        dilation: how far apart the values are that it reads.
+    """
+    kinds = (_Replicating1d, _Replicating2d) if padding == "replicate" else (nn.Conv1d, nn.Conv2d)
+    around = dilation * (kernel_size // 2)
+    found: nn.Module = kinds[dims - 1](a, b, kernel_size, stride, around, dilation, padding_mode=padding)
+    return found
+
+
 class _Enlarging:
     """Each value `stride` times in each direction, what is beyond `size` left out, and then the convolution.
 
     A constant map stays constant, also at its border where the padding is "replicate", whatever the weights; transposed
     convolutions as such leave the pattern of their overlap (Odena et al. 2016, https://doi.org/10.23915/distill.00003).
-    Of a value's copies the convolution makes a sum, by weights of the kernel that are summed: a transposed convolution
-    with those takes (k + 1)^2 products of each value and channel, in place of 4 k^2.
+    Both steps are convolutions of the values with zeros between them, and those can change places: a transposed
+    convolution, with as many products as one that leaves the pattern, and then sums over `factor` values in each
+    direction, which take it away.
     """
 
     size: tuple[int, ...]
     factor: int
+    margin: int | None
+    kept: int
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, *size / stride) to (B, C, *size)."""
+        """(B, C, *size / factor) to (B, C, *size), with the margins of each."""
         layer: Any = self
-        dims, half, factor = len(self.size), layer.padding[0], self.factor
-        if layer.padding_mode == "zeros" or factor == 1:
+        dims, half, factor, margin = len(self.size), layer.padding[0], self.factor, self.margin
+        if margin is None and (layer.padding_mode == "zeros" or factor == 1):
             found: Tensor = layer._conv_forward(F.interpolate(x, self.size), layer.weight, layer.bias)
             return found
-        summed = F.pad(layer.weight.transpose(0, 1).flip([2, 3][:dims]), (factor - 1,) * 2 * dims)
-        summed = _MEANS[dims - 1](summed, factor, stride=1) * factor**dims
-        around = -(-half // factor)
-        x = F.pad(x, (around,) * 2 * dims, mode="replicate")
-        x = _TRANSPOSED[dims - 1](x, summed, layer.bias, stride=factor, padding=factor * around + half)
-        for dim, n in enumerate(self.size, start=2):
-            x = x.narrow(dim, 0, n)
+        x = _quick(x)
+        if margin is None:
+            margin = -(-half // factor)
+            x = F.pad(x, (margin,) * 2 * dims, mode="replicate")
+        weight = layer.weight.transpose(0, 1).flip([2, 3][:dims])
+        bias = None if layer.bias is None else layer.bias / factor**dims
+        cut = factor * margin + half - factor + 1 - self.kept
+        x = _TRANSPOSED[dims - 1](x, weight, bias, stride=factor, padding=cut)
+        sizes = [n + 2 * self.kept for n in self.size]
+        if layer.out_channels < _WIDE:
+            for dim, n in enumerate(sizes, start=2):
+                x = functools.reduce(torch.add, [x.narrow(dim, i, n) for i in range(factor)])
+            return x
+        x = _CONVOLUTION[dims - 1](x, x.new_ones(layer.out_channels, 1, *[factor] * dims), groups=layer.out_channels)
+        for dim, n in enumerate(sizes, start=2):
+            x = x.narrow(dim, 0, n) if n < x.shape[dim] else x  # the whole would be copied on the way back
         return x
 
 
-_MEANS: Any = (F.avg_pool1d, F.avg_pool2d)
+_WIDE = 8
+"""From so many channels on sums are made quickest by a convolution of each."""
+_CONVOLUTION: Any = (F.conv1d, F.conv2d)
 _TRANSPOSED: Any = (F.conv_transpose1d, F.conv_transpose2d)
 
 
@@ -168,7 +236,14 @@ class _Enlarging2d(_Enlarging, nn.Conv2d):
 
 
 def enlarging(
-    a: int, b: int, kernel_size: int, size: tuple[int, ...], padding: Padding = "replicate", factor: int = 2
+    a: int,
+    b: int,
+    kernel_size: int,
+    size: tuple[int, ...],
+    padding: Padding = "replicate",
+    factor: int = 2,
+    margin: int | None = None,
+    kept: int = 0,
 ) -> nn.Module:
     """What takes back a stage that divided the sizes by `factor`: nearest neighbours, then a convolution.
 
@@ -179,7 +254,10 @@ def enlarging(
         size: the height and width, or the length, that it gives.
         padding: what lies beyond the border.
         factor: how many of each value, in each direction.
+        margin: how many values beyond the border, on each side, the map brings itself, so that nothing is made up;
+            None for none, and `padding`. At least (kernel_size // 2 + kept) / factor.
+        kept: how many of them what it gives shall have.
     """
     layer = (_Enlarging1d, _Enlarging2d)[len(size) - 1](a, b, kernel_size, 1, kernel_size // 2, padding_mode=padding)
-    layer.size, layer.factor = size, factor
+    layer.size, layer.factor, layer.margin, layer.kept = size, factor, margin, kept
     return layer

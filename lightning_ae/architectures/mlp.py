@@ -217,7 +217,9 @@ class Columns(nn.Module):
         if self.most - 1 > 2 / torch.finfo(x.dtype).eps:
             raise InputError(f"{x.dtype} cannot tell {self.most} categories apart", 'use precision="32-true"')
         allowed = self._allowed(x)
-        if not self._waits_to_tell(x):
+        if torch.compiler.is_exporting():
+            pass  # a graph has no place for looking at values: the code of such a sample is NaN
+        elif not self._waits_to_tell(x):
             if not bool(allowed.all()):
                 row, column = torch.nonzero(~allowed)[0].tolist()
                 raise self._error(row, column, float(x[row, column]))
@@ -247,7 +249,8 @@ class Columns(nn.Module):
         """Where a column's values are what it may hold; numbers that are no numbers are left to the loss."""
         x = x.detach()
         category = (x >= 0) & (x <= self.levels - 1) & (x == x.floor())
-        return torch.where(self.levels > 0, category, ~(x < 0) if self.log1p else torch.ones_like(category))
+        number = self.levels == 0  # no torch.where of booleans, which onnxruntime lacks
+        return category | (number & ~(x < 0) if self.log1p else number)
 
     def _keep(self, x: Tensor, allowed: Tensor) -> None:
         first = (~allowed).flatten().to(torch.int32).argmax()

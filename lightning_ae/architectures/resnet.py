@@ -20,6 +20,7 @@ from lightning_ae.architectures.layers import (
     check_image,
     check_option,
     check_sizes,
+    convolution,
     enlarging,
     initialise,
     norm,
@@ -144,11 +145,7 @@ class Residual(Protocol):
 
 def _convolution(dims: int, a: int, b: int, options: Residual, stride: int = 1, dilation: int = 1) -> nn.Module:
     """One that keeps the size, up to the stride."""
-    around = dilation * (options.kernel_size // 2)
-    found: nn.Module = (nn.Conv1d, nn.Conv2d)[dims - 1](
-        a, b, options.kernel_size, stride, around, dilation, padding_mode=options.padding
-    )
-    return found
+    return convolution(dims, a, b, options.kernel_size, options.padding, stride, dilation)
 
 
 def _pointwise(dims: int, a: int, b: int) -> nn.Module:
@@ -238,6 +235,6 @@ class ResidualDecoder(nn.Module):
         """(B, features), or (B, features, *code_size) of a map, to (B, C, *size)."""
         x = self.stem(z)
         x = x.unflatten(1, self.start) if x.ndim == 2 else x
-        for stage, convolution in zip(self.stages, self.convolutions, strict=True):
-            x = convolution(stage(x))
+        for stage, enlarge in zip(self.stages, self.convolutions, strict=True):
+            x = enlarge(stage(x))
         return x

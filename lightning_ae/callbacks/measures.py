@@ -277,6 +277,15 @@ def to_unit_interval(model: Autoencoder, images: Tensor) -> Tensor:
     return natural.clamp(0, 1)
 
 
+def visible(images: Tensor) -> tuple[Tensor, str]:
+    """What a picture can show of images (B, C, H, W), in grey or colour; and in words which channels, where not all."""
+    channels = images.shape[1]
+    if channels in (1, 3):
+        return images, ""
+    shown = 1 if channels == 2 else 3
+    return images[:, :shown], f"channel{'s 1 to 3' if shown == 3 else ' 1'} of {channels}"
+
+
 def is_due(trainer: pl.Trainer, every_n_epochs: int) -> bool:
     """Whether to measure in this validation: in every n-th epoch of `fit`, and in each bare `validate`."""
     if trainer.sanity_checking:

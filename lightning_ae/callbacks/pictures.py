@@ -22,6 +22,7 @@ from lightning_ae.callbacks.measures import (
     takes_part,
     to_unit_interval,
     undisturbed,
+    visible,
 )
 from lightning_ae.errors import InputError
 from lightning_ae.files import whole_file
@@ -356,9 +357,14 @@ def image_figure(model: Autoencoder, rows: list[Tensor], names: list[str], title
 
 
 def unit_figure(rows: list[Tensor], names: list[str], title: str = "") -> Figure:
-    """Rows of images in [0, 1], (B, C, H, W) each, with a name beside each row."""
+    """Rows of images in [0, 1], (B, C, H, W) each, with a name beside each row.
+
+    Of other than one or three channels the title says which are shown.
+    """
     from matplotlib.figure import Figure
 
+    title = ": ".join(part for part in (title, visible(rows[0])[1]) if part)
+    rows = [visible(row)[0] for row in rows]
     columns, (height, width) = max(len(row) for row in rows), rows[0].shape[2:]
     cell = 0.75
     left, top = (1.5 if names else 0.1), (0.4 if title else 0.1)

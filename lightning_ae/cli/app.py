@@ -26,6 +26,7 @@ COMMANDS = {
     "predict": "write codes and reconstructions of the test split as tensors",
     "features": "write the codes of a data set to parquet files",
     "score": "write how strange each row of a data set is, and which features make it so",
+    "export": "write a model as an ONNX or torch graph that takes raw rows or pixels",
     "reconstruct": "draw inputs above their reconstructions",
     "neighbours": "compare codes with PCA, raw inputs and the untrained encoder, by neighbours",
     "sample": "draw samples from a generative model",
@@ -44,6 +45,7 @@ _GROUPS = {
         "zoo",
         "features",
         "score",
+        "export",
         "reconstruct",
         "neighbours",
         "sample",
@@ -57,6 +59,7 @@ _ELSEWHERE = {
     **dict.fromkeys(("encode", "embed", "extract"), "features"),
     **dict.fromkeys(("generate", "draw"), "sample"),
     **dict.fromkeys(("anomaly", "anomalies", "outliers", "detect"), "score"),
+    **dict.fromkeys(("onnx", "compile", "convert"), "export"),
     **{word: f"zoo {word}" for word in ("list", "info", "download", "verify", "reproduce", "publish")},
     **{word: word for word in ("--help", "--version")},
 }
@@ -76,7 +79,6 @@ start here; none of these needs a network or a GPU:
 further:
   lightning-ae fit -c vae -c mnist --trainer.max_epochs 20      a model, a data set, an option
   lightning-ae fit --model my_module.MyVAE --data.path photos/  a class and a folder of your own
-  lightning-ae features runs/vae-digits/fit-1/checkpoints/best.ckpt
 
 help:
   lightning-ae COMMAND --help               the options of a command

@@ -31,7 +31,7 @@ def score(
     seed: int = 0,
     quantile: float | None = None,
     store: bool = False,
-    anomaly: Sequence[str] | None = None,
+    anomaly: Sequence[str | int] | None = None,
     top: int = 3,
     n: int = 10,
     batch_size: int = 1024,
@@ -76,7 +76,8 @@ def score(
     check_model(checkpoint)
     check_splits(["train"] if splits is None else splits)
     check_positive(batch_size=batch_size, draws=draws, top=top)
-    check_positive(n=n + 1)
+    if n < 0:
+        raise InputError(f"n must not be negative, got {n}", "0 draws no picture")
     if quantile is not None:
         check_quantile(quantile)
     if store and not Path(checkpoint).is_file():
@@ -85,22 +86,36 @@ def score(
 
     model = trained.load(checkpoint, device)
     model.check_scores(draws=draws)
-    data = trained.data_of(model, checkpoint, path)
+    if ((model.data_config or {}).get("init_args") or {}).get("streaming"):
+        raise InputError(
+            "score passes over rows more than once, and the model's data are a stream",
+            "score them in a loop of your own: model.score_rows(data, split) passes over them once",
+        )
+    data = trained.data_of(model, checkpoint, path, all_classes=True)
     splits = [split for split in ("train", "val", "test") if data.has(split)] if splits is None else list(splits)
     folder = Path(output) if output else written.beside(checkpoint) / "scores"
     files = {split: folder / f"{split}.parquet" for split in splits}
-    pictures = len(model.input_shape) == 3 and n > 0 and not data.streaming
+    pictures = len(model.input_shape) == 3 and n > 0
     written.check_free([*files.values(), *([folder / "strangest.png"] if pictures else [])], overwrite)
     data.prepare_data()
     wanted = _classes(data, anomaly)
+    if anomaly is not None and not any(_strange(data, split, wanted)[1] for split in splits):
+        raise InputError(
+            f"the label {data.label!r} has one class only in what is scored, as far as anomaly tells classes apart",
+            "leave anomaly out, or score splits with both",
+        )
     console = Console(highlight=False, soft_wrap=True)
+    if store and quantile is None and model.threshold is None:
+        quantile = 0.99  # asked for
     threshold = _threshold(model, checkpoint, None if path else data, quantile, draws, seed, batch_size, console)
+    names = _names(model) if draws == 1 else None
+    # all of them before the first file, so that a row that has no score leaves nothing behind
+    all_found = {split: score_split(model, data, split, names, top, draws, seed, batch_size) for split in splits}
     if store and threshold is not None:
         _store(checkpoint, threshold)
-    names = _names(model) if draws == 1 else None
     results = Table("split", "rows", "median", *([] if threshold is None else ["exceed"]), *_titles(data, wanted))
     for split, file in files.items():
-        found = score_split(model, data, split, names, top, draws, seed, batch_size)
+        found = all_found[split]
         about = {
             "model": checkpoint,
             "signature": "" if model.signature is None else model.signature.hash,
@@ -116,7 +131,7 @@ def score(
         measured = _measured(data, split, found.scores, wanted)
         results.add_row(split, str(len(found.scores)), f"{found.scores.median():.2f}", *exceed, *measured)
     if pictures:
-        _draw(model, data, splits[-1], found.scores, n, seed, folder / "strangest.png", overwrite)
+        _draw(model, data, splits[-1], all_found[splits[-1]].scores, n, seed, folder / "strangest.png", overwrite)
     console.print("[bold]Written[/]")
     for file in [*files.values(), *([folder / "strangest.png"] if pictures else [])]:
         console.print(f"  {file}")
@@ -169,7 +184,7 @@ def score_split(
 
     scores, chosen, shares = [], [], []
     batches = model.score_rows(data, split, names is not None, draws=draws, seed=seed, batch_size=batch_size)
-    total = None if data.streaming else -(-len(data.dataset(split)) // batch_size)
+    total = -(-len(data.dataset(split)) // batch_size)
     for found in tqdm(batches, f"scoring {split}", total, delay=2, leave=False):
         scores.append(found.score.double().cpu())
         if names is not None:
@@ -235,7 +250,7 @@ def _store(checkpoint: str, threshold: Threshold) -> None:
     AtomicCheckpointIO().save_checkpoint(content, checkpoint)
 
 
-def _classes(data: HFDataModule, anomaly: Sequence[str] | None) -> list[int] | str:
+def _classes(data: HFDataModule, anomaly: Sequence[str | int] | None) -> list[int] | str:
     """The numbers of the classes that are to be found; or why there are none, in words.
 
     Raises:
@@ -266,20 +281,27 @@ def _titles(data: HFDataModule, wanted: list[int] | str) -> Iterator[str]:
     return iter((f"AUROC of {named}", "average precision"))
 
 
+def _strange(data: HFDataModule, split: str, wanted: list[int] | str) -> tuple[Tensor, bool]:
+    """Of each row 1 where it is to be found, 0 where not, -1 where nobody knows, (N,); and whether there are both."""
+    import torch
+
+    labels = data.labels(split)
+    strange = torch.where(labels >= 0, torch.isin(labels, torch.tensor(wanted)).long(), -1)
+    return strange, bool((strange == 0).any() and (strange == 1).any())
+
+
 def _measured(data: HFDataModule, split: str, scores: Tensor, wanted: list[int] | str) -> list[str]:
     """AUROC and average precision, of the rows that have a label; why there are none, where all have the same."""
     if isinstance(wanted, str):
         return []
-    import torch
     from sklearn.metrics import average_precision_score, roc_auc_score
 
-    labels = data.labels(split)
-    known = labels >= 0
-    strange = torch.isin(labels, torch.tensor(wanted))[known].numpy()
-    if strange.all() or not strange.any():
-        return ["no rows of it" if not strange.any() else "all rows are of it", ""]
-    values = scores[known].numpy()
-    return [f"{roc_auc_score(strange, values):.3f}", f"{average_precision_score(strange, values):.3f}"]
+    strange, both = _strange(data, split, wanted)
+    if not both:
+        return ["all rows are of it" if (strange == 1).any() else "no rows of it", ""]
+    known = strange >= 0
+    found, values = strange[known].numpy(), scores[known].numpy()
+    return [f"{roc_auc_score(found, values):.3f}", f"{average_precision_score(found, values):.3f}"]
 
 
 def _draw(
@@ -298,10 +320,8 @@ def _draw(
         seen, where = [], []
         for position in chosen.tolist():  # each with the draws that its score has
             x, target, given = model.read(data.rows(split, torch.tensor([position])))
-            given = {role: value.to(model.device) for role, value in given.items()}
-            found = model.score_batch(
-                x.to(model.device), target.to(model.device), True, seed=seed, first=position, **given
-            )
+            roles: dict[str, Any] = {role: value.to(model.device) for role, value in given.items()}
+            found = model.score_batch(x.to(model.device), target.to(model.device), True, seed=seed, **roles)
             assert found.shares is not None
             seen.append(to_unit_interval(model, target).cpu())
             where.append(found.shares.sum(dim=1, keepdim=True).float().cpu())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import torch
 from pytorch_lightning.utilities import rank_zero_info
@@ -10,7 +11,10 @@ from tqdm.auto import tqdm
 
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.callbacks.measures import read_input
+from lightning_ae.data.columns import label_columns
+from lightning_ae.data.labels import label_column
 from lightning_ae.data.module import HFDataModule
+from lightning_ae.data.signature import Signature
 from lightning_ae.errors import InputError, unknown
 from lightning_ae.zoo.artefact import load_trained
 
@@ -39,8 +43,15 @@ def device_of(name: str) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def data_of(model: Autoencoder, checkpoint: str, path: str | None) -> HFDataModule:
-    """The data module that the model was trained with, over another data set where a path is given."""
+def data_of(model: Autoencoder, checkpoint: str, path: str | None, all_classes: bool = False) -> HFDataModule:
+    """The data module that the model was trained with, over another data set where a path is given.
+
+    Args:
+        model: which says how the data are read.
+        checkpoint: what it is called.
+        path: the other data set.
+        all_classes: whether the label may name classes that the training data did not have, as anomalies are.
+    """
     config = model.data_config
     if config is None and path is None:
         raise InputError(f"{checkpoint!r} does not say what it was trained on", "give path, the data set to use")
@@ -52,9 +63,28 @@ def data_of(model: Autoencoder, checkpoint: str, path: str | None) -> HFDataModu
         (data.test_split,) = data.splits
         rank_zero_info(f"the data have one split, {data.test_split!r}, which is taken for test")
     if model.signature is not None:
-        data.use_signature(model.signature)
+        told = all_classes and "label" not in model.given
+        data.use_signature(_with_classes_of(data, model.signature) if told else model.signature)
     model.use_columns_of(data)
     return data
+
+
+def _with_classes_of(data: HFDataModule, signature: Signature) -> Signature:
+    """The signature, whose label has the classes of all splits of the data."""
+    features = next(iter(data.splits.values())).features
+    own = None if signature.label is None or signature.label.name not in label_columns(features) else signature.label
+    name = data.label if own is None else own.name
+    if name is None or data.streaming:
+        return replace(signature, label=None)
+    parts = [label_column(rows, name, False) for rows in data.splits.values() if name in rows.column_names]
+    names = {each for part in parts for each in part.classes or ()}
+    if any(part.classes is None for part in parts) or not names:
+        return replace(signature, label=None)
+    known = list((own.classes if own is not None else None) or parts[0].classes or ())
+    further = names - set(known)
+    whole = all(each.lstrip("-").isdecimal() for each in names)
+    ordered = sorted(names, key=int) if whole and further else [*known, *sorted(further)]
+    return replace(signature, label=replace(parts[0], classes=tuple(ordered)))
 
 
 def _take_splits(data: HFDataModule) -> None:
@@ -75,6 +105,11 @@ def encode(
 ) -> torch.Tensor:
     """The codes of a split, or of its rows from `first` up to `last`, exclusive, as vectors, (N, feature_dim)."""
     codes = []
+    if data.streaming:
+        raise InputError(
+            f"{data.path!r} is streamed, where each code is written beside its row",
+            "in Python, load_model(checkpoint).features(rows) gives the codes of any rows",
+        )
     total = -(-((len(data.dataset(split)) if last is None else last) - first) // batch_size)
     with torch.no_grad():
         # a bar appears where this takes more than two seconds

@@ -1,14 +1,16 @@
-"""Zip files of images or tables, unpacked into a folder of the cache."""
+"""Zip files of images or tables, unpacked into a folder of the cache; and tar files of samples, looked through."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import stat
+import tarfile
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 from filelock import FileLock
 
@@ -51,6 +53,67 @@ def unpacked_root() -> Path:
     return Path(HF_DATASETS_CACHE).absolute() / "lightning_ae" / "unpacked"
 
 
+def check_shards(files: Sequence[Path]) -> None:
+    """Reads the names in tar files of samples through: members of one key (the name up to its first dot), side by side.
+
+    `datasets` unpacks nothing of them, but passes over links, and takes what a sample lacks for missing.
+
+    Raises:
+        InputError: when one is damaged or cut short, or has an entry that lies outside or is a link, a key twice, or a
+            sample of other members than the first one's; naming file and entry.
+    """
+    wanted: tuple[str, ...] = ()
+    of_first = ""
+    for file in files:
+        keys: dict[str, list[str]] = {}
+        last = ""
+        for name in _members(file):
+            folder, _, own = name.rpartition("/")
+            stem, _, ending = own.partition(".")
+            key = f"{folder}/{stem}" if folder else stem
+            if (key in keys and key != last) or ending in keys.get(key, ()):
+                raise InputError(f"the tar file {str(file)!r} has the sample {key!r} more than once", "pack it again")
+            keys.setdefault(key, []).append(ending)
+            last = key
+        for key, endings in keys.items():
+            if not wanted:
+                wanted, of_first = tuple(sorted(endings)), key
+            if tuple(sorted(endings)) != wanted:
+                raise InputError(
+                    f"the tar file {str(file)!r} has of the sample {key!r} {', '.join(sorted(endings))}, and of the "
+                    f"first one, {of_first!r}, {', '.join(wanted)}",
+                    "give every sample the same members, as 0001.jpg and 0001.cls",
+                )
+
+
+def _members(file: Path) -> Iterator[str]:
+    """The names of the files in a tar file.
+
+    Raises:
+        InputError: as `check_shards` says.
+    """
+    at, end = "", 0
+    try:
+        with tarfile.open(file) as opened:
+            for entry in opened:
+                at = f" after {entry.name!r}"
+                end = entry.offset_data + entry.size
+                why = "lies outside of it" if _outside(entry.name) else "is a link, or no file"
+                if _outside(entry.name) or not (entry.isfile() or entry.isdir()):
+                    raise InputError(
+                        f"the tar file {str(file)!r} has the entry {entry.name!r}, which {why}", "pack it again"
+                    )
+                if entry.isfile():
+                    yield entry.name
+            stream: Any = opened.fileobj  # of a compressed one, what it unpacks to
+            if stream.seek(0, os.SEEK_END) < end:
+                raise tarfile.ReadError("unexpected end of data")
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise InputError(
+            f"the tar file {str(file)!r} cannot be read{at}: {error}", "it may be cut short: write it again"
+        ) from error
+
+
 def _unpack(file: Path, folder: Path) -> None:
     folder.mkdir(parents=True)
     at = ""
@@ -81,10 +144,7 @@ def _check(file: Path, entries: list[zipfile.ZipInfo]) -> None:
     seen: set[str] = set()
     for entry in entries:
         name = entry.filename
-        # a name that begins with a drive, or holds "\", is another place on Windows only: as bad an archive
-        outside = PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name.replace("\\", "/")).parts
-        outside |= bool(PureWindowsPath(name).drive or PureWindowsPath(name).root)
-        why = "lies outside of it" if outside else ""
+        why = "lies outside of it" if _outside(name) else ""
         if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
             why = "is a link, or no file"
         elif entry.flag_bits & 1:
@@ -94,6 +154,12 @@ def _check(file: Path, entries: list[zipfile.ZipInfo]) -> None:
         seen.add(os.path.normpath(name))
         if why:
             raise InputError(f"the zip file {str(file)!r} has the entry {name!r}, which {why}", "pack it again")
+
+
+def _outside(name: str) -> bool:
+    # a name that begins with a drive, or holds "\", is another place on Windows only: as bad an archive
+    outside = PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name.replace("\\", "/")).parts
+    return outside or bool(PureWindowsPath(name).drive or PureWindowsPath(name).root)
 
 
 def _hidden(name: str) -> bool:

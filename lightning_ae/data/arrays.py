@@ -26,8 +26,8 @@ def read_arrays(file: Path) -> dict[str, Dataset]:
     """The splits of an .npy or .npz file: columns by the arrays' names, or their fields'.
 
     The array of an .npy file is called x. Where all arrays of an .npz file are called x_train, y_test or test_y they
-    belong to these splits, else to "train". An array (N,) makes a column of values, (N, D) one of vectors, and bytes
-    (N, H, W), (N, H, W, C) or (N, C, H, W) one of images, of one channel or three.
+    belong to these splits, else to "train". An array (N,) makes a column of values, (N, D) one of vectors, one of
+    more dimensions arrays, and bytes (N, H, W), (N, H, W, C) or (N, C, H, W) images, of one channel or three.
 
     Raises:
         InputError: when it cannot be read, holds objects, arrays of several lengths, or of other shapes.
@@ -76,16 +76,15 @@ def _column(name: str, array: np.ndarray, file: Path) -> Dataset:
     if array.ndim > 2 and array.dtype == np.uint8:
         return Dataset.from_dict({name: [_png(each) for each in _images(name, array, file)]},
                                  Features({name: ImageFeature()}))  # fmt: skip
-    if array.dtype.kind not in "biufUMm" or array.ndim > 2:
+    if array.dtype.kind not in "biufUMm":
         raise InputError(
             f"the array {name!r} of {str(file)!r} holds {array.dtype} {array.shape}",
-            "arrays are (N,) or (N, D) of numbers, or images as bytes (uint8): scale those first, or reshape "
-            "others to (N, D)",
+            "arrays are of numbers, texts or times",
         )
-    flat = pa.array(np.ascontiguousarray(array).reshape(-1))
-    return Dataset(
-        pa.table({name: flat if array.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, array.shape[1])})
-    )
+    values = pa.array(np.ascontiguousarray(array).reshape(-1))
+    for width in reversed(array.shape[1:]):
+        values = pa.FixedSizeListArray.from_arrays(values, width)
+    return Dataset(pa.table({name: values}))
 
 
 def _images(name: str, array: np.ndarray, file: Path) -> np.ndarray:

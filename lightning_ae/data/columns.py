@@ -13,7 +13,7 @@ from lightning_ae.errors import InputError
 if TYPE_CHECKING:
     from datasets import Features
 
-LABELS = ("label", "labels", "target", "class", "y")
+LABELS = ("label", "labels", "target", "class", "cls", "y")
 TARGETS = {
     *(*LABELS, "targets", "classes", "outcome", "response", "diagnosis"),
     *("fraud", "anomaly", "outlier", "churn", "default", "is_fraud", "is_anomaly", "is_outlier", "is_default"),
@@ -94,7 +94,7 @@ def choose(
 
 
 def find_label(features: Features, texts: bool = True) -> str | None:
-    """The only column of classes, else one named label, labels, target, class or y, in any case; else None.
+    """The only column of classes, else one named label, labels, target, class, cls or y, in any case; else None.
 
     Where there is a column x of numbers, y is a coordinate. Columns of text count where `texts` says so.
     """

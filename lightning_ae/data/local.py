@@ -19,7 +19,7 @@ import yaml
 from pytorch_lightning.utilities import rank_zero_warn
 
 from lightning_ae.data.alike import make_alike
-from lightning_ae.data.archive import unpacked
+from lightning_ae.data.archive import check_shards, unpacked
 from lightning_ae.data.arrays import read_arrays
 from lightning_ae.data.csv_files import check, dialect
 from lightning_ae.data.fingerprint import states
@@ -35,8 +35,8 @@ PACKED = (".gz", ".bz2", ".xz", ".zst")
 ARRAYS, ARCHIVES = (".npy", ".npz"), (".zip",)
 WORDS = {"csv": "CSV", "json": "JSON", "parquet": "parquet", "arrow": "Arrow"}
 FOLDER = (
-    "it should hold parquet files named after their splits (train-*.parquet), images, text in UTF-8 as CSV or JSON "
-    "lines, or what save_to_disk wrote"
+    "it should hold parquet files named after their splits (train-*.parquet), images, tar files of samples "
+    "(webdataset), text in UTF-8 as CSV or JSON lines, or what save_to_disk wrote"
 )
 ABOUT = ("dataset_info", "dataset_infos", "dataset_dict", "state", "config")  # what describes data, as JSON
 
@@ -76,6 +76,8 @@ def read_folder(folder: Path, given: str, name: str | None, streaming: bool) -> 
         taken = set(read)
         if read and (left := next((file for file in there if file not in taken), None)) is not None:
             raise _in_part(given, folder, read[0], left, there)
+        if builder.name == "webdataset":
+            return _splits(builder, streaming, lambda: check_shards(read))
         plain = [file for file in read if file.suffix.lower() in (".csv", ".tsv")] if builder.name == "csv" else []
         if plain and not described:
             options = dialect(plain)

@@ -97,10 +97,10 @@ def _rows(data: Any, what: str, name: str | None) -> Dataset:
     table = pa.table({column: values for column, (values, _) in columns.items()})
     declared = {column: feature for column, (_, feature) in columns.items() if feature is not None}
     features = Features({**Features.from_arrow_schema(table.schema), **declared})
-    return Dataset(table, info=DatasetInfo(features=features), fingerprint=_fingerprint(table, features))
+    return Dataset(table, info=DatasetInfo(features=features), fingerprint=fingerprint(table, features))
 
 
-def _fingerprint(table: pa.Table, features: Any) -> str:
+def fingerprint(table: pa.Table, features: Any) -> str:
     """As `datasets` makes one of what lies in memory, by its content, but without a copy."""
     digest = xxhash.xxh3_64(repr(features).encode())
     for chunk in [chunk for column in table.columns for chunk in column.chunks]:
@@ -127,6 +127,8 @@ def _columns(data: Any, what: str, name: str | None) -> dict[str, Made]:
     if isinstance(data, np.ndarray | Tensor) or _is_sparse(data):
         return {"x": _column("x", data)}
     hint = f"it takes {TAKEN}"
+    if type(data).__name__ == "LazyFrame":
+        hint = "read it first: frame.collect()"
     if isinstance(data, list):
         hint = (
             "make an array or a tensor of it, or give a dict of columns; datasets.Dataset.from_list makes rows of dicts"
@@ -190,7 +192,12 @@ def _column(name: str, values: Any) -> Made:
 def _objects(values: Any, where: str) -> Made:
     """Lists, frames' columns and arrays of objects, whose values Arrow finds a type for."""
     if hasattr(values, "to_arrow"):  # polars
-        array = values.to_arrow()
+        try:
+            array = values.to_arrow()
+        except pa.ArrowException as error:  # of its own types
+            raise _no_type(values, where) from error
+        if str(values.dtype) == "Object":  # of which it gives addresses
+            raise _no_type(values, where)
     elif isinstance(values, pa.ChunkedArray | pa.Array):
         array = values
     else:
@@ -208,11 +215,15 @@ def _objects(values: Any, where: str) -> Made:
     if "view" in str(array.type):  # of newer polars, for which Arrow lacks functions
         array = array.cast(pa.large_string() if pa.types.is_string_view(array.type) else pa.large_binary())
     if isinstance(array, pa.ExtensionArray) or pa.types.is_interval(array.type):
-        raise InputError(
-            f"{where} holds {getattr(values, 'dtype', array.type)}, which data sets have no type for",
-            "convert it first, to numbers, dates or texts (frame.astype)",
-        )
+        raise _no_type(values, where)
     return array, None
+
+
+def _no_type(values: Any, where: str) -> InputError:
+    return InputError(
+        f"{where} holds {getattr(values, 'dtype', None) or values.type}, which data sets have no type for",
+        "convert it first, to numbers, dates or texts (frame.astype, of polars frame.cast)",
+    )
 
 
 def _classes(values: Any, where: str) -> Made:
@@ -290,7 +301,7 @@ def _image_rows(array: np.ndarray, where: str) -> np.ndarray:
 
 
 def _images(images: Any, where: str) -> Made:
-    """Arrays (C, H, W), or PIL images, as PNG files, which keep each byte."""
+    """Arrays (C, H, W), or PIL images, as files that keep each value."""
     import PIL.Image
     from datasets import Image as ImageFeature
 
@@ -302,7 +313,8 @@ def _images(images: Any, where: str) -> Made:
             raise InputError(f"{where} holds images, but row {row} is a {type(image).__name__}")
         to = io.BytesIO()
         try:
-            image.save(to, "PNG", compress_level=1)
+            deep = image.mode in ("I", "F")  # which PNG cannot hold
+            image.save(to, "TIFF") if deep else image.save(to, "PNG", compress_level=1)
         except (OSError, ValueError) as error:
             raise InputError(f"{where}, row {row}: {error}", "convert the image first: image.convert('RGB')") from error
         encoded.append({"bytes": to.getvalue(), "path": None})
@@ -411,16 +423,22 @@ def _of_anndata(data: Any, what: str, name: str | None) -> dict[str, Made]:
     columns = {str(key): _column(str(key), data.obs[key]) for key in data.obs.columns}
     if "X" in columns:
         raise InputError(f"obs of {what} has a column 'X', which is the name of the counts", "rename it")
-    return {"X": sparse_column(matrix, genes, f"{wanted} of the AnnData"), **columns}
+    return {"X": sparse_column(_loaded(matrix), genes, f"{wanted} of the AnnData"), **columns}
 
 
 def _uncounted(matrix: Any) -> tuple[int, int, Any] | None:
     """Row, column and value of the first entry that is no count; None where all are."""
+    matrix = _loaded(matrix)
     if not hasattr(matrix, "tocsr"):
         dense = np.asarray(matrix)
         place = uncounted(dense)
         return None if place is None else (*divmod(place, dense.shape[1]), dense.reshape(-1)[place])
-    rows = (matrix.to_memory() if hasattr(matrix, "to_memory") else matrix).tocsr()  # backed by a file
+    rows = matrix.tocsr()
     if (place := uncounted(rows.data)) is None:
         return None
     return int(np.searchsorted(rows.indptr, place, side="right")) - 1, int(rows.indices[place]), rows.data[place]
+
+
+def _loaded(matrix: Any) -> Any:
+    """A matrix of an AnnData, in memory where a file backs it."""
+    return matrix.to_memory() if hasattr(matrix, "to_memory") else matrix

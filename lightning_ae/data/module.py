@@ -218,6 +218,13 @@ class HFDataModule(Samples, pl.LightningDataModule):
         assert isinstance(loader, BatchLoader)
         return self._ready(loader.read(positions))
 
+    def natural_rows(self, split: str, positions: Tensor) -> Tensor:
+        """The input of the samples at these positions in natural units, (B, ...), NaN where it is missing; a stream's
+        first ones."""
+        loader = self._loader(split, batch_size=len(positions))
+        batch = loader.read(positions) if isinstance(loader, BatchLoader) else next(iter(loader))
+        return self._kind().arranged(batch[self._key])
+
     def some_rows(self, split: str, n: int, seed: int = 0) -> Batch:
         """A batch of `n` rows of a split, drawn by seed, in turn from each class where labels are known; a stream's
         first ones."""

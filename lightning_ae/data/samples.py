@@ -31,6 +31,7 @@ from lightning_ae.data.columns import (
 from lightning_ae.data.decoding import decode_chunks, decode_rows
 from lightning_ae.data.fingerprint import fingerprint
 from lightning_ae.data.kinds import Kind, Sequence, Tabular, kind_of
+from lightning_ae.data.kinds.counts import gathered
 from lightning_ae.data.labels import Beside, label_column
 from lightning_ae.data.signature import FORMAT, Column, Signature, listed
 from lightning_ae.data.source import load_splits
@@ -254,6 +255,7 @@ class Samples:
         """
         if signature == self._of_model:
             return
+        self._splits = gathered(self.splits, signature)
         kind = self._kind().of_signature(signature)
         signature.check(describe(self._rows_of(self._typical).features))
         self._say_what_changes(signature)

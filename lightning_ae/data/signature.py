@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 FORMAT = 2  # 1 did not say whether images are binarised
 SHOWN = 8  # names that a message lists
+_UNSAID = {"fit": "stretch", "range": None}
+"""Options of a preprocessing that came later, and what they are where nothing is said: hashes stay what they were."""
 ColumnKind = Literal["image", "number", "vector", "category", "text", "date"]
 
 
@@ -97,9 +99,13 @@ class Signature:
     def plain(self) -> dict[str, Any]:
         """Numbers, texts, lists and dicts, from which `from_plain` makes it again."""
         preprocess = to_plain(self.preprocess, "preprocess")
+        init_args = preprocess["init_args"]
+        for name, plainly in _UNSAID.items():
+            if name in init_args and init_args[name] == plainly:
+                del init_args[name]
         if self.version == 1:
             for later in ("binarize", "knots"):
-                preprocess["init_args"].pop(later, None)  # so that its hash is what it was
+                init_args.pop(later, None)
         return {
             "version": self.version,
             "columns": [to_plain(column.plain(), "columns") for column in self.columns],

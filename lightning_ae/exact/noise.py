@@ -155,40 +155,29 @@ def _places(count: int, samples: int | None) -> tuple[Rows, int, int]:
     return said or ("by_sample" if fits else "shared"), count // own if fits else 1, samples
 
 
-class NoiseOfRows(Noise):
-    """A stream of which each row of the data has its own part, whatever rows stand beside it, on whatever device.
+class NoiseAlike(Noise):
+    """A stream of which all samples get the same: what is computed of one then depends on nothing but itself.
 
-    Row number i takes place i modulo 64 of a block of 64, which has a stream of its own, drawn on the CPU.
+    It is drawn on the CPU, so that devices agree.
 
     Args:
         key: what identifies the stream, as of `Noise`.
-        first: the number of the batch's first row in the data; the others follow it.
         samples: the size of the batch.
     """
 
-    BLOCK = 64
-
-    def __init__(self, *key: Any, first: int, samples: int) -> None:
+    def __init__(self, *key: Any, samples: int) -> None:
         super().__init__(*key, samples=samples)
-        self._first, self._drawn = first, 0
 
     def _draw(self, draw: Any, x: Tensor) -> Tensor:
-        order, size, again = _rows.get(), self._samples or 0, self._drawn
-        self._drawn += 1
+        order, size = _rows.get(), self._samples or 0
+        options = {"generator": self._generator("cpu"), "dtype": x.dtype}
         if order == "shared" or size == 0 or len(x) % size:
-            stream = Noise(*self._key, "shared", again)._generator("cpu")
-            shared: Tensor = draw(x.shape, generator=stream, dtype=x.dtype)
+            shared: Tensor = draw(x.shape, **options)
             return shared.to(x.device)
-        k, end = len(x) // size, self._first + size
-        blocks = range(self._first // self.BLOCK, -(-end // self.BLOCK))
-        shape = (self.BLOCK, k, *x.shape[1:])
-        drawn = [
-            draw(shape, generator=Noise(*self._key, again, "block", block)._generator("cpu"), dtype=x.dtype)
-            for block in blocks
-        ]
-        start = self._first - blocks.start * self.BLOCK
-        whole = torch.cat(drawn)[start : start + size]
-        return (whole.transpose(0, 1) if order == "by_draw" else whole).reshape(x.shape).to(x.device)
+        drawn: Tensor = draw((len(x) // size, *x.shape[1:]), **options).to(x.device)
+        every = (slice(None), None) if order == "by_draw" else (None, slice(None))
+        shape = (len(drawn), size) if order == "by_draw" else (size, len(drawn))
+        return drawn[every].expand(*shape, *x.shape[1:]).reshape(x.shape)
 
 
 @cache
@@ -202,7 +191,7 @@ def _tell(k: int | None) -> None:
 class _Step:
     key: tuple[Any, ...]
     samples: int | None
-    first: int | None = None
+    alike: bool = False
     asked: Counter[str] = field(default_factory=Counter)
     dropped: int = 0
 
@@ -211,15 +200,15 @@ _step: ContextVar[_Step | None] = ContextVar("step", default=None)
 
 
 @contextmanager
-def keyed(*key: Any, samples: int | None = None, first: int | None = None) -> Iterator[None]:
+def keyed(*key: Any, samples: int | None = None, alike: bool = False) -> Iterator[None]:
     """Inside, `noise_of_step` is keyed by this, by its purpose, and by how often it was asked for that purpose before.
 
     Args:
         key: of the step; every rank must give the same one.
-        samples: the size of the whole batch, over all ranks; see `Noise`. With `first`, of this process alone.
-        first: where each row shall have draws of its own, the number of the batch's first one; see `NoiseOfRows`.
+        samples: the size of the whole batch, over all ranks; see `Noise`. Where they are alike, of this process alone.
+        alike: whether all samples get the same draws; see `NoiseAlike`.
     """
-    token = _step.set(_Step(key, samples, first))
+    token = _step.set(_Step(key, samples, alike))
     try:
         yield
     finally:
@@ -238,8 +227,8 @@ def noise_of_step(purpose: str) -> Noise:
     step.asked[purpose] += 1
     # the first has the plain key, as it was before there were others
     key = (*step.key, purpose, *([again] if again else []))
-    if step.first is not None:
-        return NoiseOfRows(*key, first=step.first, samples=step.samples or 0)
+    if step.alike:
+        return NoiseAlike(*key, samples=step.samples or 0)
     return Noise(*key, samples=step.samples)
 
 

@@ -119,7 +119,7 @@ class ConditionalVAE(VAE):
 
     def _beside(self, x: Tensor, label: Tensor) -> Tensor:
         """The classes beside the channels: (B, C, ...) to (B, C + num_classes, ...)."""
-        planes = self._one_hot(label, len(x)).to(x.dtype)
+        planes = self._one_hot(label, x.shape[0]).to(x.dtype)
         self._refuse_unseen(label)
         return torch.cat([x, planes.view(*planes.shape, *[1] * (x.ndim - 2)).expand(-1, -1, *x.shape[2:])], dim=1)
 
@@ -131,7 +131,8 @@ class ConditionalVAE(VAE):
             form = f"{label.dtype} {tuple(label.shape)}" if isinstance(label, Tensor) else type(label).__name__
             raise InputError(f"{name} takes labels as whole numbers of shape ({n},), one a sample; got {form}")
         one_hot: Tensor = label.unsqueeze(1) == torch.arange(self.num_classes, device=label.device)
-        if not (label.is_meta or one_hot.any(dim=1).all()):
+        # a graph that is exported has no place for looking at values
+        if not (label.is_meta or torch.compiler.is_exporting() or one_hot.any(dim=1).all()):
             raise InputError(
                 f"labels of {name} are 0 to {self.num_classes - 1}, got {int(label.min())} to {int(label.max())}; "
                 f"another in row {int(one_hot.any(dim=1).int().argmin())} of the batch first (-1: it has none)",
@@ -141,7 +142,7 @@ class ConditionalVAE(VAE):
 
     def _refuse_unseen(self, label: Tensor) -> None:
         """While a fit runs, the classes of its data may still come."""
-        if label.is_meta or self._fits():
+        if label.is_meta or torch.compiler.is_exporting() or self._fits():
             return
         if unseen := sorted(set(label.tolist()) - set(self.classes)):
             raise InputError(

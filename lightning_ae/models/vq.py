@@ -136,4 +136,4 @@ class VQVAE(Autoencoder):
         """The bits of each sample's indices, all as likely as each other: positions * log2(codes), (B,)."""
         self.check_given(given)
         bits = math.prod(self.code_shape[1:]) * math.log2(self.quantizer.codes)
-        return torch.full((len(x),), bits, dtype=self.dtype, device=self.device)
+        return torch.full((x.shape[0],), bits, dtype=self.dtype, device=self.device)

@@ -81,7 +81,7 @@ class _Counts(Likelihood):
                 "pass library=..., a number or one for each sample, to decode and sample",
             )
         library = torch.as_tensor(library, dtype=like.dtype, device=like.device)
-        if library.ndim > 1 or (library.ndim == 1 and len(library) != len(like)):
+        if library.ndim > 1 or (library.ndim == 1 and library.shape[0] != like.shape[0]):
             raise InputError(
                 f"{name} takes a library of shape ({len(like)},), a number for each sample, got {tuple(library.shape)}"
             )

@@ -93,7 +93,7 @@ class Likelihood(Configurable):
         """
         parts = [output.unflatten(1, (self.decoder_parameters, shape[0]))]
         parts += [part.view(1, len(part), -1, *[1] * (len(shape) - 1)).to(output.dtype) for part in more]
-        return torch.cat([part.expand(len(output), -1, *shape) for part in parts], dim=1) if more else parts[0]
+        return torch.cat([part.expand(output.shape[0], -1, *shape) for part in parts], dim=1) if more else parts[0]
 
     @property
     def num_parameters(self) -> int:

@@ -292,7 +292,7 @@ class Mixed(Likelihood):
         return [part.unflatten(1, (-1, len(own))) for part, (_, own) in zip(parts, self._parts, strict=True)]
 
     def _sum(self, of_numbers: Any, params: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
-        total = at_least_float32(params).new_zeros(len(params))
+        total = at_least_float32(params).new_zeros(params.shape[0])
         for (likelihood, columns), own in zip(self._parts, self._apart(params), strict=True):
             function = of_numbers if likelihood is self.number else type(likelihood).log_prob
             total = total + function(likelihood, own, *_columns(columns, x, mask))

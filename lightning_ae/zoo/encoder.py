@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -13,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.config import class_path
 from lightning_ae.data.signature import Signature
 from lightning_ae.errors import InputError, unknown
-from lightning_ae.files import whole_file
+from lightning_ae.export import graphs
 from lightning_ae.parts.likelihoods import known
 from lightning_ae.preprocess import Preprocess
 from lightning_ae.zoo.artefact import load_with_config
@@ -188,33 +187,37 @@ class Encoder(nn.Module):
             self._looked = True
         return self.encode(natural, given)
 
-    def export(self, file: str | os.PathLike[str], example: Tensor | None = None) -> None:
+    def export(
+        self, file: str | os.PathLike[str], example: Tensor | None = None, to: Literal["onnx", "torch"] = "torch"
+    ) -> None:
         """Writes the encoder as a graph that runs without this package, for batches of any number of samples.
 
-        `torch.export.load(file)` reads it; `extra_files` of that function gives "signature.json", the plain form of the
-        signature, and "signature_hash".
+        Its input is "input", its output "features"; before the file is there, the graph was run on the example, and
+        gave what the encoder gives. The file's description is that of `lightning_ae.export.export`.
 
         Args:
-            file: to write, by custom *.pt2.
+            file: to write, *.pt2 or *.onnx.
             example: a batch in natural units, of the type and shape that the graph is to take; by default bytes in the
                 model's size for images, float32 for vectors.
+            to: "torch", for a file that `torch.export.load` reads, or "onnx".
 
         Raises:
-            InputError: for a model that takes more than its input.
+            InputError: for a model that takes more than its input; see `lightning_ae.export.export`.
         """
         if set(self.model.given) - {"mask"}:
             raise InputError(
                 f"{self.config.name} takes {', '.join(self.model.given)} besides its input, which a graph of one input "
                 "has no place for",
-                "export a module of your own around it: torch.export.export(module, inputs)",
+                "lightning_ae.export.export(model, file) writes a graph of several inputs",
             )
-        x = golden_input(self.config) if example is None else example
-        x = x.to(self.model.device)
-        batch = torch.export.Dim("batch", min=1)
-        program = torch.export.export(_Alone(self), (x,), dynamic_shapes=({0: batch},))
-        extra = {"signature.json": json.dumps(self.signature.plain()), "signature_hash": self.signature.hash}
-        with whole_file(Path(file)) as temporary:
-            torch.export.save(program, temporary, extra_files=extra)
+        graphs.check_to(to)
+        graphs.check_file(file, to, overwrite=True)
+        x = (golden_input(self.config) if example is None else example).to(self.model.device)
+        part = _Alone(self)
+        with torch.no_grad():
+            case = graphs.Case((x,), (self.encode(x),))
+        about = {"model": class_path(type(self.model)), "what": "features", "outputs": part.outputs}
+        graphs.write(part, [case], file, to, about, self.signature)
 
     def encode(self, x: Tensor, given: Mapping[str, Tensor] = MappingProxyType({})) -> Tensor:
         """What `forward` does once the data are a tensor in natural units, (B, ...), which it does not look at."""
@@ -257,15 +260,13 @@ class Encoder(nn.Module):
         return value.amax(dim=(2, 3)) if self.pool == "max" else value.flatten(1)
 
 
-class _Alone(nn.Module):
-    """An encoder as a module of its input alone."""
+class _Alone(graphs.Part):
+    """An encoder as a part of its input alone."""
 
-    def __init__(self, encoder: Encoder) -> None:
-        super().__init__()
-        self.encoder = encoder
+    outputs = ("features",)
 
-    def forward(self, x: Tensor) -> Tensor:
-        features: Tensor = self.encoder(x)
+    def forward(self, *inputs: Tensor) -> Tensor:
+        features: Tensor = self.model.encode(*inputs)
         return features
 
 

@@ -137,18 +137,20 @@ class ImageInput(_Part):
     kind: Literal["image"]
     size: tuple[Annotated[int, Field(gt=0, le=16384)], Annotated[int, Field(gt=0, le=16384)]]
     interpolation: Literal["bilinear"] = "bilinear"
-    channels: Literal[1, 3]
+    channels: Annotated[int, Field(gt=0, le=4096)]
     range: tuple[Literal[0], Literal[1]] = (0, 1)
     mean: list[float] | None = None
     std: list[float] | None = None
     binarize: Literal["threshold", "static", "dynamic"] | None = None
+    fit: Literal["stretch", "crop"] = "stretch"
+    values: tuple[float, float] | None = Field(None, description="of images that are not bytes, those that become 0, 1")
 
     def build(self) -> Preprocess:
         """The map from images in natural units."""
         from lightning_ae.preprocess import ImagePreprocess
 
         mean, std = (None if v is None else tuple(v) for v in (self.mean, self.std))
-        return ImagePreprocess(self.size, self.channels, mean, std, self.binarize)
+        return ImagePreprocess(self.size, self.channels, mean, std, self.binarize, self.fit, self.values)
 
 
 class TabularInput(_Part):

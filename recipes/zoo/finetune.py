@@ -45,7 +45,7 @@ class Classifier(pl.LightningModule):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", default="denoising_mlp.digits_v1", help="an entry: lightning-ae zoo list")
-    parser.add_argument("--data", default="digits", help="a hub id, a local folder or digits")
+    parser.add_argument("--data", default="digits", help="a hub id, a local folder, digits or fashion")
     parser.add_argument("--epochs", type=int, default=10)
     args = parser.parse_args()
 

@@ -20,7 +20,7 @@ from lightning_ae.zoo.transformer import EncoderTransformer
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", default="k_sparse_mlp.digits_v1", help="an entry: lightning-ae zoo list")
-    parser.add_argument("--data", default="digits", help="a hub id, a local folder or digits")
+    parser.add_argument("--data", default="digits", help="a hub id, a local folder, digits or fashion")
     parser.add_argument("--samples", type=int, default=1000, help="labelled images to learn from")
     args = parser.parse_args()
 

@@ -7,6 +7,7 @@ import math
 import pickle
 import re
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, get_args
 
 import pytest
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 from lightning_ae import VAE, Autoencoder
 from lightning_ae.architectures import MLP, Architecture, ConvNet, ResNet, SequenceNet
-from lightning_ae.architectures.layers import Activation, Init, Norm, enlarging
+from lightning_ae.architectures.layers import Activation, Init, Norm, convolution, enlarging
 from lightning_ae.architectures.mlp import Columns
 from lightning_ae.config import from_plain, to_plain
 from lightning_ae.errors import InputError
@@ -277,9 +278,9 @@ def test_an_enlargement_is_nearest_neighbours_and_a_convolution(
     size: tuple[int, ...], kernel_size: int, factor: int
 ) -> None:
     torch.manual_seed(0)
-    for less in range(factor):  # what a stage rounded up
+    for less, channels in product(range(factor), (4, 9)):  # what a stage rounded up; few channels and many
         larger = tuple(factor * n - less for n in size)
-        layer: Any = enlarging(3, 4, kernel_size, larger, factor=factor).double()
+        layer: Any = enlarging(3, channels, kernel_size, larger, factor=factor).double()
         x = torch.randn(2, 3, *size, dtype=torch.double)
         repeated = x
         for dim, n in enumerate(larger, start=2):
@@ -289,6 +290,34 @@ def test_an_enlargement_is_nearest_neighbours_and_a_convolution(
             repeated = torch.cat([ends[0]] * half + [repeated] + [ends[1]] * half, dim)
         convolved = (F.conv1d, F.conv2d)[len(size) - 1](repeated, layer.weight, layer.bias)
         torch.testing.assert_close(layer(x), convolved, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2])
+@pytest.mark.parametrize("kernel_size", [3, 5])
+def test_an_enlargement_of_a_map_with_margins_is_that_of_a_larger_map(kernel_size: int, kept: int) -> None:
+    torch.manual_seed(0)
+    half, margin = kernel_size // 2, 2
+    for larger, channels in product([(7, 8), (10, 9)], (1, 9)):
+        layer: Any = enlarging(3, channels, kernel_size, larger, margin=margin, kept=kept).double()
+        x = torch.randn(2, 3, *(-(-n // 2) + 2 * margin for n in larger), dtype=torch.double)
+        repeated = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        for dim, n in enumerate(larger, start=2):  # what lies beyond the border by no more than is read
+            repeated = repeated.narrow(dim, 2 * margin - kept - half, n + 2 * (kept + half))
+        torch.testing.assert_close(layer(x), F.conv2d(repeated, layer.weight, layer.bias), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(1,), (2,), (9,), (1, 3), (4, 5), (6, 8)], ids=str)
+@pytest.mark.parametrize(("kernel_size", "stride", "dilation"), [(3, 1, 1), (3, 2, 1), (5, 2, 1), (3, 3, 1), (3, 1, 4)])
+def test_a_convolution_beyond_whose_border_lies_the_nearest_value_is_torchs(
+    size: tuple[int, ...], kernel_size: int, stride: int, dilation: int
+) -> None:
+    dims, around = len(size), dilation * (kernel_size // 2)
+    layer: Any = convolution(dims, 3, 4, kernel_size, "replicate", stride, dilation).double()
+    kind: Any = (nn.Conv1d, nn.Conv2d)[dims - 1]
+    plain = kind(3, 4, kernel_size, stride, around, dilation, padding_mode="replicate").double()
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(2, 3, *size, dtype=torch.double)
+    torch.testing.assert_close(layer(x), plain(x), atol=1e-12, rtol=0)
 
 
 # ---- sequences ------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from datasets import Image as ImageFeature
 from inputs import Case, Refused, Said, unscaled
 
 from lightning_ae import VAE, ConditionalVAE
-from lightning_ae.cli.written import write_parquet
+from lightning_ae.cli.written import vectors, write_parquet
 from lightning_ae.data import HFDataModule, Tabular
 
 N = 6
@@ -130,7 +130,8 @@ def wide(tmp_path: Path) -> int:
 
 
 def codes_beside(tmp_path: Path) -> list[str]:
-    write_parquet(table(code=IDS, label=IDS), torch.zeros(N, 3), {"row": range(N)}, {}, tmp_path / "c.parquet", False)
+    made = {"code": vectors(torch.zeros(N, 3)), "row": range(N)}
+    write_parquet(table(code=IDS, label=IDS), made, {}, tmp_path / "c.parquet", False)
     return list(Dataset.from_parquet(str(tmp_path / "c.parquet")).column_names)
 
 

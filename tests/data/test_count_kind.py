@@ -21,6 +21,7 @@ from lightning_ae.architectures import MLP
 from lightning_ae.counts import CountPreprocess
 from lightning_ae.data import HFDataModule
 from lightning_ae.data.signature import Column, Signature
+from lightning_ae.errors import InputError
 
 MATRIX = scipy.sparse.random(300, 50, density=0.2, random_state=0, format="csr")
 MATRIX.data = np.ceil(MATRIX.data * 9)
@@ -73,6 +74,41 @@ def test_a_model_of_cells_finds_its_genes_again(tmp_path: Path) -> None:
     codes = loaded.features(FLOATS)
     for cells in (SHUFFLED, pd.DataFrame(DENSE[:, ::-1], columns=GENES[::-1]), scipy.sparse.csc_array(DENSE)):
         assert torch.equal(loaded.features(cells), codes)
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1]])
+def test_a_frame_of_genes_feeds_a_model_of_cells(order: list[int]) -> None:
+    frame = pd.DataFrame(DENSE[:, order], columns=[GENES[i] for i in order]).assign(depth=0.5)
+    data = HFDataModule(frame, val_fraction=0, **OPTIONS)
+    data.use_signature(HFDataModule(anndata(), val_fraction=0, **OPTIONS).signature)
+    batch = next(data.batches("train"))
+    assert torch.equal(batch["X"], FLOATS)
+    assert batch["depth"].tolist() == [0.5] * 4
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (pd.DataFrame(DENSE[:, :2], columns=GENES[:2]), "lacks 1 of the 3 dimensions .*: ACTB"),
+        (pd.DataFrame(DENSE / 2, columns=GENES), "row 0, column 'CD8' holds 1.5"),
+        (pd.DataFrame(DENSE, columns=GENES).where(DENSE != 2), "column 'ACTB' of split 'train' holds missing .*row 1"),
+    ],
+)
+def test_a_frame_of_genes_that_does_not(frame: pd.DataFrame, message: str) -> None:
+    data = HFDataModule(frame, val_fraction=0, **OPTIONS)
+    with pytest.raises(InputError, match=message):
+        data.use_signature(HFDataModule(anndata(), val_fraction=0, **OPTIONS).signature)
+
+
+def test_a_streamed_frame_of_genes_is_refused() -> None:
+    data = HFDataModule(pd.DataFrame(DENSE, columns=GENES), val_fraction=0, streaming=True)
+    with pytest.raises(InputError, match="split 'train' is streamed and has a column for each dimension"):
+        data.use_signature(HFDataModule(anndata(), val_fraction=0, **OPTIONS).signature)
+
+
+def test_cells_that_a_file_backs() -> None:
+    backed = SimpleNamespace(to_memory=lambda: scipy.sparse.csr_array(DENSE), shape=DENSE.shape)  # has no tocsr
+    assert torch.equal(next(HFDataModule(anndata(backed), val_fraction=0, **OPTIONS).batches("train"))["X"], FLOATS)
 
 
 def test_a_column_of_obs_is_a_condition() -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
-from datasets import Array2D, ClassLabel, Dataset, Features, Value
+from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, Value
 from scipy.stats import norm
 from sklearn.preprocessing import QuantileTransformer, RobustScaler, StandardScaler
 
@@ -118,6 +118,18 @@ def test_auto_takes_texts_of_few_kinds_and_declared_classes() -> None:
     assert module(rows, Tabular(categories="auto"), label="a").categories == (2, 3)
     assert module(rows).categories is None
     assert module(rows, Tabular(columns=("a", "kind"))).categories == (0, 3)  # numbers of classes are no numbers
+
+
+def test_declared_classes_are_read_by_name() -> None:
+    def rows(names: list[str], numbers: list[int | None]) -> Dataset:
+        features = Features(a=Value("float64"), k=ClassLabel(names=names))
+        return Dataset.from_dict({"a": [0.0, 1.0, 2.0], "k": numbers}, features)
+
+    splits = DatasetDict(train=rows(["p", "q"], [1, 0, 1]), test=rows(["q", "p"], [1, None, 0]))
+    data = HFDataModule(splits, kind=Tabular(columns=("a", "k"), scaling="none"), val_fraction=0, cache="memory")
+    assert data.signature.classes == {"k": ("p", "q", "(missing)")}
+    assert next(data.batches("train"))["x"].tolist() == [[0, 1], [1, 0], [2, 1]]
+    assert next(data.batches("test"))["x"].tolist() == [[0, 0], [1, 2], [2, 1]]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import scipy.sparse
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from lightning_ae.data.columns import (
 )
 from lightning_ae.data.kinds.base import Kind
 from lightning_ae.data.kinds.tabular import numbers
+from lightning_ae.data.memory import fingerprint, sparse_column
 from lightning_ae.data.signature import Column, Signature, check_names, listed
 from lightning_ae.errors import InputError
 
@@ -265,6 +267,59 @@ class _Split:
     places: np.ndarray | None
     entries: int | None
     type: str
+
+
+def gathered(splits: Any, signature: Signature) -> Any:
+    """Splits that have a column for each dimension, as frames have it, with the one column of sparse rows that a model
+    was trained on; others as they are.
+
+    Args:
+        splits: of a data set.
+        signature: of a model, which finds the columns by its dimensions' names.
+
+    Raises:
+        InputError: when some of the columns are missing, hold what are no counts, or the data are streamed.
+    """
+    (wanted, *more) = signature.columns or (None,)
+    if wanted is None or more or wanted.names is None:
+        return splits
+    names, column = list(wanted.names), wanted.name
+    own = {split: set(rows.features or ()) for split, rows in splits.items()}
+    apart = [split for split, there in own.items() if column not in there and there & set(names)]
+    found = type(splits)(splits)
+    for split in apart:
+        rows = splits[split]
+        check_names(column, names, list(rows.features))
+        if not hasattr(rows, "select_columns") or not hasattr(rows, "__len__"):
+            raise InputError(
+                f"split {split!r} is streamed and has a column for each dimension of {column!r}, on which the model "
+                "was trained",
+                "use streaming=False",
+            )
+        found[split] = _gathered(rows, column, names, split)
+    if apart:
+        rank_zero_info(f"the columns that the model knows as dimensions of {column!r} are read as this one column")
+    return found
+
+
+def _gathered(rows: Any, column: str, names: list[str], split: str) -> Any:
+    from datasets import Dataset, DatasetInfo, Features
+
+    parts, first = [], 0
+    for part in rows.select_columns(names).with_format("arrow").iter(READ):
+        values = [
+            numbers(part[name], np.dtype(np.float64), f"column {name!r} of split {split!r}", first) for name in names
+        ]
+        dense = np.concatenate(values, axis=1, dtype=np.float64)
+        refuse_uncounted(dense, lambda i: f"column {names[i]!r}", first)
+        parts.append(scipy.sparse.csr_array(dense.astype(np.float32)))
+        first += len(dense)
+    array, feature = sparse_column(scipy.sparse.vstack(parts, format="csr"), names, f"column {column!r}")
+    others = [name for name in rows.column_names if name not in set(names)]
+    columns = rows.select_columns(others).with_format("arrow")[:].columns if others else []
+    table = pa.table([*columns, array], names=[*others, column])
+    features = Features({**{name: rows.features[name] for name in others}, column: feature})
+    return Dataset(table, info=DatasetInfo(features=features), fingerprint=fingerprint(table, features))
 
 
 def _looked_at(column: pa.StructArray) -> tuple[int, float]:

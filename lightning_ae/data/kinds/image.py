@@ -13,14 +13,16 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from lightning_ae.data.columns import check_columns, image_columns
+from lightning_ae.data.columns import array_columns, check_columns, image_columns
 from lightning_ae.data.kinds.base import Kind
+from lightning_ae.data.kinds.tabular import numbers
 from lightning_ae.data.signature import Column, Signature, listed
-from lightning_ae.errors import InputError
+from lightning_ae.errors import InputError, unknown
 from lightning_ae.exact import Noise
 from lightning_ae.natural import pixels
-from lightning_ae.preprocess import ImagePreprocess
+from lightning_ae.preprocess import Fit, ImagePreprocess
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -35,14 +37,24 @@ class Image(Kind):
     """A column of images, as floats in [0, 1] of shape (channels, height, width).
 
     Args:
-        column: the column's name; by default the only one that holds images.
+        column: the column's name; by default the only one that holds images or, where `range` says their values,
+            arrays.
         size: (height, width) to resize to; needed where sizes differ.
-        channels: 1 for grey, 3 for colour; by default as the images are.
+        channels: 1 for grey, 3 for colour; by default as the images are. Arrays keep the channels that they have.
         binarize: "threshold" makes values of 0.5 and more one and the rest zero; "static" draws zeros and ones once,
             with the grey values as probabilities; "dynamic" draws anew each time a training batch is used, and takes
             the static draw in evaluation.
         mean: subtracted from each channel in [0, 1].
         std: divides each channel after that.
+        fit: how images of other proportions are brought to `size`: "stretch" changes their proportions; "crop" keeps
+            them, and cuts off what the centre does not hold.
+        flip: mirror half of the images of a training batch, left to right, drawn anew each time.
+        crop: the smallest and the largest share of an image's area that a training batch sees, in (0, 1]: (0.5, 1),
+            say. A window of the image's proportions is drawn anew each time, and enlarged to its size. Evaluation sees
+            whole images.
+        range: the values that become 0 and 1, of images of more than 8 bits and of arrays: (0, 65535) of 16 bits, (0,
+            4095) of 12, (0, 1) of floats. A value outside is refused. They are kept in float32.
+        layout: of arrays of three dimensions, "CHW" or "HWC"; those of two are grey.
     """
 
     column: str | None = None
@@ -51,20 +63,38 @@ class Image(Kind):
     binarize: Literal["threshold", "static", "dynamic"] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    fit: Fit = "stretch"
+    flip: bool = False
+    crop: tuple[float, float] | None = None
+    range: tuple[float, float] | None = None
+    layout: Literal["CHW", "HWC"] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        ImagePreprocess(self.size, self.channels, self.mean, self.std, self.binarize)  # names what it cannot use
+        # names what it cannot use
+        ImagePreprocess(self.size, self.channels, self.mean, self.std, self.binarize, self.fit, self.range)
+        if self.layout not in (None, "CHW", "HWC"):
+            raise unknown("layout of Image", str(self.layout), ("CHW", "HWC"))
+        if self.layout is not None and self.range is None:
+            raise InputError("layout is of arrays, which need a range", "give range=(low, high), the values of 0 and 1")
+        crop = self.crop
+        if crop is not None and not (len(crop) == 2 and 0 < crop[0] <= crop[1] <= 1):
+            raise InputError(f"crop must be the smallest and the largest share of an image, in (0, 1], got {crop!r}")
 
     def input_columns(self, features: Features, label: str | None) -> list[str]:
         """The column of images."""
         images = image_columns(features)
+        arrays = array_columns(features)
+        if self.range is not None:
+            images = images or arrays if self.column is None else images + arrays
         if self.column is not None:
             check_columns([self.column], features)
             if self.column not in images:
                 raise InputError(
-                    f"column {self.column!r} holds {features[self.column]}, not images", f"image columns: {images}"
-                )
+                    f"column {self.column!r} holds {features[self.column]}, not images",
+                    "give range=(low, high), the values that become 0 and 1" if self.column in arrays else
+                    f"image columns: {images}",
+                )  # fmt: skip
             return [self.column]
         if len(images) != 1:
             raise InputError(
@@ -76,34 +106,73 @@ class Image(Kind):
     @property
     def decoding(self) -> dict[str, Any]:
         """Size and channels; the rest happens later."""
-        return super().decoding | {"size": self.size, "channels": self.channels}
+        about = {"size": self.size, "channels": self.channels}
+        later = {"fit": (self.fit, "stretch"), "range": (self.range, None), "layout": (self.layout, None)}
+        return super().decoding | about | {name: own for name, (own, plainly) in later.items() if own != plainly}
 
     def decode(self, rows: pa.Table, columns: list[str], split: str, first: int) -> np.ndarray:
-        """uint8 (N, C, H, W)."""
-        fit = ImagePreprocess(self.size, self.channels).resize
+        """uint8 (N, C, H, W), or float32 where `range` says their values."""
+        resized = ImagePreprocess(self.size, self.channels, fit=self.fit, range=self.range).resize
+        fits = self.size is None and self.channels is None
         images: list[np.ndarray] = []
-        for row, item in enumerate(rows[columns[0]].to_pylist(), start=first):
-            image = _pixels(item, split, row)
-            if self.size is not None or self.channels is not None:
-                image = fit(torch.from_numpy(image).unsqueeze(0))[0].numpy()
+        for row, image in enumerate(self._read(rows[columns[0]], columns[0], split, first), start=first):
+            if not fits:
+                image = resized(torch.from_numpy(image).unsqueeze(0))[0].numpy()
             if images and image.shape != images[0].shape:
                 raise InputError(
                     f"images of split {split!r} differ: row {first} has (channels, height, width) {images[0].shape}, "
                     f"row {row} has {image.shape}",
-                    "give kind=Image(size=(height, width), channels=1 or 3)",
+                    "give kind=Image(size=(height, width), channels=1 or 3), with fit='crop' where proportions shall "
+                    "stay",
                 )
             images.append(image)
         return np.stack(images)
 
+    def _read(self, column: pa.ChunkedArray, name: str, split: str, first: int) -> Iterator[np.ndarray]:
+        """Each image as it is, (C, H, W)."""
+        if pa.types.is_struct(column.type):  # encoded
+            for row, item in enumerate(column.to_pylist(), start=first):
+                image = _pixels(item, split, row, deep=self.range is not None)
+                self._check(image, split, row)
+                yield image
+            return
+        arrays = numbers(column, np.dtype(np.float32), f"column {name!r} of split {split!r}", first)
+        if arrays.ndim == 4 and self.layout is None:
+            raise InputError(
+                f"the arrays in column {name!r} of split {split!r} have the shape {arrays.shape[1:]}, and do not say "
+                "which dimension their channels are",
+                "give kind=Image(layout='CHW') or 'HWC'",
+            )
+        if arrays.ndim not in (3, 4):
+            raise InputError(
+                f"the arrays in column {name!r} of split {split!r} have the shape {arrays.shape[1:]}, where images "
+                "have two dimensions or three"
+            )
+        arrays = arrays[:, None] if arrays.ndim == 3 else arrays
+        arrays = arrays.transpose(0, 3, 1, 2) if self.layout == "HWC" and arrays.shape[1] != 1 else arrays
+        for row, image in enumerate(arrays, start=first):
+            self._check(image, split, row)
+            yield np.array(image, np.float32, order="C")  # torch gathers rows of no uint16
+
+    def _check(self, image: np.ndarray, split: str, row: int) -> None:
+        if self.range is not None and not (self.range[0] <= image.min() and image.max() <= self.range[1]):
+            raise InputError(
+                f"row {row} of split {split!r} holds values in [{image.min():g}, {image.max():g}], where range says "
+                f"{self.range}",
+                "give the range of the data: kind=Image(range=(low, high))",
+            )
+
     def preprocess(self, chunks: Callable[[], Iterable[Tensor]], columns: Sequence[str] = ()) -> ImagePreprocess:
         """Scaling to [0, 1] and normalisation; encoders use it on images of any size."""
         shape = next(iter(chunks())).shape
-        return ImagePreprocess((shape[2], shape[3]), shape[1], self.mean, self.std, self.binarize)
+        size = (shape[2], shape[3])
+        return ImagePreprocess(size, shape[1], self.mean, self.std, self.binarize, self.fit, self.range)
 
     def described(self, columns: list[Column], first: pa.Table) -> list[Column]:
         """The column of images, with the shape that the first one has before it is resized."""
-        plain = replace(self, size=None, channels=None)
-        return [replace(columns[0], shape=plain.decode(first, [columns[0].name], "train", 0).shape[1:])]
+        plain = replace(self, size=None, channels=None, fit="stretch")
+        shape = plain.decode(first, [columns[0].name], "train", 0).shape[1:]
+        return [replace(columns[0], shape=shape, range=self.range or columns[0].range)]
 
     def of_rows(self, rows: Any, label: str | None, streaming: bool) -> Image:
         """Grey or colour as `datasets.Image(mode=...)` says.
@@ -144,8 +213,19 @@ class Image(Kind):
                     f"kind=Image({name}={own!r}) reads images otherwise than the model was trained with, {of_model!r}",
                     f"leave {name} out: the model says it",
                 )
+        if self.fit not in ("stretch", wanted.fit):
+            raise InputError(
+                f"kind=Image(fit={self.fit!r}) reads images otherwise than the model was trained with, {wanted.fit!r}",
+                "leave fit out: the model says it",
+            )
         column = signature.names[0] if signature.columns else self.column
-        options = {name: getattr(wanted, name) for name in said}
+        if self.range not in (None, wanted.range):
+            raise InputError(
+                f"kind=Image(range={self.range!r}) reads images otherwise than the model was trained with, "
+                f"{wanted.range!r}",
+                "leave range out: the model says it",
+            )
+        options = {name: getattr(wanted, name) for name in (*said, "fit", "range")}
         return replace(self, column=column, **options)
 
     @property
@@ -167,8 +247,25 @@ class Image(Kind):
         return (torch.rand(samples.shape, generator=generator) * 255 < samples).to(torch.uint8) * 255
 
     def augment(self, x: Tensor, noise: Noise) -> Tensor:
-        """A fresh draw of zeros and ones, where `binarize` is "dynamic"."""
+        """Images mirrored, cut and enlarged, and a fresh draw of zeros and ones, as far as they are asked for."""
+        if self.flip:
+            mirrored = noise.rand_like(x.new_empty(len(x))) < 0.5
+            x = torch.where(mirrored.view(-1, 1, 1, 1), x.flip(3), x)
+        if self.crop is not None:
+            x = _windows(x, self.crop, noise)
         return (noise.rand_like(x) < x).to(x.dtype) if self.binarize == "dynamic" else x
+
+
+def _windows(x: Tensor, shares: tuple[float, float], noise: Noise) -> Tensor:
+    """Of each image (B, C, H, W) a window, of a drawn share of its area at a drawn place, enlarged to its size."""
+    share, down, right = noise.rand_like(x.new_empty(len(x), 3)).unbind(1)
+    side = (shares[0] + (shares[1] - shares[0]) * share).sqrt()
+    free = 1 - side  # how far the window's centre may lie from the image's, of half its size
+    theta = x.new_zeros(len(x), 2, 3)
+    theta[:, 0, 0] = theta[:, 1, 1] = side
+    theta[:, 0, 2], theta[:, 1, 2] = free * (2 * right - 1), free * (2 * down - 1)
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 @contextmanager
@@ -215,10 +312,10 @@ def _opened(file: Any) -> PILImage:
     return opened
 
 
-def _pixels(item: dict[str, Any] | None, split: str, row: int) -> np.ndarray:
-    """One encoded image as uint8 (C, H, W)."""
+def _pixels(item: dict[str, Any] | None, split: str, row: int, deep: bool) -> np.ndarray:
+    """One encoded image as uint8 (C, H, W), or as float32; see `pixels`."""
     with open_image(item, split, row) as opened:
         try:
-            return pixels(opened)
+            return pixels(opened, deep)
         except InputError as error:
             raise InputError(f"row {row} of split {split!r}: {error.message}", error.hint) from None

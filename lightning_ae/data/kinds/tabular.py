@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -77,6 +78,8 @@ class Tabular(Kind):
     scaling: Scaling | None = None
     categories: dict[str, tuple[str, ...]] | tuple[str, ...] | Literal["auto"] | None = None
     missing: Literal["refused", "masked"] = "refused"
+    # what a split says; no option
+    _declared: dict[str, tuple[str, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -108,7 +111,8 @@ class Tabular(Kind):
                 f"no column of the data set makes an input by itself; it has {there}{reasons(choice.left_out)}"
                 if features else "the data set has no columns",
                 "name columns of numbers to use all the same: kind=Tabular(columns=[...]); texts of few kinds by "
-                "Tabular(categories=[...]); or convert others first (Dataset.cast_column, Dataset.map)",
+                "Tabular(categories=[...]); arrays that are images by kind=Image(range=(low, high)); or convert others "
+                "first (Dataset.cast_column, Dataset.map)",
             )  # fmt: skip
         if len(choice.input) > 1 and choice.input[0] in vector_columns(features):
             raise InputError(
@@ -141,6 +145,7 @@ class Tabular(Kind):
         """In which precision values are kept, what numbers categories have, and whether values may be missing."""
         about: dict[str, Any] = {"precision": "double" if self.fitted else "single"}
         about |= {"categories": {name: list(each) for name, each in self.classes.items()}} if self.classes else {}
+        about |= {"declared": {name: list(each) for name, each in self._declared.items()}} if self._declared else {}
         return super().decoding | about | ({"missing": self.missing} if self.missing == "masked" else {})
 
     def decode(self, rows: pa.Table, columns: list[str], split: str, first: int) -> np.ndarray:
@@ -151,7 +156,8 @@ class Tabular(Kind):
         for column in columns:
             where = f"column {column!r} of split {split!r}"
             if column in self.classes:
-                arrays.append(_numbered(rows[column], self.classes[column], where, first).astype(wide)[:, None])
+                named = _named(rows[column], self._declared[column]) if column in self._declared else rows[column]
+                arrays.append(_numbered(named, self.classes[column], where, first).astype(wide)[:, None])
             else:
                 arrays.append(numbers(rows[column], wide, where, first, self.missing == "masked"))
         own = {values.dtype for values in arrays}
@@ -209,6 +215,13 @@ class Tabular(Kind):
         most = None if self.categories == "auto" else MOST
         found = {name: classes_of(rows, name, streaming, most) for name in dict.fromkeys(named)}
         return {name: classes for name, classes in found.items() if classes is not None} or None
+
+    def of_split(self, rows: Any, columns: list[str], whole: bool) -> Tabular:
+        """With the names of the classes that its columns of categories declare, whose rows hold their numbers."""
+        found = copy.copy(self)
+        names = {name: getattr(rows.features[name], "names", None) for name in columns if name in self.classes}
+        object.__setattr__(found, "_declared", {name: tuple(each) for name, each in names.items() if each is not None})
+        return found
 
     def of_signature(self, signature: Signature) -> Kind:
         """The model's columns, scaled where the model's input is, with the model's classes; or as counts.
@@ -303,6 +316,12 @@ def _seconds(array: pa.Array) -> np.ndarray:
 
 def _is_list(type_: pa.DataType) -> bool:
     return pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_)
+
+
+def _named(numbers: pa.ChunkedArray, names: Sequence[str]) -> pa.ChunkedArray:
+    """The names of declared classes, by their numbers; of none (-1) it is missing."""
+    known = pc.if_else(pc.greater_equal(numbers, 0), numbers, pa.scalar(None, numbers.type))
+    return pc.take(pa.chunked_array([pa.array(names, pa.string())]), known)
 
 
 def _numbered(column: pa.ChunkedArray, classes: Sequence[str], where: str, first: int) -> np.ndarray:

@@ -202,7 +202,7 @@ def _config(name: str, model: Autoencoder) -> Config:
         moments = {"mean": preprocess.mean, "std": preprocess.std} if preprocess else {}
         size, binarize = list(model.input_shape[1:]), preprocess.binarize if preprocess else None
         plain = {"kind": "image", "size": size, "channels": model.input_shape[0], "binarize": binarize}
-        plain |= _lists(moments)
+        plain |= _lists(moments) | ({"fit": preprocess.fit, "values": preprocess.range} if preprocess else {})
     else:
         if isinstance(preprocess, CountPreprocess):
             raise InputError("the checkpoint's model takes counts, which entries of the zoo cannot describe yet")
@@ -366,7 +366,7 @@ def _preview(model: Autoencoder, x: Tensor, given: Mapping[str, Tensor], n: int 
     """A PNG of inputs above their reconstructions, and samples of generative models below."""
     from PIL import Image
 
-    from lightning_ae.callbacks.measures import to_unit_interval
+    from lightning_ae.callbacks.measures import to_unit_interval, visible
 
     first = rows_of(given, slice(n))
     rows = [x[:n], model(x[:n], **first)]
@@ -374,7 +374,7 @@ def _preview(model: Autoencoder, x: Tensor, given: Mapping[str, Tensor], n: int 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             rows.append(model.sample(len(x[:n]), **first))
-    pictures = [(255 * to_unit_interval(model, row)).round().to(torch.uint8).cpu() for row in rows]
+    pictures = [(255 * visible(to_unit_interval(model, row))[0]).round().to(torch.uint8).cpu() for row in rows]
     padded = [nn.functional.pad(row, (1, 1, 1, 1), value=255) for row in pictures]
     grid = torch.cat([row.permute(1, 2, 0, 3).flatten(2) for row in padded], dim=1)
     image = Image.fromarray((grid[0] if len(grid) == 1 else grid.permute(1, 2, 0)).numpy())
