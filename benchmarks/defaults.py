@@ -147,6 +147,8 @@ def main() -> None:
         lines.append(f"| {batch_size} | {linear(batch_size):.2f} |")
         print(lines[-1], flush=True)
     if args.write:
+        unmeasured = [name for name in ROWS if name not in args.only]
+        lines += ["", f"Not measured here: {', '.join(unmeasured)}."] if unmeasured else []
         args.write.write_text(
             "# What the plain call learns\n\n"
             f"`VAE(data.input_shape)` and no other option, {EPOCHS} epochs, batches of 128; 5-nearest-neighbour error "

@@ -24,19 +24,25 @@ _GREY = ("1", "L", "LA", "La")
 _ONE_OR_THREE = (1, 3)
 
 
-def pixels(image: PILImage, deep: bool = False) -> np.ndarray:
+def pixels(image: PILImage, limits: tuple[float, float] | None = None) -> np.ndarray:
     """A PIL image as uint8 (C, H, W), of one channel or three: upright, as its EXIF data say, on white.
 
     Palettes become colours. What is transparent lets white through, as on a page; opaque pixels stay as they are.
 
     Args:
         image: of any mode.
-        deep: whether one of more than 8 bits may come, which is float32, as is any other one then.
+        limits: between which values lie, where they are no bytes; they are float32 then.
 
     Raises:
-        InputError: when the image cannot be read, or has more than 8 bits a channel, and may not.
+        InputError: when the image cannot be read, has more than 8 bits a channel and no `limits`, or has 8 and others.
     """
-    if image.mode.startswith(("I", "F")) and not deep:
+    deep = image.mode.startswith(("I", "F"))
+    if limits is not None and not deep and tuple(limits) != (0, 255):
+        raise InputError(
+            f"an image of mode {image.mode!r} has 8 bits, 0..255, where range says {limits}",
+            "bring images to one number of bits first (Dataset.map)",
+        )
+    if deep and limits is None:
         raise InputError(
             f"an image of mode {image.mode!r} has more than 8 bits, and does not say which of its values are black and "
             "white",
@@ -44,7 +50,7 @@ def pixels(image: PILImage, deep: bool = False) -> np.ndarray:
         )
     try:
         image = ImageOps.exif_transpose(image)
-        if image.mode.startswith(("I", "F")):
+        if deep:
             return np.asarray(image).astype(np.float32)[None]
         mode = "L" if image.mode in _GREY else "RGB"
         if "transparency" in image.info or image.mode[-1:] in ("A", "a"):
@@ -55,7 +61,7 @@ def pixels(image: PILImage, deep: bool = False) -> np.ndarray:
         found = np.array(image if image.mode == mode else image.convert(mode))  # a copy: PIL's own is read-only
     except (OSError, ValueError, SyntaxError, EOFError) as error:  # as PIL says it of damaged files, and of modes
         raise InputError(f"the image is not readable: {error}") from error
-    found = found.astype(np.float32) if deep else found
+    found = found if limits is None else found.astype(np.float32)
     return found[None] if found.ndim == 2 else found.transpose(2, 0, 1)
 
 
@@ -108,18 +114,24 @@ def is_array(data: Any) -> bool:
     return isinstance(data, Tensor) or (hasattr(data, "shape") and getattr(data.dtype, "kind", "") != "O")
 
 
-def image_batch(data: Any, size: tuple[int, int] | None, channels: int | None) -> Tensor:
+def image_batch(data: Any, size: tuple[int, int] | None, channels: int | None, layout: str | None = None) -> Tensor:
     """An array of images as (B, C, H, W): from (H, W), (B, H, W), (B, C, H, W) and (B, H, W, C), or one (H, W, C).
 
     Args:
         data: the array, or a tensor.
         size: height and width that the model takes.
         channels: how many of them it takes.
+        layout: "CHW" or "HWC" where images have that, with any number of channels: (B, ...) or one.
 
     Raises:
         InputError: when that leaves open what the dimensions are.
     """
     x = tensor_of(data)
+    if layout is not None:
+        if x.ndim not in (3, 4):
+            raise InputError(f"images must be (B, {', '.join(layout)}), as in training, got the shape {tuple(x.shape)}")
+        x = x[None] if x.ndim == 3 else x
+        return x.permute(0, 3, 1, 2) if layout == "HWC" else x
     shape = tuple(x.shape)
     flat = size is not None and x.ndim == 2 and shape[1] == size[0] * size[1] * (channels or 1)
     if flat and shape != size:
@@ -139,10 +151,9 @@ def image_batch(data: Any, size: tuple[int, int] | None, channels: int | None) -
         )
     if x.ndim == 3:
         return x[:, None]
-    known = (*_ONE_OR_THREE, channels)
-    if x.ndim == 4 and shape[1] not in known and shape[3] in known:
+    if x.ndim == 4 and shape[1] not in _ONE_OR_THREE and shape[3] in _ONE_OR_THREE:
         return x.permute(0, 3, 1, 2)
-    if x.ndim != 4 or shape[1] not in known:
+    if x.ndim != 4 or shape[1] not in _ONE_OR_THREE:
         raise InputError(
             f"images must be (B, H, W) or (B, C, H, W) of one channel or three, got the shape {shape}",
             "an image with transparency becomes one in colour, on white, as a PIL image (PIL.Image.fromarray)",
@@ -150,27 +161,29 @@ def image_batch(data: Any, size: tuple[int, int] | None, channels: int | None) -
     return x
 
 
-def image_of(item: Any, row: int, channels: int | None = None, deep: bool = False) -> Tensor:
+def image_of(item: Any, row: int, limits: tuple[float, float] | None = None, layout: str | None = None) -> Tensor:
     """One image of a sequence, a PIL image or an array (H, W), (C, H, W) or (H, W, C), as (C, H, W).
 
     Args:
         item: the image.
         row: its number, for errors.
-        channels: how many the model takes, where images may have as many besides one and three.
-        deep: see `pixels`.
+        limits: see `pixels`.
+        layout: see `image_batch`.
 
     Raises:
         InputError: naming the row.
     """
     try:
         if isinstance(item, PILImage):
-            return torch.from_numpy(pixels(item, deep))
-        x, known = tensor_of(item), (*_ONE_OR_THREE, channels)
+            return torch.from_numpy(pixels(item, limits))
+        x = tensor_of(item)
+        if layout is not None and x.ndim == 3:
+            return x.permute(2, 0, 1) if layout == "HWC" else x
         if x.ndim == 2:
             return x[None]
-        if x.ndim == 3 and x.shape[0] in known:
+        if x.ndim == 3 and x.shape[0] in _ONE_OR_THREE:
             return x
-        if x.ndim == 3 and x.shape[2] in known:
+        if x.ndim == 3 and x.shape[2] in _ONE_OR_THREE:
             return x.permute(2, 0, 1)
     except InputError as error:
         raise InputError(f"row {row}: {error.message}", error.hint) from error
@@ -426,6 +439,8 @@ def refuse_outside(
         InputError: naming the row, by `where(place)` the place in the sample, and the value of the first.
     """
     x = x.detach()
+    if x.is_floating_point():  # so that the ends are values of x's own type
+        low, high = (torch.tensor(each, dtype=x.dtype).item() for each in (low, high))
     if x.numel() == 0 or (found := _read(*torch.aminmax(x))) is None or (low <= found[0] and found[1] <= high):
         return
     bad = ~((x >= low) & (x <= high))

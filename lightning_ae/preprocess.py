@@ -94,6 +94,7 @@ class ImagePreprocess(Preprocess):
             off what the centre does not hold.
         range: the values that become 0 and 1, of images that are not bytes: (0, 4095) of 12 bits, say. None of bytes
             (0..255) and of floats in [0, 1]. Such images may have any number of channels.
+        layout: of arrays of three dimensions in natural units, where `range` is given, "CHW" or "HWC".
     """
 
     size: tuple[int, int] | None = None
@@ -103,6 +104,7 @@ class ImagePreprocess(Preprocess):
     binarize: Literal["threshold", "static", "dynamic"] | None = None
     fit: Fit = "stretch"
     range: tuple[float, float] | None = None
+    layout: Literal["CHW", "HWC"] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,7 +119,8 @@ class ImagePreprocess(Preprocess):
             if self.binarize is not None:
                 raise InputError("binarize is of bytes, and range of other images", "leave one of them out")
         most = f"1 or 3{'' if self.range is None else ', or what images of a stated range have'}"
-        if not (self.channels in (None, 1, 3) or (self.range is not None and _is_count(self.channels))):
+        known = self.channels in (None, 1, 3) and not isinstance(self.channels, bool)
+        if not (known or (self.range is not None and _is_count(self.channels))):
             raise InputError(f"channels must be {most}, got {self.channels!r}")
         _check_moments(self.mean, self.std)
         if self.binarize not in (None, "threshold", "static", "dynamic"):
@@ -200,7 +203,8 @@ class ImagePreprocess(Preprocess):
         Args:
             data: a PIL image, or a sequence of such and of arrays (H, W), (C, H, W) and (H, W, C), of any sizes; or
                 one array or tensor (H, W), (H, W, 3), (B, H, W), (B, C, H, W) or (B, H, W, C). Integers in 0..255 are
-                bytes, booleans black and white. Of a dict or a frame, the column of images.
+                bytes, booleans black and white. Of a dict or a frame, the column of images. Where `layout` is given,
+                arrays have it, as in training, and three dimensions are those of one image.
             names: of the column of images, where it is known.
             read: see `Preprocess.natural`, as are the others.
             mask: true where a value is known.
@@ -222,10 +226,10 @@ class ImagePreprocess(Preprocess):
         if isinstance(data, str | bytes) or not hasattr(data, "__iter__"):
             raise InputError(f"images must be PIL images or arrays, got {data!r:.80}", "PIL.Image.open(file) reads one")
         if is_array(data):
-            x = image_batch(data, self.size, self.channels)
+            x = image_batch(data, self.size, self.channels, self.layout)
             x, shapes = image_units(x, 0, mask, check, self.range), [tuple(x.shape[1:])]
         else:
-            images = [image_of(item, row, self.channels, self.range is not None) for row, item in enumerate(data)]
+            images = [image_of(item, row, self.range, self.layout) for row, item in enumerate(data)]
             masks = [None] * len(images) if mask is None else [each[None] for each in mask]
             images = [image_units(each[None], row, masks[row], check, self.range) for row, each in enumerate(images)]
             shapes = [tuple(each.shape[1:]) for each in images]
@@ -398,7 +402,7 @@ def _joined(images: Sequence[Tensor]) -> Tensor:
 
 def check_range(given: Any) -> None:
     """Raises InputError for what is no (low, high) of finite numbers."""
-    known = isinstance(given, tuple) and len(given) == 2 and all(isinstance(v, int | float) for v in given)
+    known = isinstance(given, tuple) and len(given) == 2 and all(type(v) in (int, float) for v in given)
     if not known or not -math.inf < given[0] < given[1] < math.inf:
         raise InputError(f"range must be (low, high), the values that become 0 and 1, got {given!r}")
 

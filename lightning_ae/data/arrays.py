@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from lightning_ae.data.memory import of_other_channels
 from lightning_ae.errors import InputError
 from lightning_ae.natural import image_batch
 
@@ -73,7 +74,7 @@ def _column(name: str, array: np.ndarray, file: Path) -> Dataset:
     from datasets import Image as ImageFeature
 
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    if array.ndim > 2 and array.dtype == np.uint8:
+    if array.ndim > 2 and array.dtype == np.uint8 and not of_other_channels(array.shape):
         return Dataset.from_dict({name: [_png(each) for each in _images(name, array, file)]},
                                  Features({name: ImageFeature()}))  # fmt: skip
     if array.dtype.kind not in "biufUMm":

@@ -256,7 +256,7 @@ def _array(array: np.ndarray, where: str) -> Made:
         raise InputError(f"{where} holds {array.dtype}", "give numbers of at most 64 bits, dates or texts")
     if array.ndim > 1 and 0 in array.shape[1:]:
         raise InputError(f"{where} has the shape {array.shape}, which holds no values")
-    if array.dtype == np.uint8 and array.ndim > 2:
+    if array.dtype == np.uint8 and array.ndim > 2 and not of_other_channels(array.shape):
         return _images(_image_rows(array, where), where)
     if isinstance(array, np.ma.MaskedArray):
         return _objects(array, where)
@@ -269,6 +269,11 @@ def _array(array: np.ndarray, where: str) -> Made:
     for size in array.shape[:0:-1]:
         values = pa.FixedSizeListArray.from_arrays(values, size)
     return values, None
+
+
+def of_other_channels(shape: tuple[int, ...]) -> bool:
+    """Whether bytes (N, ...) may be images of other than one, three or four channels, which no PNG holds: arrays."""
+    return len(shape) == 4 and not {shape[1], shape[3]} & {1, 3, 4}
 
 
 def _image_rows(array: np.ndarray, where: str) -> np.ndarray:

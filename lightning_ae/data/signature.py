@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FORMAT = 2  # 1 did not say whether images are binarised
 SHOWN = 8  # names that a message lists
-_UNSAID = {"fit": "stretch", "range": None}
+_UNSAID = {"fit": "stretch", "range": None, "layout": None}
 """Options of a preprocessing that came later, and what they are where nothing is said: hashes stay what they were."""
 ColumnKind = Literal["image", "number", "vector", "category", "text", "date"]
 

@@ -144,13 +144,14 @@ class ImageInput(_Part):
     binarize: Literal["threshold", "static", "dynamic"] | None = None
     fit: Literal["stretch", "crop"] = "stretch"
     values: tuple[float, float] | None = Field(None, description="of images that are not bytes, those that become 0, 1")
+    layout: Literal["CHW", "HWC"] | None = Field(None, description="of arrays of such images")
 
     def build(self) -> Preprocess:
         """The map from images in natural units."""
         from lightning_ae.preprocess import ImagePreprocess
 
         mean, std = (None if v is None else tuple(v) for v in (self.mean, self.std))
-        return ImagePreprocess(self.size, self.channels, mean, std, self.binarize, self.fit, self.values)
+        return ImagePreprocess(self.size, self.channels, mean, std, self.binarize, self.fit, self.values, self.layout)
 
 
 class TabularInput(_Part):

@@ -134,6 +134,13 @@ def test_what_is_drawn_is_the_same_on_any_number_of_ranks(world: int, monkeypatc
         ({"crop": (0.0, 1.0)}, "crop must be the smallest and the largest share"),
         ({"crop": (0.9, 0.5)}, "crop must be the smallest and the largest share"),
         ({"crop": (0.5, 2)}, "crop must be the smallest and the largest share"),
+        ({"crop": 0.5}, "crop must be the smallest and the largest share"),
+        ({"crop": "ab"}, "crop must be the smallest and the largest share"),
+        ({"crop": (0.5, 1), "binarize": "threshold"}, "crop makes greys"),
+        ({"crop": (0.5, 1), "binarize": "static"}, "crop makes greys"),
+        ({"flip": "no"}, "flip must be true or false"),
+        ({"range": (0, True)}, "range must be"),
+        ({"range": (0, 1), "channels": True}, "channels must be"),
     ],
 )
 def test_options_that_cannot_work(options: dict[str, Any], message: str) -> None:
@@ -174,7 +181,7 @@ def test_what_is_no_bytes_has_a_stated_range(path: Any, options: dict[str, Any])
     if not isinstance(path, list):
         assert torch.equal(model.features(path), expected)
     with pytest.raises(InputError, match="row 1, channel 0, pixel .* holds 5000"):
-        model.features(np.stack([deep()[0], np.full((7, 9), 5000)]))
+        model.features([deep()[0], np.full((7, 9), 5000)])
 
 
 @pytest.mark.parametrize("channels", [2, 4, 5, 13])
@@ -188,10 +195,58 @@ def test_images_of_any_number_of_channels(channels: int, tmp_path: Path) -> None
         torch.testing.assert_close(batch[data.input_columns[0]], torch.tensor(x))
     model = Autoencoder(data.input_shape)
     model.signature = data.signature
-    assert torch.equal(model.features(x), model.features(torch.tensor(x)))
-    assert torch.equal(model.features(x), model.features(x.transpose(0, 2, 3, 1)))
+    given = x.transpose(0, 2, 3, 1)  # as in training
+    expected = model.pool(model.encode(torch.tensor(x)))
+    for natural in (given, list(given), torch.tensor(given)):
+        assert torch.equal(model.features(natural), expected)
+    assert torch.equal(model.features(given[0]), model.pool(model.encode(torch.tensor(x[:1]))))
     resized = HFDataModule(x, kind=Image(range=(0, 1), layout="CHW", size=(4, 4), fit="crop"), val_fraction=0)
     assert resized.input_shape == (channels, 4, 4)
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 5), (5, 5, 5), (1, 6, 5), (3, 4, 3)])
+def test_a_stated_layout_is_never_guessed_again(shape: tuple[int, ...]) -> None:
+    x = np.random.default_rng(0).random((4, *shape)).astype(np.float32)
+    data = HFDataModule(x, kind=Image(range=(0, 1), layout="HWC"), cache="memory", val_fraction=0)
+    (batch,) = data.batches("train", 9)
+    expected = torch.tensor(x).permute(0, 3, 1, 2)
+    assert torch.equal(batch["x"], expected)
+    model = Autoencoder(data.input_shape)
+    model.signature = type(data.signature).from_plain(data.signature.plain())
+    for given in (x, list(x)):
+        assert torch.equal(model.features(given), model.pool(model.encode(expected)))
+
+
+@pytest.mark.parametrize("channels", [2, 5])
+def test_bytes_of_any_number_of_channels(channels: int, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).integers(256, size=(4, channels, 8, 6), dtype=np.uint8)
+    np.save(tmp_path / "x.npy", x)
+    for path in (x, str(tmp_path / "x.npy")):
+        data = HFDataModule(path, kind=Image(range=(0, 255), layout="CHW"), cache="memory", val_fraction=0)
+        torch.testing.assert_close(next(iter(data.batches("train", 9)))["x"], torch.tensor(x) / 255)
+    with pytest.raises(InputError, match=r"kind=Image\(range="):
+        HFDataModule(x, cache="memory")
+
+
+def test_the_ends_of_a_range_are_inside_of_it() -> None:
+    x = np.full((3, 4, 4), np.float32(0.1))
+    x[:, 0] = 0
+    data = HFDataModule(x, kind=Image(range=(0, 0.1)), cache="memory", val_fraction=0)
+    model = Autoencoder(data.input_shape)
+    model.signature = data.signature
+    assert torch.equal(model.features(x), model.pool(model.encode(next(iter(data.batches("train", 9)))["x"])))
+    x[1, 2, 3] = 0.2
+    with pytest.raises(InputError, match="row 1, channel 0, pixel .2, 3. holds 0.2"):
+        model.features(x)
+
+
+def test_bytes_among_images_of_12_bits_are_refused_by_row() -> None:
+    images = [PIL.Image.fromarray(deep()[0].astype(np.uint16)), PIL.Image.new("L", (9, 7), 255)]
+    data = HFDataModule({"image": images}, kind=Image(range=(0, 4095)), cache="memory", val_fraction=0)
+    with pytest.raises(InputError, match="row 1 of split 'train': an image of mode 'L' has 8 bits"):
+        next(iter(data.batches("train", 9)))
+    bytes_ = HFDataModule({"image": images[1:] * 2}, kind=Image(range=(0, 255)), cache="memory", val_fraction=0)
+    assert (next(iter(bytes_.batches("train", 9)))["image"] == 1).all()
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,13 @@ def test_bf16_mixed_gives_the_same_loss(name: str, digits: Tensor) -> None:
     constant = 32 * math.log(2 * math.pi) if gaussian else 0.0
     expected, found = (final_loss(name, digits, precision) - constant for precision in ("32-true", "bf16-mixed"))
     print(name, expected, found)
-    # a game between two networks makes much of little: between three seeds its reconstruction differs by 10 %
-    assert found == pytest.approx(expected, rel=0.15 if hasattr(build(name), "critic") else 0.01)
+    model = build(name)
+    # a game between two networks, or a choice among codes, makes much of little: between three seeds its result differs
+    # by 10 %; and the logarithm of a calibrated scale crosses zero: a nat is 3 % of the squared error, and seeds differ
+    # by up to five
+    game = hasattr(model, "critic") or hasattr(model, "quantizer")
+    calibrated = model.head.fits > 0
+    assert found == pytest.approx(expected, rel=0.15 if game else 0.01, abs=1.3 if calibrated else 0.0)
 
 
 def extremes() -> Tensor:

@@ -77,9 +77,17 @@ class Image(Kind):
             raise unknown("layout of Image", str(self.layout), ("CHW", "HWC"))
         if self.layout is not None and self.range is None:
             raise InputError("layout is of arrays, which need a range", "give range=(low, high), the values of 0 and 1")
-        crop = self.crop
-        if crop is not None and not (len(crop) == 2 and 0 < crop[0] <= crop[1] <= 1):
+        crop: Any = self.crop
+        numbers_of = isinstance(crop, tuple) and len(crop) == 2 and all(type(each) in (int, float) for each in crop)
+        if crop is not None and not (numbers_of and 0 < crop[0] <= crop[1] <= 1):
             raise InputError(f"crop must be the smallest and the largest share of an image, in (0, 1], got {crop!r}")
+        if crop is not None and self.binarize in ("threshold", "static"):
+            raise InputError(
+                f"crop makes greys of the zeros and ones of binarize={self.binarize!r}",
+                "draw them after it, binarize='dynamic', or leave one of them out",
+            )
+        if not isinstance(self.flip, bool):
+            raise InputError(f"flip must be true or false, got {self.flip!r}")
 
     def input_columns(self, features: Features, label: str | None) -> list[str]:
         """The column of images."""
@@ -132,7 +140,7 @@ class Image(Kind):
         """Each image as it is, (C, H, W)."""
         if pa.types.is_struct(column.type):  # encoded
             for row, item in enumerate(column.to_pylist(), start=first):
-                image = _pixels(item, split, row, deep=self.range is not None)
+                image = _pixels(item, split, row, self.range)
                 self._check(image, split, row)
                 yield image
             return
@@ -148,14 +156,19 @@ class Image(Kind):
                 f"the arrays in column {name!r} of split {split!r} have the shape {arrays.shape[1:]}, where images "
                 "have two dimensions or three"
             )
-        arrays = arrays[:, None] if arrays.ndim == 3 else arrays
-        arrays = arrays.transpose(0, 3, 1, 2) if self.layout == "HWC" and arrays.shape[1] != 1 else arrays
+        if arrays.ndim == 3:
+            arrays = arrays[:, None]
+        elif self.layout == "HWC":
+            arrays = arrays.transpose(0, 3, 1, 2)
         for row, image in enumerate(arrays, start=first):
             self._check(image, split, row)
             yield np.array(image, np.float32, order="C")  # torch gathers rows of no uint16
 
     def _check(self, image: np.ndarray, split: str, row: int) -> None:
-        if self.range is not None and not (self.range[0] <= image.min() and image.max() <= self.range[1]):
+        if self.range is None:
+            return
+        low, high = (np.float32(each) for each in self.range)
+        if not (low <= image.min() and image.max() <= high):
             raise InputError(
                 f"row {row} of split {split!r} holds values in [{image.min():g}, {image.max():g}], where range says "
                 f"{self.range}",
@@ -166,7 +179,7 @@ class Image(Kind):
         """Scaling to [0, 1] and normalisation; encoders use it on images of any size."""
         shape = next(iter(chunks())).shape
         size = (shape[2], shape[3])
-        return ImagePreprocess(size, shape[1], self.mean, self.std, self.binarize, self.fit, self.range)
+        return ImagePreprocess(size, shape[1], self.mean, self.std, self.binarize, self.fit, self.range, self.layout)
 
     def described(self, columns: list[Column], first: pa.Table) -> list[Column]:
         """The column of images, with the shape that the first one has before it is resized."""
@@ -219,13 +232,15 @@ class Image(Kind):
                 "leave fit out: the model says it",
             )
         column = signature.names[0] if signature.columns else self.column
-        if self.range not in (None, wanted.range):
-            raise InputError(
-                f"kind=Image(range={self.range!r}) reads images otherwise than the model was trained with, "
-                f"{wanted.range!r}",
-                "leave range out: the model says it",
-            )
+        for name in ("range", "layout"):
+            own, of_model = getattr(self, name), getattr(wanted, name)
+            if own is not None and own != of_model and (name == "range" or of_model is not None):
+                raise InputError(
+                    f"kind=Image({name}={own!r}) reads images otherwise than the model was trained with, {of_model!r}",
+                    f"leave {name} out: the model says it",
+                )
         options = {name: getattr(wanted, name) for name in (*said, "fit", "range")}
+        options["layout"] = wanted.layout or self.layout
         return replace(self, column=column, **options)
 
     @property
@@ -312,10 +327,10 @@ def _opened(file: Any) -> PILImage:
     return opened
 
 
-def _pixels(item: dict[str, Any] | None, split: str, row: int, deep: bool) -> np.ndarray:
+def _pixels(item: dict[str, Any] | None, split: str, row: int, limits: tuple[float, float] | None) -> np.ndarray:
     """One encoded image as uint8 (C, H, W), or as float32; see `pixels`."""
     with open_image(item, split, row) as opened:
         try:
-            return pixels(opened, deep)
+            return pixels(opened, limits)
         except InputError as error:
             raise InputError(f"row {row} of split {split!r}: {error.message}", error.hint) from None

@@ -202,7 +202,9 @@ def _config(name: str, model: Autoencoder) -> Config:
         moments = {"mean": preprocess.mean, "std": preprocess.std} if preprocess else {}
         size, binarize = list(model.input_shape[1:]), preprocess.binarize if preprocess else None
         plain = {"kind": "image", "size": size, "channels": model.input_shape[0], "binarize": binarize}
-        plain |= _lists(moments) | ({"fit": preprocess.fit, "values": preprocess.range} if preprocess else {})
+        plain |= _lists(moments) | (
+            {"fit": preprocess.fit, "values": preprocess.range, "layout": preprocess.layout} if preprocess else {}
+        )
     else:
         if isinstance(preprocess, CountPreprocess):
             raise InputError("the checkpoint's model takes counts, which entries of the zoo cannot describe yet")
