@@ -67,8 +67,7 @@ _ELSEWHERE = {
 
 HELP = """usage: lightning-ae COMMAND [options]
 
-Autoencoders: train one on images or tables, or take one that is trained, and use its codes,
-reconstructions and samples.
+Autoencoders: train one on what you have, or use one that is trained.
 
 start here; none of these needs a network or a GPU:
   lightning-ae fit -c vae -c digits         train a VAE on the embedded digits, in about a minute
