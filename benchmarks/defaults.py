@@ -114,48 +114,65 @@ def linear(batch_size: int) -> float:
     return float(np.degrees(subspace_angles(found.T, reference.components_.T).max()))
 
 
+def line(name: str, seeds: list[int] | None) -> str:
+    """A row of the first table."""
+    seeds = seeds or list(ROWS[name][3])
+    found = [row(name, seed) for seed in seeds]
+
+    def told(key: str, scale: float = 100.0, digits: int = 2) -> str:
+        values = [scale * each[key] for each in found]
+        mean = sum(values) / len(values)
+        spread = f" ({min(values):.{digits}f} to {max(values):.{digits}f})" if max(values) > min(values) else ""
+        return f"{mean:.{digits}f}{spread}"
+
+    return (
+        f"| {name} ({ROWS[name][2]}) | {', '.join(map(str, seeds))} | {told('codes')} | {told('pca')} | "
+        f"{told('inputs')} | {told('untrained')} | {told('active', 1, 0)} of {found[0]['units']:.0f} | "
+        f"{told('kl', 1, 1)} |"
+    )
+
+
+def page(rows: dict[str, str], angles: dict[str, str]) -> str:
+    unmeasured = [name for name in ROWS if name not in rows]
+    lines = [
+        "# What the plain call learns",
+        "",
+        f"`VAE(data.input_shape)` and no other option, {EPOCHS} epochs, batches of 128; 5-nearest-neighbour error of "
+        "the test split in %, the mean of the seeds (least to largest). `LinearAutoencoder(data.input_shape)`, "
+        f"{LINEAR_EPOCHS} epochs, seed 0, beside scikit-learn's PCA of as many components. Made by "
+        "`python benchmarks/defaults.py --write benchmarks/defaults.md`.",
+        "",
+        "| data | seeds | codes | PCA | inputs | untrained | units in use | KL (nats) |",
+        "|---|---|---|---|---|---|---|---|",
+        *(rows[name] for name in ROWS if name in rows),
+        "",
+        "| LinearAutoencoder on MNIST, batches of | largest angle to PCA (degrees) |",
+        "|---|---|",
+        *(angles[size] for size in map(str, LINEAR_BATCHES) if size in angles),
+        *(["", f"Not measured here: {'; '.join(unmeasured)}."] if unmeasured else []),
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="*", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--only", nargs="*", default=[*ROWS, "linear"], choices=[*ROWS, "linear"])
     parser.add_argument("--seeds", nargs="*", type=int, help="of all rows")
-    parser.add_argument("--write", type=Path)
+    parser.add_argument("--write", type=Path, help="the page, of which each row is replaced when it is measured again")
     args = parser.parse_args()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
-    lines = [
-        "| data | seeds | codes | PCA | inputs | untrained | units in use | KL (nats) |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    old = args.write.read_text().splitlines() if args.write and args.write.exists() else []
+    rows = {name: text for text in old for name in ROWS if text.startswith(f"| {name} (")}
+    angles = {size: text for text in old for size in map(str, LINEAR_BATCHES) if text.startswith(f"| {size} |")}
     for name in args.only:
-        seeds = args.seeds or ROWS[name][3]
-        found = [row(name, seed) for seed in seeds]
-
-        def told(key: str, scale: float = 100.0, digits: int = 2, found: list[dict[str, float]] = found) -> str:
-            values = [scale * each[key] for each in found]
-            mean = sum(values) / len(values)
-            spread = f" ({min(values):.{digits}f} to {max(values):.{digits}f})" if max(values) > min(values) else ""
-            return f"{mean:.{digits}f}{spread}"
-
-        lines.append(
-            f"| {name} ({ROWS[name][2]}) | {', '.join(map(str, seeds))} | {told('codes')} | "
-            f"{told('pca')} | {told('inputs')} | {told('untrained')} | "
-            f"{told('active', 1, 0)} of {found[0]['units']:.0f} | {told('kl', 1, 1)} |"
-        )
-        print(lines[-1], flush=True)
-    lines += ["", "| LinearAutoencoder on MNIST, batches of | largest angle to PCA (degrees) |", "|---|---|"]
-    for batch_size in LINEAR_BATCHES:
-        lines.append(f"| {batch_size} | {linear(batch_size):.2f} |")
-        print(lines[-1], flush=True)
-    if args.write:
-        unmeasured = [name for name in ROWS if name not in args.only]
-        lines += ["", f"Not measured here: {', '.join(unmeasured)}."] if unmeasured else []
-        args.write.write_text(
-            "# What the plain call learns\n\n"
-            f"`VAE(data.input_shape)` and no other option, {EPOCHS} epochs, batches of 128; 5-nearest-neighbour error "
-            f"of the test split in %, the mean of the seeds (least to largest). `LinearAutoencoder(data.input_shape)`, "
-            f"{LINEAR_EPOCHS} epochs, seed 0, beside scikit-learn's PCA of as many components. Made by "
-            "`python benchmarks/defaults.py --write benchmarks/defaults.md`.\n\n" + "\n".join(lines) + "\n"
-        )
+        if name == "linear":
+            angles = {str(size): f"| {size} | {linear(size):.2f} |" for size in LINEAR_BATCHES}
+        else:
+            rows[name] = line(name, args.seeds)
+            print(rows[name], flush=True)
+        if args.write:
+            args.write.write_text(page(rows, angles))
 
 
 if __name__ == "__main__":
