@@ -70,7 +70,8 @@ def test_kernel_sizes(kernel_size: int) -> None:
 def test_options_build_and_learn(family: Any, option: str, value: str) -> None:
     torch.manual_seed(0)
     shape = (1, 8) if family is SequenceNet else (1, 8, 8)
-    model = Autoencoder(shape, 4, architecture=family(**{option: value}))
+    small = {"hidden": (32,)} if family is MLP else {"channels": (4, 8)}
+    model = Autoencoder(shape, 4, architecture=family(**small, **{option: value}))
     x = 3 + torch.rand(8, *shape)  # far from what any network starts at
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     losses = []
