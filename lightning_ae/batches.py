@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_ae.data.signature import Natural, Signature, listed
 from lightning_ae.errors import InputError
-from lightning_ae.natural import batch_of, vectors
+from lightning_ae.natural import Reading, batch_of, vectors
 from lightning_ae.parts.likelihoods import known
 from lightning_ae.training.weights import weights_type
 
@@ -113,7 +113,8 @@ class Batches:
         if self.signature is not None:
             x = self.signature.preprocess(self.signature.natural(data, mask).to(model.device))
         else:
-            x = (vectors(data, mask=mask) if len(self.input_shape) == 1 else batch_of(data, mask)).to(model.device)
+            read = vectors if len(self.input_shape) == 1 else batch_of
+            x = read(data, Reading(mask=mask)).to(model.device)
         self.check_given(given)
         whole = {"mask": ~x.isnan()} if "mask" in self.given else {}
         roles = {role: torch.as_tensor(value, device=model.device) for role, value in {**whole, **given}.items()}

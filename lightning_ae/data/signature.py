@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lightning_ae.config import from_plain, to_plain
 from lightning_ae.errors import InputError
+from lightning_ae.natural import Reading
 from lightning_ae.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -202,12 +203,14 @@ class Signature:
         Raises:
             InputError: naming the row, and the column, of what cannot be used.
         """
-        read = self.columns[0].shape if len(self.columns) == 1 else ()
+        return self.preprocess.natural(data, self.reading(mask, check))
+
+    def reading(self, mask: Tensor | None = None, check: bool = True) -> Reading:
+        """How data are read in natural units; see `natural`."""
         named = {each.name: each.names for each in self.columns if each.names is not None}
-        return self.preprocess.natural(
-            data,
-            self.names,
-            read=read,
+        return Reading(
+            names=self.names,
+            shape=self.columns[0].shape if len(self.columns) == 1 else (),
             mask=mask,
             check=check,
             classes=self.classes | named,
