@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lightning_ae.config import from_plain, to_plain
 from lightning_ae.errors import InputError
-from lightning_ae.natural import Reading
+from lightning_ae.natural import Reading, listed
 from lightning_ae.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 2  # 1 did not say whether images are binarised
-SHOWN = 8  # names that a message lists
 _UNSAID = {"fit": "stretch", "range": None, "layout": None}
 """Options of a preprocessing that came later, and what they are where nothing is said: hashes stay what they were."""
 ColumnKind = Literal["image", "number", "vector", "category", "text", "date"]
@@ -233,12 +232,6 @@ class Signature:
 
 class Natural(dict[str, Any]):
     """A batch in natural units, which the data module has yet to make what a model takes."""
-
-
-def listed(names: Sequence[Any], shown: int = SHOWN) -> str:
-    """Names in a message: the first ones, and how many more there are."""
-    text = ", ".join(str(name) for name in names[:shown])
-    return (f"{text} and {len(names) - shown} more" if len(names) > shown else text) or "none"
 
 
 def check_names(column: str, names: Sequence[str], found: Sequence[str]) -> None:

@@ -114,7 +114,7 @@ def test_plain_data_make_it_again() -> None:
         (SequencePreprocess((0.5,), length=7), 2, "c1ca9feeaf691240cf0c565a0bb08f5c"),
         (CountPreprocess(3), 2, "534ed89b59d8e36d2ea0cf81f979864c"),
     ],
-    ids=lambda value: type(value).__name__,
+    ids=lambda value: type(value).__name__ if isinstance(value, Preprocess) else str(value),
 )  # fmt: skip
 def test_a_hash_is_the_same_in_every_version(preprocess: Preprocess, version: int, hash_: str) -> None:
     """Checkpoints and entries carry it: wherever classes move, and whatever options come later."""
