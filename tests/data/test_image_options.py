@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,12 +11,15 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+import pytorch_lightning as pl
 import torch
+import torch.multiprocessing as mp
 from datasets import Dataset, DatasetDict
 
 from lightning_ae import VAE, Autoencoder, HFDataModule, InputError
 from lightning_ae.data import Image
 from lightning_ae.exact import Noise
+from lightning_ae.parts import Bernoulli
 from lightning_ae.preprocess import ImagePreprocess
 
 
@@ -124,6 +129,57 @@ def test_what_is_drawn_is_the_same_on_any_number_of_ranks(world: int, monkeypatc
         monkeypatch.setattr(noise, "rank", lambda rank=rank: rank)
         part = kind.augment(x[rank::world], Noise(0, "train", samples=11))
         torch.testing.assert_close(part, whole[rank::world])
+
+
+class Seen(pl.Callback):
+    """The training images, batch by batch, as the model gets them."""
+
+    def __init__(self) -> None:
+        self.batches: list[torch.Tensor] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, *args: Any) -> None:
+        self.batches.append(batch["image"].clone())
+
+
+def trained(folder: Path, **options: Any) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
+    """The weights after two epochs on 61 digits that are mirrored, cut and drawn, in batches of 8; and what they saw.
+
+    The last batch of an epoch has fewer: 5.
+    """
+    pl.seed_everything(0, verbose=False)
+    rows = HFDataModule("digits").splits["train"].select(range(61))
+    kind = Image(flip=True, crop=(0.3, 1.0), binarize="dynamic")
+    data = HFDataModule(rows, kind=kind, cache="memory", val_fraction=0, batch_size=8)
+    model, seen = VAE((1, 8, 8), 4, likelihood=Bernoulli()).double(), Seen()
+    pl.Trainer(
+        accelerator="cpu", max_epochs=2, logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, default_root_dir=folder, callbacks=[seen], precision="64-true", **options,
+    ).fit(model, data)  # fmt: skip
+    return dict(model.state_dict()), seen.batches
+
+
+def _rank(rank: int, port: int, folder: str) -> None:
+    os.environ.update({"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"})
+    os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GROUP_RANK": "0"})
+    os.environ["TORCHELASTIC_RUN_ID"] = "images"
+    torch.set_num_threads(1)
+    torch.save(trained(Path(folder), devices=2, strategy="ddp"), Path(folder) / f"{rank}.pt")
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_the_images_of_one(tmp_path: Path) -> None:
+    weights, seen = trained(tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(_rank, (port, str(tmp_path)), nprocs=2)
+    assert len(seen) == 2 * 8
+    for rank in range(2):
+        of_it, part = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert all(torch.equal(own, whole[rank::2]) for own, whole in zip(part, seen, strict=True))
+        torch.testing.assert_close(of_it, weights, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize(
