@@ -212,6 +212,25 @@ def is_array(feature: Any) -> bool:
     return type(feature).__name__ in _LISTS and (_is_vector(inner) or is_array(inner))
 
 
+def arrays_as(name: str, feature: Any, images: bool = False) -> str:
+    """The kinds that read a column of arrays, in words, since nothing says which; those of images alone, if so asked.
+
+    The range is the one that values of their type mostly have.
+    """
+    inner, dims = feature, 0
+    while type(inner).__name__ in _LISTS:
+        inner, dims = inner.feature, dims + 1
+    dims = dims or len(inner.shape)
+    limits = {"bool": "(0, 1)", "float": "(0, 1)", "uint8": "(0, 255)", "uint16": "(0, 65535)"}
+    said = next((each for type_, each in limits.items() if str(inner.dtype).startswith(type_)), "(low, high)")
+    layout = ", layout='CHW') or 'HWC'" if dims == 3 else ")"
+    ways = [f"kind=Image(range={said}{layout} for images, the range being what is black and white"] if dims < 4 else []
+    if not images:
+        ways += ["kind=Sequence(layout='NCL') or 'NLC' for sequences"] if dims == 2 else []
+        ways += [f"kind=Tabular(columns=[{name!r}]) for numbers, scaled each by itself"]
+    return f"say what the arrays in {name!r} are: {'; '.join(ways)}" if ways else "images have two dimensions or three"
+
+
 def is_sparse(feature: Any) -> bool:
     """Whether a column holds sparse rows: lists of dimensions, which are classes, and of their values."""
     if not isinstance(feature, dict) or set(feature) != {"indices", "values"}:

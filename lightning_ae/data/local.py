@@ -87,13 +87,14 @@ def read_folder(folder: Path, given: str, name: str | None, streaming: bool) -> 
         return _splits(builder, streaming)
 
 
-def read_file(file: Path, given: str, streaming: bool) -> Any:
+def read_file(file: Path, given: str, streaming: bool, arrays: bool = False) -> Any:
     """The splits of a single file, by its ending: a table (`READERS`), arrays, or a zip file of tables or of images.
 
     Args:
         file: absolute.
         given: as the user wrote it.
         streaming: as an `IterableDatasetDict`, where it can be read as it comes.
+        arrays: whether bytes of more than two dimensions stay arrays; else they are images.
 
     Raises:
         InputError: when it cannot be read, or its kind is none of these.
@@ -109,7 +110,7 @@ def read_file(file: Path, given: str, streaming: bool) -> Any:
         return _read_archives([file], given, None, streaming)
     with _named_errors(f"the file {given!r}", "see whether it is whole, and of the kind that its ending says"):
         if ending in ARRAYS and not packed:
-            return DatasetDict(read_arrays(file))
+            return DatasetDict(read_arrays(file, arrays))
         if ending not in READERS:
             raise InputError(
                 f"path {given!r} is a file of a kind that is not read",

@@ -12,7 +12,8 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_ae.errors import InputError
-from lightning_ae.natural.numbers import Reading, filled, ragged, read_back, refuse_outside, tensor_of
+from lightning_ae.natural.numbers import Reading, filled, listed, ragged, read_back, refuse_outside, tensor_of
+from lightning_ae.natural.tables import column_keys
 
 _GREY = ("1", "L", "LA", "La")
 _ONE_OR_THREE = (1, 3)
@@ -34,7 +35,7 @@ def pixels(image: PILImage, limits: tuple[float, float] | None = None) -> np.nda
     if limits is not None and not deep and tuple(limits) != (0, 255):
         raise InputError(
             f"an image of mode {image.mode!r} has 8 bits, 0..255, where range says {limits}",
-            "bring images to one number of bits first (Dataset.map)",
+            "leave range out where all have 8; else bring them to one number of bits first (Dataset.map)",
         )
     if deep and limits is None:
         raise InputError(
@@ -69,6 +70,11 @@ def batch_of(data: Any, how: Reading = Reading()) -> Tensor:
     Raises:
         InputError: naming the row of what cannot be used.
     """
+    if (keys := column_keys(data)) is not None:
+        raise InputError(
+            f"the data have the columns {listed(list(keys))}, and the model does not know which make its input",
+            "give the samples alone, an array or a tensor",
+        )
     if isinstance(data, PILImage):
         data = [data]
     if isinstance(data, list | tuple) and any(isinstance(each, PILImage) for each in data):
@@ -123,8 +129,7 @@ def image_batch(data: Any, size: tuple[int, int] | None, channels: int | None, l
         return x.permute(0, 3, 1, 2)
     if x.ndim != 4 or shape[1] not in _ONE_OR_THREE:
         raise InputError(
-            f"images must be (B, H, W) or (B, C, H, W) of one channel or three, got the shape {shape}",
-            "an image with transparency becomes one in colour, on white, as a PIL image (PIL.Image.fromarray)",
+            f"images must be (B, H, W) or (B, C, H, W) of one channel or three, got the shape {shape}", _hint(shape[1:])
         )
     return x
 
@@ -158,7 +163,7 @@ def image_of(item: Any, row: int, limits: tuple[float, float] | None = None, lay
     raise InputError(
         f"row {row} has the shape {tuple(x.shape)}, where an image is (H, W), (C, H, W) or (H, W, C) of one channel "
         "or three",
-        "an image with transparency becomes one in colour, on white, as a PIL image (PIL.Image.fromarray)",
+        _hint(tuple(x.shape)),
     )
 
 
@@ -231,6 +236,13 @@ def warn_if_grey(x: Tensor) -> None:
             "the model was trained on zeros and ones, drawn with the grey values as probabilities; here grey values go "
             "in as they are: draw them first, x = (torch.rand_like(x) < x).float() of floats in [0, 1]"
         )
+
+
+def _hint(shape: tuple[int, ...]) -> str:
+    """What may be done about images of such a shape."""
+    if len(shape) == 3 and 4 in (shape[0], shape[2]):
+        return "an image with transparency becomes one in colour, on white, as a PIL image (PIL.Image.fromarray)"
+    return "a model takes other channels where it was trained on such: kind=Image(range=..., layout='CHW') or 'HWC'"
 
 
 def _pixels(image: PILImage, row: int) -> np.ndarray:

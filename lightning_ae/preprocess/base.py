@@ -50,7 +50,11 @@ def standardize(x: Tensor, mean: tuple[float, ...] | None, std: tuple[float, ...
     """(x - mean) / std along dimension 1, which is called `what` in errors."""
     for name, values in (("mean", mean), ("std", std)):
         if values is not None and len(values) != x.shape[1]:
-            raise InputError(f"{name} has {len(values)} values, but the data have {x.shape[1]} {what}")
+            raise InputError(
+                f"{name} has {len(values)} values, but the data have {x.shape[1]} {what}",
+                f"give (B, {', '.join([str(len(values)), *['...'][: x.ndim - 2]])}), as in training; got the shape "
+                f"{tuple(x.shape)}",
+            )
     if mean is not None:
         x = x - _along_dim_1(mean, x)
     return x if std is None else x / _along_dim_1(std, x)

@@ -119,7 +119,10 @@ class ImagePreprocess(Preprocess):
             elif self.channels == 1 and x.shape[1] == 3:
                 x = (x.float() * torch.tensor(LUMA, device=x.device).view(3, 1, 1)).sum(dim=1, keepdim=True)
             else:
-                raise InputError(f"images of {x.shape[1]} channels cannot be given {self.channels}")
+                raise InputError(
+                    f"images of {x.shape[1]} channels cannot be given {self.channels}",
+                    "" if self.layout is None else f"arrays have the layout of the training data, {self.layout!r}",
+                )
         if self.size is not None and self.size != tuple(x.shape[2:]):
             whole = self._whole(tuple(x.shape[2:]))
             x = F.interpolate(x.float(), whole, mode="bilinear", antialias=True, align_corners=False)

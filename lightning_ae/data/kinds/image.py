@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_ae.data.columns import array_columns, check_columns, image_columns
+from lightning_ae.data.columns import array_columns, arrays_as, check_columns, image_columns, vector_columns
 from lightning_ae.data.kinds.base import Kind
 from lightning_ae.data.kinds.tabular import numbers
 from lightning_ae.data.signature import Column, Signature, listed
@@ -100,16 +100,25 @@ class Image(Kind):
             if self.column not in images:
                 raise InputError(
                     f"column {self.column!r} holds {features[self.column]}, not images",
-                    "give range=(low, high), the values that become 0 and 1" if self.column in arrays else
-                    f"image columns: {images}",
+                    arrays_as(self.column, features[self.column], images=True) if self.column in arrays else
+                    f"image columns: {listed(images)}",
                 )  # fmt: skip
             return [self.column]
         if len(images) != 1:
+            flat = vector_columns(features)
             raise InputError(
                 f"the data set has {len(images)} image columns among {listed(list(features))}",
-                "name one: kind=Image(column=...)" if images else "use kind=Tabular(...)",
-            )
+                "name one: kind=Image(column=...)" if images else
+                arrays_as(arrays[0], features[arrays[0]], images=True) if arrays else
+                f"images that lie flat in {flat[0]!r} want their shape: x.reshape(len(x), height, width)" if flat else
+                "use kind=Tabular(...)",
+            )  # fmt: skip
         return images
+
+    @property
+    def takes_arrays(self) -> bool:
+        """Where it says which of their dimensions is which."""
+        return self.layout is not None
 
     @property
     def decoding(self) -> dict[str, Any]:
@@ -154,7 +163,8 @@ class Image(Kind):
         if arrays.ndim not in (3, 4):
             raise InputError(
                 f"the arrays in column {name!r} of split {split!r} have the shape {arrays.shape[1:]}, where images "
-                "have two dimensions or three"
+                "have two dimensions or three",
+                f"kind=Tabular(columns=[{name!r}]) reads arrays of any shape",
             )
         if arrays.ndim == 3:
             arrays = arrays[:, None]
