@@ -226,6 +226,8 @@ def fitting(shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
     sample = shape[1:]
     if shape == wanted:
         return "one sample is a batch of one: x[None]"
+    if len(wanted) == 3 and wanted == (1, *shape):
+        return "one image in grey is x[None, None], (1, 1, H, W)"
     if len(wanted) == 3 and wanted == (1, *sample):
         return "images in grey have one channel: x[:, None], (B, 1, H, W)"
     if len(sample) == len(wanted) == 3 and wanted == (sample[2], *sample[:2]):

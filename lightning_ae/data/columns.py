@@ -227,7 +227,7 @@ def arrays_as(name: str, feature: Any, images: bool = False) -> str:
     ways = [f"kind=Image(range={said}{layout} for images, the range being what is black and white"] if dims < 4 else []
     if not images:
         ways += ["kind=Sequence(layout='NCL') or 'NLC' for sequences"] if dims == 2 else []
-        ways += [f"kind=Tabular(columns=[{name!r}]) for numbers, scaled each by itself"]
+        ways += [f"kind=Tabular(columns=[{name!r}]) for other numbers, scaled along their first dimension"]
     return f"say what the arrays in {name!r} are: {'; '.join(ways)}" if ways else "images have two dimensions or three"
 
 

@@ -63,9 +63,7 @@ class ImagePreprocess(Preprocess):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.size is not None and not (
-            isinstance(self.size, tuple)
-            and len(self.size) == 2
-            and all(isinstance(n, int) and n > 0 for n in self.size)
+            isinstance(self.size, tuple) and len(self.size) == 2 and all(_is_count(n) for n in self.size)
         ):
             raise InputError(f"size must be (height, width) in positive integers, got {self.size!r}")
         if self.range is not None:
@@ -112,7 +110,7 @@ class ImagePreprocess(Preprocess):
 
     def resize(self, x: Tensor) -> Tensor:
         """The images (B, C, H, W) in `size` and `channels`, in their own type: bytes are rounded to bytes."""
-        given = x.dtype
+        given, ends = x.dtype, (x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True))
         if self.channels not in (None, x.shape[1]):
             if self.channels == 3 and x.shape[1] == 1:
                 x = x.expand(-1, 3, -1, -1)
@@ -121,14 +119,18 @@ class ImagePreprocess(Preprocess):
             else:
                 raise InputError(
                     f"images of {x.shape[1]} channels cannot be given {self.channels}",
-                    "" if self.layout is None else f"arrays have the layout of the training data, {self.layout!r}",
+                    "leave channels out, or make them grey or colour first"
+                    if self.layout is None
+                    else f"arrays are read in the layout {self.layout!r}",
                 )
         if self.size is not None and self.size != tuple(x.shape[2:]):
             whole = self._whole(tuple(x.shape[2:]))
             x = F.interpolate(x.float(), whole, mode="bilinear", antialias=True, align_corners=False)
             for dim, (n, wanted) in enumerate(zip(whole, self.size, strict=True), start=2):
                 x = x.narrow(dim, (n - wanted) // 2, wanted)
-        return x.round().clamp(0, 255).to(given) if given == torch.uint8 and x.dtype != given else x
+        if given == torch.uint8:
+            return x if x.dtype == given else x.round().clamp(0, 255).to(given)
+        return x.clamp(*ends)  # beyond which means lie by rounding alone
 
     def _whole(self, given: tuple[int, ...]) -> tuple[int, int]:
         """To what height and width an image (height, width) is resized, of which the centre is `size`."""

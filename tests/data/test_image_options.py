@@ -182,28 +182,6 @@ def test_two_processes_train_on_the_images_of_one(tmp_path: Path) -> None:
         torch.testing.assert_close(of_it, weights, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"fit": "squeeze", "size": (4, 4)}, "squeeze"),
-        ({"fit": "crop"}, "fit='crop' cuts images to a size"),
-        ({"crop": (0.0, 1.0)}, "crop must be the smallest and the largest share"),
-        ({"crop": (0.9, 0.5)}, "crop must be the smallest and the largest share"),
-        ({"crop": (0.5, 2)}, "crop must be the smallest and the largest share"),
-        ({"crop": 0.5}, "crop must be the smallest and the largest share"),
-        ({"crop": "ab"}, "crop must be the smallest and the largest share"),
-        ({"crop": (0.5, 1), "binarize": "threshold"}, "crop makes greys"),
-        ({"crop": (0.5, 1), "binarize": "static"}, "crop makes greys"),
-        ({"flip": "no"}, "flip must be true or false"),
-        ({"range": (0, True)}, "range must be"),
-        ({"range": (0, 1), "channels": True}, "channels must be"),
-    ],
-)
-def test_options_that_cannot_work(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        Image(**options)
-
-
 def deep(n: int = 6) -> np.ndarray:
     """Arrays (n, 7, 9) of 12 bits, from black to white."""
     return np.linspace(0, 4095, n * 63).round().reshape(n, 7, 9)
@@ -303,26 +281,6 @@ def test_bytes_among_images_of_12_bits_are_refused_by_row() -> None:
         next(iter(data.batches("train", 9)))
     bytes_ = HFDataModule({"image": images[1:] * 2}, kind=Image(range=(0, 255)), cache="memory", val_fraction=0)
     assert (next(iter(bytes_.batches("train", 9)))["image"] == 1).all()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"range": (0, 1)}, "do not say which dimension their channels are"),
-        ({"range": (0, 0.5), "layout": "CHW"}, r"row 0 of split 'train' holds values in \[0.*range says"),
-        ({"range": (1, 0)}, "range must be"),
-        ({"range": (0, float("inf"))}, "range must be"),
-        ({"layout": "CHW"}, "layout is of arrays"),
-        ({"range": (0, 1), "layout": "WHC"}, "WHC"),
-        ({"range": (0, 1), "binarize": "threshold"}, "binarize is of bytes"),
-        ({"range": (0, 1), "layout": "CHW", "channels": 1}, "5 channels cannot be given 1"),
-        ({"column": "x"}, r"range=\(low, high\)"),
-    ],
-)
-def test_arrays_that_cannot_be_images(options: dict[str, Any], message: str) -> None:
-    x = np.random.default_rng(0).random((5, 5, 8, 6)).astype(np.float32)
-    with pytest.raises(InputError, match=message):
-        next(iter(HFDataModule(x, kind=Image(**options), cache="memory", val_fraction=0).batches("train", 9)))
 
 
 @pytest.mark.parametrize(

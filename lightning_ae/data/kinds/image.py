@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -80,7 +82,10 @@ class Image(Kind):
         crop: Any = self.crop
         numbers_of = isinstance(crop, tuple) and len(crop) == 2 and all(type(each) in (int, float) for each in crop)
         if crop is not None and not (numbers_of and 0 < crop[0] <= crop[1] <= 1):
-            raise InputError(f"crop must be the smallest and the largest share of an image, in (0, 1], got {crop!r}")
+            raise InputError(
+                f"crop must be the smallest and the largest share of an image, in (0, 1], got {crop!r}",
+                "crop=(0.5, 1), say; a size in pixels is size=(height, width) with fit='crop'",
+            )
         if crop is not None and self.binarize in ("threshold", "static"):
             raise InputError(
                 f"crop makes greys of the zeros and ones of binarize={self.binarize!r}",
@@ -153,6 +158,10 @@ class Image(Kind):
                 self._check(image, split, row)
                 yield image
             return
+        if _uneven(column):  # so that a size may bring them to one
+            for place in range(len(column)):
+                yield from self._read(column.slice(place, 1), name, split, first + place)
+            return
         arrays = numbers(column, np.dtype(np.float32), f"column {name!r} of split {split!r}", first)
         if arrays.ndim == 4 and self.layout is None:
             raise InputError(
@@ -195,6 +204,13 @@ class Image(Kind):
         """The column of images, with the shape that the first one has before it is resized."""
         plain = replace(self, size=None, channels=None, fit="stretch")
         shape = plain.decode(first, [columns[0].name], "train", 0).shape[1:]
+        channels, height, width = shape
+        meant = {"CHW": ("HWC", width), "HWC": ("CHW", height)}.get(str(self.layout), ("", channels))
+        if meant[1] in (1, 3, 4) and channels not in (1, 3, 4):
+            rank_zero_warn(
+                f"layout={self.layout!r} makes the arrays in {columns[0].name!r} images of {channels} channels, "
+                f"{height} x {width}: is layout={meant[0]!r} meant?"
+            )
         return [replace(columns[0], shape=shape, range=self.range or columns[0].range)]
 
     def of_rows(self, rows: Any, label: str | None, streaming: bool) -> Image:
@@ -291,6 +307,17 @@ def _windows(x: Tensor, shares: tuple[float, float], noise: Noise) -> Tensor:
     theta[:, 0, 2], theta[:, 1, 2] = free * (2 * right - 1), free * (2 * down - 1)
     grid = F.affine_grid(theta, list(x.shape), align_corners=False)
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _uneven(column: pa.ChunkedArray) -> bool:
+    """Whether nested lists differ in length."""
+    array = column.combine_chunks()
+    array = array.storage if isinstance(array, pa.ExtensionArray) else array
+    while pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
+        if len(pc.unique(pc.list_value_length(array).drop_null())) > 1:
+            return True
+        array = array.flatten()
+    return False
 
 
 @contextmanager
