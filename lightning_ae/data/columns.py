@@ -96,7 +96,8 @@ def choose(
 def find_label(features: Features, texts: bool = True) -> str | None:
     """The only column of classes, else one named label, labels, target, class, cls or y, in any case; else None.
 
-    Where there is a column x of numbers, y is a coordinate. Columns of text count where `texts` says so.
+    Where there is a column x of numbers, y is a coordinate. Columns of text count where `texts` says so. A
+    field of webdataset's .json members ("json.label") counts where no column is named so.
     """
     classes = [name for name, feature in features.items() if type(feature).__name__ == "ClassLabel"]
     if len(classes) == 1:
@@ -108,7 +109,8 @@ def find_label(features: Features, texts: bool = True) -> str | None:
     for wanted in LABELS:
         if named := [name for name in able if name.lower() == wanted]:
             return named[0] if wanted not in named else wanted
-    return None
+    fields = {name.removeprefix("json.").lower(): name for name in reversed(able) if name.startswith("json.")}
+    return next((fields[wanted] for wanted in LABELS if wanted in fields), None)
 
 
 def describe(features: Features) -> dict[str, Column]:
