@@ -177,7 +177,9 @@ class Signature:
             if column.names is not None and other.names is not None:
                 check_names(column.name, column.names, other.names)
                 continue
-            if (column.kind, column.shape) != (other.kind, other.shape) and "image" not in (column.kind, other.kind):
+            read_as_image = len(column.shape) == 3 and not other.shape  # of arrays, whose shape reading tells
+            alike = column.kind == other.kind and (column.shape == other.shape or read_as_image)
+            if not alike and "image" not in (column.kind, other.kind):
                 raise InputError(
                     f"column {column.name!r} holds {_described(other)}, where the model was trained on "
                     f"{_described(column)}",
@@ -185,7 +187,10 @@ class Signature:
                 )
             if column.kind != other.kind:
                 raise InputError(
-                    f"column {column.name!r} holds {_described(other)}, where the model takes {_described(column)}"
+                    f"column {column.name!r} holds {_described(other)}, where the model takes {_described(column)}",
+                    "bytes are arrays where the kind is that of training: kind=Image(range=..., layout=...), say"
+                    if other.kind == "image"
+                    else "convert it to what it was (Dataset.cast_column)",
                 )
 
     def natural(self, data: Any, mask: Tensor | None = None, check: bool = True) -> Tensor:
@@ -256,4 +261,4 @@ def _column(value: Mapping[str, Any]) -> Column:
 
 def _described(column: Column) -> str:
     shape = f" of shape {tuple(column.shape)}" if column.shape else ""
-    return f"a {column.kind}{shape} ({column.type})"
+    return f"{'an' if column.kind == 'image' else 'a'} {column.kind}{shape} ({column.type})"

@@ -251,6 +251,36 @@ def test_a_stated_layout_is_never_guessed_again(shape: tuple[int, ...]) -> None:
         assert torch.equal(model.features(given), model.pool(model.encode(expected)))
 
 
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [((6, 8, 9), {}), ((6, 13, 8, 9), {"layout": "CHW"}), ((6, 8, 9, 3), {"layout": "HWC"})],
+    ids=["grey", "13 channels", "colour"],
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+def test_arrays_feed_a_model_that_was_trained_on_such(
+    shape: tuple[int, ...], options: dict[str, Any], dtype: Any
+) -> None:
+    def data(rows: np.ndarray) -> HFDataModule:
+        return HFDataModule(rows, kind=Image(range=(0, 255), **options), cache="memory", val_fraction=0)
+
+    x = np.random.default_rng(0).integers(256, size=shape).astype(dtype)
+    of_training = data(x)
+    model = Autoencoder(of_training.input_shape, 2)
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False,
+    )  # fmt: skip
+    trainer.fit(model, of_training)
+    other = data(x[::-1].copy())
+    trainer.fit(model, other)  # goes on with it
+    assert other.signature == model.signature == of_training.signature
+    expected = next(of_training.batches("train"))["x"].flip(0)
+    assert torch.equal(next(other.batches("train"))["x"], expected)
+    larger = data(x.repeat(2, axis=-2 if len(shape) == 4 else -1))  # which are brought to its size
+    larger.use_signature(of_training.signature)
+    assert larger.input_shape == of_training.input_shape
+
+
 @pytest.mark.parametrize("channels", [2, 5])
 def test_bytes_of_any_number_of_channels(channels: int, tmp_path: Path) -> None:
     x = np.random.default_rng(0).integers(256, size=(4, channels, 8, 6), dtype=np.uint8)

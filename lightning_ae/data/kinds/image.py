@@ -56,7 +56,8 @@ class Image(Kind):
             whole images.
         range: the values that become 0 and 1, of images of more than 8 bits and of arrays: (0, 65535) of 16 bits, (0,
             4095) of 12, (0, 1) of floats. A value outside is refused. They are kept in float32.
-        layout: of arrays of three dimensions, "CHW" or "HWC"; those of two are grey.
+        layout: of arrays of three dimensions, "CHW" or "HWC"; those of two are grey. Where it is given, bytes are
+            arrays, too, of any number of channels; else they are images of one channel or three.
     """
 
     column: str | None = None
