@@ -110,7 +110,7 @@ class ImagePreprocess(Preprocess):
 
     def resize(self, x: Tensor) -> Tensor:
         """The images (B, C, H, W) in `size` and `channels`, in their own type: bytes are rounded to bytes."""
-        given, ends = x.dtype, (x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True))
+        given = x
         if self.channels not in (None, x.shape[1]):
             if self.channels == 3 and x.shape[1] == 1:
                 x = x.expand(-1, 3, -1, -1)
@@ -128,9 +128,12 @@ class ImagePreprocess(Preprocess):
             x = F.interpolate(x.float(), whole, mode="bilinear", antialias=True, align_corners=False)
             for dim, (n, wanted) in enumerate(zip(whole, self.size, strict=True), start=2):
                 x = x.narrow(dim, (n - wanted) // 2, wanted)
-        if given == torch.uint8:
-            return x if x.dtype == given else x.round().clamp(0, 255).to(given)
-        return x.clamp(*ends)  # beyond which means lie by rounding alone
+        if x is given or x.dtype == torch.uint8:
+            return x
+        if given.dtype == torch.uint8:
+            return x.round().clamp(0, 255).to(torch.uint8)
+        # means of floats lie beyond them by rounding alone
+        return x.clamp(given.amin((1, 2, 3), keepdim=True), given.amax((1, 2, 3), keepdim=True))
 
     def _whole(self, given: tuple[int, ...]) -> tuple[int, int]:
         """To what height and width an image (height, width) is resized, of which the centre is `size`."""

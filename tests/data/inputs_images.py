@@ -15,6 +15,7 @@ from lightning_ae import Autoencoder, HFDataModule
 from lightning_ae.data import Image
 from lightning_ae.data.kinds import Sequence as Series
 from lightning_ae.data.signature import Signature
+from lightning_ae.exact import Noise
 from lightning_ae.preprocess import ImagePreprocess, TabularPreprocess
 from lightning_ae.zoo.transformer import EncoderTransformer
 
@@ -208,6 +209,8 @@ CASES = [
     Case("white floats, resized", lambda at: float(read(WHITE, size=(28, 28), **NUMBERS)(at).max()), 1.0),
     Case("white floats, resized for a model",
          lambda _: float(ImagePreprocess((28, 28))(torch.ones(2, 1, 64, 48)).max()), 1.0),
+    Case("white images, cut to parts", lambda _: Image(crop=(0.1, 1.0)).augment(ones(500, 1, 28, 28), Noise("key")),
+         ones(500, 1, 28, 28)),
     # arrays of which nothing says what they are
     *[Case(f"floats {words}, no kind", read(array), Refused(rf"makes an input.*\n.*{hint}")) for words, array, hint in (
         ("(N, H, W)", SIGNED, r"Image\(range=\(0, 1\)\) .*Sequence\(layout='NCL'\) .*Tabular\(columns=\['x'\]\)"),

@@ -102,6 +102,8 @@ def test_a_stream_says_that_it_leaves_fields_out(tmp_path: Path, caplog: pytest.
         (SAMPLES, "6.png", "'6.png', which is a link"),
         (SAMPLES[:-1], "", "of the sample '5' png, and of the first one, '0', cls, png"),
         ([*SAMPLES, *SAMPLES[:2]], "", "the sample '0' more than once"),
+        ([("0.json", b"{}"), ("1.json", b"{label: 1}")], "", "'1.json', which is no JSON: Expecting property name"),
+        ([("0.json", b"\xff\xff")], "", "'0.json', which is no JSON: .*utf"),
         ([*SAMPLES[:4], SAMPLES[4], SAMPLES[6], SAMPLES[5], SAMPLES[7]], "", "the sample '2' more than once|'2' png"),
     ],
 )

@@ -307,7 +307,9 @@ def _windows(x: Tensor, shares: tuple[float, float], noise: Noise) -> Tensor:
     theta[:, 0, 0] = theta[:, 1, 1] = side
     theta[:, 0, 2], theta[:, 1, 2] = free * (2 * right - 1), free * (2 * down - 1)
     grid = F.affine_grid(theta, list(x.shape), align_corners=False)
-    return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    found = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    # means lie beyond the values by rounding alone, which a likelihood of [0, 1] would refuse
+    return found.clamp(x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True))
 
 
 def _uneven(column: pa.ChunkedArray) -> bool:
