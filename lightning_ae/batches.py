@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_ae.data.signature import Natural, Signature, listed
 from lightning_ae.errors import InputError
-from lightning_ae.natural import batch_of, vectors
+from lightning_ae.natural import Reading, batch_of, vectors
 from lightning_ae.parts.likelihoods import known
 from lightning_ae.training.weights import weights_type
 
@@ -86,7 +87,7 @@ class Batches:
         if x.shape[1:] != self.input_shape:
             raise InputError(
                 f"the batch's samples have the shape {tuple(x.shape[1:])}, but input_shape is {self.input_shape}",
-                f"construct the model with input_shape={tuple(x.shape[1:])}, or resize the data",
+                fitting(tuple(x.shape), self.input_shape),
             )
         if not x.is_floating_point():
             raise InputError(f"the batch holds {x.dtype}, but models take floats", "divide images by 255")
@@ -113,7 +114,8 @@ class Batches:
         if self.signature is not None:
             x = self.signature.preprocess(self.signature.natural(data, mask).to(model.device))
         else:
-            x = (vectors(data, mask=mask) if len(self.input_shape) == 1 else batch_of(data, mask)).to(model.device)
+            read = vectors if len(self.input_shape) == 1 else batch_of
+            x = read(data, Reading(mask=mask)).to(model.device)
         self.check_given(given)
         whole = {"mask": ~x.isnan()} if "mask" in self.given else {}
         roles = {role: torch.as_tensor(value, device=model.device) for role, value in {**whole, **given}.items()}
@@ -217,6 +219,22 @@ class Batches:
     @property
     def _type(self) -> Any:
         return weights_type(self.encoder, self)  # type: ignore[arg-type]  # a module, too
+
+
+def fitting(shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    """How a batch of another shape may become one of samples (wanted), in words."""
+    sample = shape[1:]
+    if shape == wanted:
+        return "one sample is a batch of one: x[None]"
+    if len(wanted) == 3 and wanted == (1, *shape):
+        return "one image in grey is x[None, None], (1, 1, H, W)"
+    if len(wanted) == 3 and wanted == (1, *sample):
+        return "images in grey have one channel: x[:, None], (B, 1, H, W)"
+    if len(sample) == len(wanted) == 3 and wanted == (sample[2], *sample[:2]):
+        return "channels come first: x.transpose(0, 3, 1, 2) of an array, x.permute(0, 3, 1, 2) of a tensor"
+    if math.prod(sample) == math.prod(wanted) and 1 in (len(sample), len(wanted)):
+        return f"give samples that shape: x.reshape(-1, {', '.join(map(str, wanted))})"
+    return f"construct the model with input_shape={sample}, or resize the data"
 
 
 def mask_of(given: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_ae.errors import InputError
-from lightning_ae.natural import column_keys, taken, vectors
+from lightning_ae.natural import Reading, column_keys, taken, vectors
 from lightning_ae.preprocess import Preprocess
 
 MOST = 2**24  # to which float32 holds every whole number
@@ -51,34 +50,20 @@ class CountPreprocess(Preprocess):
         """The same: a model's units are counts."""
         return x
 
-    def natural(
-        self,
-        data: Any,
-        names: Sequence[str] = (),
-        *,
-        read: tuple[int, ...] = (),
-        mask: Tensor | None = None,
-        check: bool = True,
-        classes: Mapping[str, Sequence[str]] = MappingProxyType({}),
-        masked: bool = False,
-        dates: Collection[str] = (),
-    ) -> Tensor:
+    def natural(self, data: Any, how: Reading = Reading()) -> Tensor:
         """Counts of any form as a tensor (B, dimensions), in their own type.
 
         Args:
             data: an array, a sparse one too, nested lists or a tensor (B, dimensions), in the model's order; or a data
                 frame, a dict of columns or an AnnData (its X), whose columns are found by their names.
-            names: of the columns, in the model's order, where they are known.
-            read: see `Preprocess.natural`, as are the others.
-            mask: true where a value is known.
-            check: whether values are looked at.
-            classes: of a single column, the names of its dimensions.
+            how: its names are those of the columns, in the model's order.
 
         Raises:
             InputError: naming the column that is missing, or row, column and value of what is no count.
         """
-        if len(names) == 1 and classes.get(names[0]):
-            names = list(classes[names[0]])
+        names = how.names
+        if len(names) == 1 and how.classes.get(names[0]):
+            names = list(how.classes[names[0]])
         if hasattr(data, "X") and hasattr(data, "var_names"):  # AnnData
             own = [str(name) for name in data.var_names]
             data = data.X
@@ -87,10 +72,10 @@ class CountPreprocess(Preprocess):
                 data = data[:, [place[name] for name in taken(place, names)]]
         elif len(names) != self.width and (keys := column_keys(data)) is not None and names:
             data = data[keys[taken(keys, names)[0]]]  # one column of vectors
-        x = vectors(data, names, mask, check)
+        x = vectors(data, Reading(names, mask=how.mask, check=how.check))
         if x.shape[1] != self.width:
             raise InputError(f"the data have {x.shape[1]} dimensions, where the model takes {self.width}")
-        if check:
+        if how.check:
             with suppress(RuntimeError):  # under vmap, or without values, there is nothing to read
                 values = (x.float() if x.dtype == torch.bfloat16 else x).detach().cpu().numpy()
                 known = len(names) == self.width

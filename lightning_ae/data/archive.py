@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
@@ -59,8 +60,8 @@ def check_shards(files: Sequence[Path]) -> None:
     `datasets` unpacks nothing of them, but passes over links, and takes what a sample lacks for missing.
 
     Raises:
-        InputError: when one is damaged or cut short, or has an entry that lies outside or is a link, a key twice, or a
-            sample of other members than the first one's; naming file and entry.
+        InputError: when one is damaged or cut short, or has an entry that lies outside, is a link, or is called .json
+            and is none, a key twice, or a sample of other members than the first one's; naming file and entry.
     """
     wanted: tuple[str, ...] = ()
     of_first = ""
@@ -104,6 +105,8 @@ def _members(file: Path) -> Iterator[str]:
                         f"the tar file {str(file)!r} has the entry {entry.name!r}, which {why}", "pack it again"
                     )
                 if entry.isfile():
+                    if entry.name.endswith(".json"):
+                        _check_json(file, entry.name, opened.extractfile(entry))
                     yield entry.name
             stream: Any = opened.fileobj  # of a compressed one, what it unpacks to
             if stream.seek(0, os.SEEK_END) < end:
@@ -112,6 +115,13 @@ def _members(file: Path) -> Iterator[str]:
         raise InputError(
             f"the tar file {str(file)!r} cannot be read{at}: {error}", "it may be cut short: write it again"
         ) from error
+
+
+def _check_json(file: Path, name: str, content: Any) -> None:
+    try:
+        json.loads(content.read())
+    except ValueError as error:  # of JSON, and of its encoding
+        raise InputError(f"the tar file {str(file)!r} has the entry {name!r}, which is no JSON: {error}") from error
 
 
 def _unpack(file: Path, folder: Path) -> None:

@@ -16,7 +16,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 if TYPE_CHECKING:
     from lightning_ae.data.kinds import Kind
 
-DECODING = 1
+DECODING = 2
 """Of this package's own kinds, whose code is not looked into: a digest of it would throw every cache away with each
 release. One more wherever the same rows give other samples: after a change of what `Image.decode` or `Tabular.decode`
 make, of `natural.pixels` (orientation, modes, alpha), or of `ImagePreprocess.resize`. What happens to samples later,

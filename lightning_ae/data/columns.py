@@ -96,7 +96,8 @@ def choose(
 def find_label(features: Features, texts: bool = True) -> str | None:
     """The only column of classes, else one named label, labels, target, class, cls or y, in any case; else None.
 
-    Where there is a column x of numbers, y is a coordinate. Columns of text count where `texts` says so.
+    Where there is a column x of numbers, y is a coordinate. Columns of text count where `texts` says so. A
+    field of webdataset's .json members ("json.label") counts where no column is named so.
     """
     classes = [name for name, feature in features.items() if type(feature).__name__ == "ClassLabel"]
     if len(classes) == 1:
@@ -108,7 +109,8 @@ def find_label(features: Features, texts: bool = True) -> str | None:
     for wanted in LABELS:
         if named := [name for name in able if name.lower() == wanted]:
             return named[0] if wanted not in named else wanted
-    return None
+    fields = {name.removeprefix("json.").lower(): name for name in reversed(able) if name.startswith("json.")}
+    return next((fields[wanted] for wanted in LABELS if wanted in fields), None)
 
 
 def describe(features: Features) -> dict[str, Column]:
@@ -210,6 +212,25 @@ def is_array(feature: Any) -> bool:
         return str(feature.dtype).startswith(_NUMBERS)
     inner = getattr(feature, "feature", None)
     return type(feature).__name__ in _LISTS and (_is_vector(inner) or is_array(inner))
+
+
+def arrays_as(name: str, feature: Any, images: bool = False) -> str:
+    """The kinds that read a column of arrays, in words, since nothing says which; those of images alone, if so asked.
+
+    The range is the one that values of their type mostly have.
+    """
+    inner, dims = feature, 0
+    while type(inner).__name__ in _LISTS:
+        inner, dims = inner.feature, dims + 1
+    dims = dims or len(inner.shape)
+    limits = {"bool": "(0, 1)", "float": "(0, 1)", "uint8": "(0, 255)", "uint16": "(0, 65535)"}
+    said = next((each for type_, each in limits.items() if str(inner.dtype).startswith(type_)), "(low, high)")
+    layout = ", layout='CHW') or 'HWC'" if dims == 3 else ")"
+    ways = [f"kind=Image(range={said}{layout} for images, the range being what is black and white"] if dims < 4 else []
+    if not images:
+        ways += ["kind=Sequence(layout='NCL') or 'NLC' for sequences"] if dims == 2 else []
+        ways += [f"kind=Tabular(columns=[{name!r}]) for other numbers, scaled along their first dimension"]
+    return f"say what the arrays in {name!r} are: {'; '.join(ways)}" if ways else "images have two dimensions or three"
 
 
 def is_sparse(feature: Any) -> bool:

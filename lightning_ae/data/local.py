@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 import yaml
-from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_ae.data.alike import make_alike
 from lightning_ae.data.archive import check_shards, unpacked
@@ -24,6 +24,7 @@ from lightning_ae.data.arrays import read_arrays
 from lightning_ae.data.csv_files import check, dialect
 from lightning_ae.data.fingerprint import states
 from lightning_ae.errors import InputError
+from lightning_ae.natural import listed
 
 READERS = {
     **dict.fromkeys((".csv", ".tsv"), "csv"),
@@ -77,7 +78,9 @@ def read_folder(folder: Path, given: str, name: str | None, streaming: bool) -> 
         if read and (left := next((file for file in there if file not in taken), None)) is not None:
             raise _in_part(given, folder, read[0], left, there)
         if builder.name == "webdataset":
-            return _splits(builder, streaming, lambda: check_shards(read))
+            splits = _splits(builder, streaming, lambda: check_shards(read))
+            # a stream has no such way: it says that it leaves them out
+            return splits if streaming else DatasetDict({split: _fields(rows) for split, rows in splits.items()})
         plain = [file for file in read if file.suffix.lower() in (".csv", ".tsv")] if builder.name == "csv" else []
         if plain and not described:
             options = dialect(plain)
@@ -87,13 +90,14 @@ def read_folder(folder: Path, given: str, name: str | None, streaming: bool) -> 
         return _splits(builder, streaming)
 
 
-def read_file(file: Path, given: str, streaming: bool) -> Any:
+def read_file(file: Path, given: str, streaming: bool, arrays: bool = False) -> Any:
     """The splits of a single file, by its ending: a table (`READERS`), arrays, or a zip file of tables or of images.
 
     Args:
         file: absolute.
         given: as the user wrote it.
         streaming: as an `IterableDatasetDict`, where it can be read as it comes.
+        arrays: whether bytes of more than two dimensions stay arrays; else they are images.
 
     Raises:
         InputError: when it cannot be read, or its kind is none of these.
@@ -109,7 +113,7 @@ def read_file(file: Path, given: str, streaming: bool) -> Any:
         return _read_archives([file], given, None, streaming)
     with _named_errors(f"the file {given!r}", "see whether it is whole, and of the kind that its ending says"):
         if ending in ARRAYS and not packed:
-            return DatasetDict(read_arrays(file))
+            return DatasetDict(read_arrays(file, arrays))
         if ending not in READERS:
             raise InputError(
                 f"path {given!r} is a file of a kind that is not read",
@@ -122,6 +126,17 @@ def read_file(file: Path, given: str, streaming: bool) -> Any:
         reader = getattr(import_module(f"datasets.packaged_modules.{kind}.{kind}"), kind.capitalize())
         builder = reader(cache_dir=_copies(), data_files={"train": [escape(str(file))]}, **options)
         return _splits(builder, streaming, (lambda: check([file], options["sep"])) if plain else None)
+
+
+def _fields(rows: Any) -> Any:
+    """Samples whose .json members are a column for each field, "json.label"; a member that is a list stays one."""
+    structs = {name for name, feature in rows.features.items() if isinstance(feature, dict)}
+    if not structs:
+        return rows
+    flat = rows.flatten()
+    fields = [name for name in flat.column_names if name not in rows.column_names]
+    rank_zero_info(f"of the samples' {listed(sorted(structs))} the fields are columns: {listed(fields)}")
+    return flat
 
 
 def _read_archives(files: list[Path], given: str, name: str | None, streaming: bool) -> Any:

@@ -30,7 +30,7 @@ TAKEN = (
 Made = tuple[pa.Array, Any]  # values, and their feature, None where Arrow's type says it
 
 
-def splits_in_memory(data: Any, name: str | None = None) -> DatasetDict:
+def splits_in_memory(data: Any, name: str | None = None, arrays: bool = False) -> DatasetDict:
     """The splits of what lies in memory: "train" alone, or those of a dict of splits.
 
     Args:
@@ -40,6 +40,7 @@ def splits_in_memory(data: Any, name: str | None = None) -> DatasetDict:
             AnnData, as the column "X" and those of its obs. Or a dict of splits of these, whose keys are all called
             train, val, test or the like, or whose values are all frames, dicts, data sets or AnnData.
         name: the layer of an AnnData, or "raw"; by default its X.
+        arrays: whether bytes of more than two dimensions stay arrays; else they are images.
 
     Raises:
         InputError: naming the column, and the row, of what cannot be used.
@@ -51,9 +52,9 @@ def splits_in_memory(data: Any, name: str | None = None) -> DatasetDict:
         whole = (Mapping, Dataset, pa.Table)
         if named or all(isinstance(each, whole) or _is_frame(each) or _is_anndata(each) for each in data.values()):
             _say_indices(data.values())
-            return DatasetDict({str(split): _rows(each, f"split {split!r}", name) for split, each in data.items()})
+            return DatasetDict({str(s): rows_of(each, f"split {str(s)!r}", name, arrays) for s, each in data.items()})
     _say_indices([data])
-    return DatasetDict({"train": _rows(data, "path", name)})
+    return DatasetDict({"train": rows_of(data, "path", name, arrays)})
 
 
 def read_h5ad(path: str, name: str | None = None) -> DatasetDict:
@@ -76,13 +77,13 @@ def read_h5ad(path: str, name: str | None = None) -> DatasetDict:
     return splits_in_memory(data, name)
 
 
-def _rows(data: Any, what: str, name: str | None) -> Dataset:
-    """One split; `what` says for errors which argument it is."""
+def rows_of(data: Any, what: str, name: str | None = None, arrays: bool = False) -> Dataset:
+    """One split of what lies in memory; `what` says for errors which argument it is. See `splits_in_memory`."""
     from datasets import Dataset, DatasetInfo, Features
 
     if isinstance(data, Dataset):
         return data
-    columns = _columns(data, what, name)
+    columns = _columns(data, what, name, arrays)
     what = f"{what}, a {type(data).__name__},"
     if not columns:
         raise InputError(f"{what} has no columns")
@@ -110,22 +111,22 @@ def fingerprint(table: pa.Table, features: Any) -> str:
     return digest.hexdigest()
 
 
-def _columns(data: Any, what: str, name: str | None) -> dict[str, Made]:
+def _columns(data: Any, what: str, name: str | None, arrays: bool) -> dict[str, Made]:
     if _is_anndata(data):
         return _of_anndata(data, what, name)
     if name is not None:
         raise InputError(f"name {name!r} is a configuration on the hub, or a layer of an AnnData", "leave it out")
     if isinstance(data, tuple) and len(data) == 2:
-        columns = _columns(data[0], what, None)
+        columns = _columns(data[0], what, None, arrays)
         if "label" in columns:
             raise InputError(f"{what} is a pair (x, labels), and x has a column 'label' already", "rename it")
         return columns | {"label": _column("label", data[1])}
     if _is_frame(data) or isinstance(data, Mapping | pa.Table) or _fields(data):
         keys = column_keys(data)
         assert keys is not None
-        return {column: _column(column, data[key]) for column, key in keys.items()}
+        return {column: _column(column, data[key], arrays) for column, key in keys.items()}
     if isinstance(data, np.ndarray | Tensor) or _is_sparse(data):
-        return {"x": _column("x", data)}
+        return {"x": _column("x", data, arrays)}
     hint = f"it takes {TAKEN}"
     if type(data).__name__ == "LazyFrame":
         hint = "read it first: frame.collect()"
@@ -164,8 +165,8 @@ def _say_indices(frames: Iterable[Any]) -> None:
 # ---- columns ------------------------------------------------------------------------------------------------------
 
 
-def _column(name: str, values: Any) -> Made:
-    """A column of any form in Arrow's.
+def _column(name: str, values: Any, arrays: bool = False) -> Made:
+    """A column of any form in Arrow's; see `splits_in_memory`.
 
     Raises:
         InputError: naming it, and the row, of what Arrow, or this package, has no place for.
@@ -181,7 +182,7 @@ def _column(name: str, values: Any) -> Made:
     if type(getattr(values, "dtype", None)).__name__ == "CategoricalDtype":
         return _classes(values, where)
     if isinstance(values, np.ndarray) and values.dtype != object:
-        return _array(values, where)
+        return _array(values, where, arrays)
     if isinstance(values, list | tuple) and any(type(each).__module__.startswith("PIL.") for each in values):
         return _images(values, where)
     if isinstance(values, list | tuple) and any(isinstance(each, np.ndarray | Tensor) for each in values):
@@ -244,8 +245,8 @@ def _numbered(codes: pa.Array, names: Sequence[Any], where: str) -> Made:
     return codes.cast(pa.int64()), ClassLabel(names=texts)
 
 
-def _array(array: np.ndarray, where: str) -> Made:
-    """An array (N,) as values, (N, D) as vectors, of more dimensions as images where it holds bytes, else as arrays."""
+def _array(array: np.ndarray, where: str, arrays: bool) -> Made:
+    """An array (N,) as values, (N, D) as vectors, of more dimensions as images or as arrays; see `splits_in_memory`."""
     if array.ndim == 0:
         raise InputError(f"{where} is a single value, {array!r:.40}", "give a value for each row")
     if isinstance(array, np.ma.MaskedArray):
@@ -256,7 +257,7 @@ def _array(array: np.ndarray, where: str) -> Made:
         raise InputError(f"{where} holds {array.dtype}", "give numbers of at most 64 bits, dates or texts")
     if array.ndim > 1 and 0 in array.shape[1:]:
         raise InputError(f"{where} has the shape {array.shape}, which holds no values")
-    if array.dtype == np.uint8 and array.ndim > 2 and not of_other_channels(array.shape):
+    if array.dtype == np.uint8 and array.ndim > 2 and not (arrays or of_other_channels(array.shape)):
         return _images(_image_rows(array, where), where)
     if isinstance(array, np.ma.MaskedArray):
         return _objects(array, where)
@@ -296,12 +297,15 @@ def _image_rows(array: np.ndarray, where: str) -> np.ndarray:
     if array.ndim == 4 and shape[1] in (1, 3) and shape[3] in (1, 3):
         raise InputError(
             f"{where} has the shape {shape}, which may be (N, C, H, W) or (N, H, W, C)",
-            "give PIL images (PIL.Image.fromarray), which say it",
+            "say it: kind=Image(range=(0, 255), layout='CHW') or 'HWC'",
         )
     try:
         return image_batch(torch.from_numpy(array[:, None] if array.ndim == 3 else array), None, None).numpy()
     except InputError as error:
-        hint = "bytes of more than two dimensions are images; other arrays are floats or wider integers"
+        hint = (
+            "bytes of more than two dimensions are images; of other channels say which dimension those are, "
+            "kind=Image(range=(0, 255), layout='CHW') or 'HWC'; arrays that are none are read by the kind that is given"
+        )
         raise InputError(f"{where}: {error.message}", hint) from None
 
 

@@ -85,7 +85,8 @@ class Samples:
     def splits(self) -> Any:
         """The data set's own splits, by name: a `DatasetDict`, or an `IterableDatasetDict` where it streams."""
         if self._splits is None:
-            self._splits = load_splits(self.path, self.name, self.revision, self.streaming)
+            arrays = self.kind is not None and self.kind.takes_arrays
+            self._splits = load_splits(self.path, self.name, self.revision, self.streaming, arrays)
         return self._splits
 
     @cached_property  # every batch asks for it

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lightning_ae.config import from_plain, to_plain
 from lightning_ae.errors import InputError
+from lightning_ae.natural import Reading, listed
 from lightning_ae.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 2  # 1 did not say whether images are binarised
-SHOWN = 8  # names that a message lists
 _UNSAID = {"fit": "stretch", "range": None, "layout": None}
 """Options of a preprocessing that came later, and what they are where nothing is said: hashes stay what they were."""
 ColumnKind = Literal["image", "number", "vector", "category", "text", "date"]
@@ -177,7 +177,9 @@ class Signature:
             if column.names is not None and other.names is not None:
                 check_names(column.name, column.names, other.names)
                 continue
-            if (column.kind, column.shape) != (other.kind, other.shape) and "image" not in (column.kind, other.kind):
+            read_as_image = len(column.shape) == 3 and not other.shape  # of arrays, whose shape reading tells
+            alike = column.kind == other.kind and (column.shape == other.shape or read_as_image)
+            if not alike and "image" not in (column.kind, other.kind):
                 raise InputError(
                     f"column {column.name!r} holds {_described(other)}, where the model was trained on "
                     f"{_described(column)}",
@@ -185,7 +187,10 @@ class Signature:
                 )
             if column.kind != other.kind:
                 raise InputError(
-                    f"column {column.name!r} holds {_described(other)}, where the model takes {_described(column)}"
+                    f"column {column.name!r} holds {_described(other)}, where the model takes {_described(column)}",
+                    "bytes are arrays where the kind is that of training: kind=Image(range=..., layout=...), say"
+                    if other.kind == "image"
+                    else "convert it to what it was (Dataset.cast_column)",
                 )
 
     def natural(self, data: Any, mask: Tensor | None = None, check: bool = True) -> Tensor:
@@ -202,12 +207,14 @@ class Signature:
         Raises:
             InputError: naming the row, and the column, of what cannot be used.
         """
-        read = self.columns[0].shape if len(self.columns) == 1 else ()
+        return self.preprocess.natural(data, self.reading(mask, check))
+
+    def reading(self, mask: Tensor | None = None, check: bool = True) -> Reading:
+        """How data are read in natural units; see `natural`."""
         named = {each.name: each.names for each in self.columns if each.names is not None}
-        return self.preprocess.natural(
-            data,
-            self.names,
-            read=read,
+        return Reading(
+            names=self.names,
+            shape=self.columns[0].shape if len(self.columns) == 1 else (),
             mask=mask,
             check=check,
             classes=self.classes | named,
@@ -232,12 +239,6 @@ class Natural(dict[str, Any]):
     """A batch in natural units, which the data module has yet to make what a model takes."""
 
 
-def listed(names: Sequence[Any], shown: int = SHOWN) -> str:
-    """Names in a message: the first ones, and how many more there are."""
-    text = ", ".join(str(name) for name in names[:shown])
-    return (f"{text} and {len(names) - shown} more" if len(names) > shown else text) or "none"
-
-
 def check_names(column: str, names: Sequence[str], found: Sequence[str]) -> None:
     """Whether all dimensions of a column that a model takes are there, in any order.
 
@@ -260,4 +261,4 @@ def _column(value: Mapping[str, Any]) -> Column:
 
 def _described(column: Column) -> str:
     shape = f" of shape {tuple(column.shape)}" if column.shape else ""
-    return f"a {column.kind}{shape} ({column.type})"
+    return f"{'an' if column.kind == 'image' else 'a'} {column.kind}{shape} ({column.type})"

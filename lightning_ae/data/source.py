@@ -17,7 +17,9 @@ from lightning_ae.errors import InputError
 EMBEDDED = ("digits", "fashion")  # each a folder beside this file
 
 
-def load_splits(path: Any, name: str | None = None, revision: str | None = None, streaming: bool = False) -> Any:
+def load_splits(
+    path: Any, name: str | None = None, revision: str | None = None, streaming: bool = False, arrays: bool = False
+) -> Any:
     """The splits of a data set.
 
     Args:
@@ -27,13 +29,14 @@ def load_splits(path: Any, name: str | None = None, revision: str | None = None,
         name: the configuration of a data set on the hub that has several.
         revision: the revision on the hub.
         streaming: as an `IterableDatasetDict`, read as it comes, instead of a `DatasetDict`.
+        arrays: whether bytes of more than two dimensions stay arrays; else they are images.
 
     Raises:
         InputError: when there is no such folder or file, it cannot be read as a whole, or the hub cannot be reached.
     """
     from datasets import DatasetDict, IterableDatasetDict, SplitDict, SplitInfo
 
-    splits = _load(path, name, revision, streaming)
+    splits = _load(path, name, revision, streaming, arrays)
     if isinstance(splits, DatasetDict):
         splits = DatasetDict({split: _as_set(rows, split) for split, rows in splits.items()})
     if streaming and isinstance(splits, DatasetDict):  # of what lies here as a whole
@@ -65,7 +68,7 @@ def _as_set(rows: Any, split: str) -> Any:
     return rows if set(form["columns"]) == set(rows.column_names) else rows.select_columns(form["columns"])
 
 
-def _load(path: Any, name: str | None, revision: str | None, streaming: bool) -> Any:
+def _load(path: Any, name: str | None, revision: str | None, streaming: bool, arrays: bool) -> Any:
     from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset
     from pyarrow import parquet
 
@@ -76,7 +79,7 @@ def _load(path: Any, name: str | None, revision: str | None, streaming: bool) ->
     if isinstance(path, IterableDataset):
         return IterableDatasetDict({"train": path})
     if not isinstance(path, str | os.PathLike):
-        return splits_in_memory(path, name)
+        return splits_in_memory(path, name, arrays)
     path = os.fspath(path)
     if path.lower().endswith(".h5ad"):
         return read_h5ad(path, name)
@@ -91,7 +94,7 @@ def _load(path: Any, name: str | None, revision: str | None, streaming: bool) ->
     if local.is_dir():
         return read_folder(local, path, name, streaming)
     if local.exists():
-        return read_file(local, path, streaming)
+        return read_file(local, path, streaming, arrays)
     is_file = path.lower().endswith((*READERS, *ARRAYS, *ARCHIVES))
     if is_file or path.startswith((".", "/", "~")) or path.count("/") > 1:
         near = difflib.get_close_matches(local.name, os.listdir(local.parent) if local.parent.is_dir() else (), n=1)

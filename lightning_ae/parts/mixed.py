@@ -48,6 +48,13 @@ class StudentT(_LocationScale):
     degrees: float | Literal["learned"] = "learned"
 
     def __post_init__(self) -> None:
+        if isinstance(self.scale, str) and self.scale.startswith("optimal"):
+            raise InputError(
+                f"scale of StudentT must be a positive number or one of learned, per_pixel, got {self.scale!r}: under "
+                "which scale data are most likely follows from no sum of their errors, as it does for Gaussian and "
+                "Laplace",
+                "StudentT(scale='learned'), or Laplace(scale='optimal'), whose tails are heavy, too",
+            )
         super().__post_init__()
         if self.degrees != "learned" and (isinstance(self.degrees, str) or not 0 < self.degrees < math.inf):
             raise InputError(f"degrees of StudentT must be a positive number or 'learned', got {self.degrees!r}")
@@ -146,8 +153,8 @@ class Mixed(Likelihood):
     Args:
         categories: for each column of the vector 0, where it is a number, or the number of its classes, which are whole
             numbers from 0.
-        number: the likelihood of the columns of numbers together, any of this package's but Mixed; by default each
-            column has the scale of its errors.
+        number: the likelihood of the columns of numbers, the same for all, any of this package's but Mixed; by default
+            each column has the scale of its errors.
     """
 
     categories: tuple[int, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from lightning_ae.errors import InputError
-from lightning_ae.natural import taken
+from lightning_ae.natural import listed, taken
 from lightning_ae.zoo.encoder import Latent, Pool, load_encoder
 
 
@@ -103,6 +104,11 @@ class EncoderTransformer(TransformerMixin, BaseEstimator):
                 if hasattr(self, "feature_names_in_"):  # of an earlier fit
                     del self.feature_names_in_
             return signature.natural(X)
+        if isinstance(X, Mapping):
+            raise InputError(
+                f"X is a dict of {listed(list(X))}, which scikit-learn takes none of",
+                "give an array of images, or columns as pandas.DataFrame(X)",
+            )
         try:
             table = validate_data(self, X, reset=fitting, accept_sparse="csr", ensure_all_finite=False)
         except ValueError as error:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
+import logging
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -50,6 +53,47 @@ def test_images_labels_and_keys(tmp_path: Path) -> None:
     assert data.splits["train"]["__key__"][:] == [str(i) for i in range(6)]
 
 
+def described(label: Any, **beside: Any) -> Members:
+    return [(f"{i}.json", json.dumps({"label": label(i), **beside}).encode()) for i in range(6)]
+
+
+def in_turn(*members: Members) -> Members:
+    return [each[i] for i in range(6) for each in members]
+
+
+IMAGES, CLASSES = SAMPLES[::2], SAMPLES[1::2]
+
+
+def test_fields_of_json_are_columns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    packed(tmp_path, in_turn(IMAGES, described(lambda i: ("cat", "dog")[i % 2], caption="a photo", at={"x": 0.5})))
+    with caplog.at_level(logging.INFO):
+        data = HFDataModule(tmp_path, val_fraction=0, cache="memory")
+        batch = next(data.batches("train"))
+    said = [each.getMessage() for each in caplog.records if "fields" in each.getMessage()]
+    assert said == ["of the samples' json the fields are columns: json.label, json.caption, json.at.x"]
+    assert (data.label, data.class_names) == ("json.label", ["cat", "dog"])
+    assert batch["json.label"].tolist() == [0, 1] * 3
+    assert batch["json.at.x"].tolist() == [0.5] * 6
+    assert torch.equal((255 * batch["png"][:, 0, 0, 0]).round(), torch.arange(6.0))
+
+
+def test_a_class_of_its_own_goes_before_a_field(tmp_path: Path) -> None:
+    packed(tmp_path, in_turn(IMAGES, CLASSES, described(lambda i: i % 2)))
+    data = HFDataModule(tmp_path, val_fraction=0, cache="memory")
+    assert (data.label, data.labels("train").tolist()) == ("cls", [0, 1, 2] * 2)
+    data = HFDataModule(tmp_path, val_fraction=0, cache="memory", label="json.label")
+    assert data.labels("train").tolist() == [0, 1] * 3
+
+
+def test_a_stream_says_that_it_leaves_fields_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    packed(tmp_path, in_turn(IMAGES, described(lambda i: i % 2)))
+    data = HFDataModule(tmp_path, val_fraction=0, cache="none", streaming=True)
+    with caplog.at_level(logging.INFO):
+        data.prepare_data()
+    assert data.label is None
+    assert sum("left out: json (a struct)" in each.getMessage() for each in caplog.records) == 1
+
+
 @pytest.mark.parametrize(
     ("members", "link", "message"),
     [
@@ -58,6 +102,8 @@ def test_images_labels_and_keys(tmp_path: Path) -> None:
         (SAMPLES, "6.png", "'6.png', which is a link"),
         (SAMPLES[:-1], "", "of the sample '5' png, and of the first one, '0', cls, png"),
         ([*SAMPLES, *SAMPLES[:2]], "", "the sample '0' more than once"),
+        ([("0.json", b"{}"), ("1.json", b"{label: 1}")], "", "'1.json', which is no JSON: Expecting property name"),
+        ([("0.json", b"\xff\xff")], "", "'0.json', which is no JSON: .*utf"),
         ([*SAMPLES[:4], SAMPLES[4], SAMPLES[6], SAMPLES[5], SAMPLES[7]], "", "the sample '2' more than once|'2' png"),
     ],
 )

@@ -19,10 +19,11 @@ from datasets import Dataset, DatasetDict, Features, Image, Value
 
 from lightning_ae import VAE, Autoencoder, FineTuneClassifier, HFDataModule, InputError, load_model
 from lightning_ae.architectures import MLP
+from lightning_ae.counts import CountPreprocess
 from lightning_ae.data import Tabular
 from lightning_ae.data.signature import FORMAT, Column, Signature
 from lightning_ae.parts import Bernoulli
-from lightning_ae.preprocess import ImagePreprocess, TabularPreprocess
+from lightning_ae.preprocess import ImagePreprocess, Preprocess, SequencePreprocess, TabularPreprocess
 
 LINEAR = MLP(())
 STANDARD = Tabular(scaling="standard")
@@ -98,6 +99,26 @@ OTHERS = {
 def test_plain_data_make_it_again() -> None:
     assert Signature.from_plain(SOME.plain()) == SOME
     assert Signature.from_plain(SOME.plain()).hash == SOME.hash
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "version", "hash_"),
+    [
+        (ImagePreprocess((8, 8), 1), 1, "a7eb77682ff9e75c7ac7814a248d691c"),
+        (ImagePreprocess((8, 6), 3, (0.5,) * 3, (0.25,) * 3), 2, "550f79dca578785ad696eb9fa730169b"),
+        (
+            ImagePreprocess((8, 6), 5, fit="crop", range=(0, 4095), layout="HWC"), 2,
+            "ede9f3fe6a836e1a4fd763b7219f9b58",
+        ),
+        (TabularPreprocess((1.5e9, 0.1), (2.0, 3.0)), 2, "66afd921ab7ca2e4ed1aa05dd4d5156a"),
+        (SequencePreprocess((0.5,), length=7), 2, "c1ca9feeaf691240cf0c565a0bb08f5c"),
+        (CountPreprocess(3), 2, "534ed89b59d8e36d2ea0cf81f979864c"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Preprocess) else str(value),
+)  # fmt: skip
+def test_a_hash_is_the_same_in_every_version(preprocess: Preprocess, version: int, hash_: str) -> None:
+    """Checkpoints and entries carry it: wherever classes move, and whatever options come later."""
+    assert Signature(preprocess, version=version).hash == hash_
 
 
 @pytest.mark.parametrize("name", OTHERS)

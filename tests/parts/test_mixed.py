@@ -86,7 +86,13 @@ def test_degrees_of_freedom_are_learned_from_outliers() -> None:
     [
         (lambda: StudentT(degrees=0.0), "degrees of StudentT must be a positive number or 'learned', got 0.0"),
         (lambda: StudentT(degrees="fixed"), "degrees of StudentT must be"),
-        (lambda: StudentT(scale="optimal"), "scale of StudentT must be a positive number or one of learned, per_pixel"),
+        *(
+            (
+                lambda s=scale: StudentT(s),
+                rf"one of learned, per_pixel, got '{scale}': .*no sum of .*\n.*Laplace\(scale=",
+            )
+            for scale in ("optimal", "optimal_per_feature")
+        ),
         (lambda: Categorical(1), "classes of Categorical must be an integer of at least 2, got 1"),
         (lambda: Mixed((0, 1)), "categories of Mixed are 0 for a number, else how many classes"),
         (lambda: Mixed((0,), number=Mixed()), "number of Mixed is itself Mixed"),

@@ -87,6 +87,11 @@ class Kind(Configurable):
         return self
 
     @property
+    def takes_arrays(self) -> bool:
+        """Whether bytes of more than two dimensions are arrays to it; else they are images."""
+        return True
+
+    @property
     def padded(self) -> bool:
         """Whether samples are as wide as their split needs, and become the model's shape in its preprocessing."""
         return False

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_ae.data.columns import array_columns, check_columns, image_columns
+from lightning_ae.data.columns import array_columns, arrays_as, check_columns, image_columns, vector_columns
 from lightning_ae.data.kinds.base import Kind
 from lightning_ae.data.kinds.tabular import numbers
 from lightning_ae.data.signature import Column, Signature, listed
@@ -54,7 +56,8 @@ class Image(Kind):
             whole images.
         range: the values that become 0 and 1, of images of more than 8 bits and of arrays: (0, 65535) of 16 bits, (0,
             4095) of 12, (0, 1) of floats. A value outside is refused. They are kept in float32.
-        layout: of arrays of three dimensions, "CHW" or "HWC"; those of two are grey.
+        layout: of arrays of three dimensions, "CHW" or "HWC"; those of two are grey. Where it is given, bytes are
+            arrays, too, of any number of channels; else they are images of one channel or three.
     """
 
     column: str | None = None
@@ -80,7 +83,10 @@ class Image(Kind):
         crop: Any = self.crop
         numbers_of = isinstance(crop, tuple) and len(crop) == 2 and all(type(each) in (int, float) for each in crop)
         if crop is not None and not (numbers_of and 0 < crop[0] <= crop[1] <= 1):
-            raise InputError(f"crop must be the smallest and the largest share of an image, in (0, 1], got {crop!r}")
+            raise InputError(
+                f"crop must be the smallest and the largest share of an image, in (0, 1], got {crop!r}",
+                "crop=(0.5, 1), say; a size in pixels is size=(height, width) with fit='crop'",
+            )
         if crop is not None and self.binarize in ("threshold", "static"):
             raise InputError(
                 f"crop makes greys of the zeros and ones of binarize={self.binarize!r}",
@@ -100,16 +106,25 @@ class Image(Kind):
             if self.column not in images:
                 raise InputError(
                     f"column {self.column!r} holds {features[self.column]}, not images",
-                    "give range=(low, high), the values that become 0 and 1" if self.column in arrays else
-                    f"image columns: {images}",
+                    arrays_as(self.column, features[self.column], images=True) if self.column in arrays else
+                    f"image columns: {listed(images)}",
                 )  # fmt: skip
             return [self.column]
         if len(images) != 1:
+            flat = vector_columns(features)
             raise InputError(
                 f"the data set has {len(images)} image columns among {listed(list(features))}",
-                "name one: kind=Image(column=...)" if images else "use kind=Tabular(...)",
-            )
+                "name one: kind=Image(column=...)" if images else
+                arrays_as(arrays[0], features[arrays[0]], images=True) if arrays else
+                f"images that lie flat in {flat[0]!r} want their shape: x.reshape(len(x), height, width)" if flat else
+                "use kind=Tabular(...)",
+            )  # fmt: skip
         return images
+
+    @property
+    def takes_arrays(self) -> bool:
+        """Where it says which of their dimensions is which."""
+        return self.layout is not None
 
     @property
     def decoding(self) -> dict[str, Any]:
@@ -144,6 +159,10 @@ class Image(Kind):
                 self._check(image, split, row)
                 yield image
             return
+        if _uneven(column):  # so that a size may bring them to one
+            for place in range(len(column)):
+                yield from self._read(column.slice(place, 1), name, split, first + place)
+            return
         arrays = numbers(column, np.dtype(np.float32), f"column {name!r} of split {split!r}", first)
         if arrays.ndim == 4 and self.layout is None:
             raise InputError(
@@ -154,7 +173,8 @@ class Image(Kind):
         if arrays.ndim not in (3, 4):
             raise InputError(
                 f"the arrays in column {name!r} of split {split!r} have the shape {arrays.shape[1:]}, where images "
-                "have two dimensions or three"
+                "have two dimensions or three",
+                f"kind=Tabular(columns=[{name!r}]) reads arrays of any shape",
             )
         if arrays.ndim == 3:
             arrays = arrays[:, None]
@@ -185,6 +205,13 @@ class Image(Kind):
         """The column of images, with the shape that the first one has before it is resized."""
         plain = replace(self, size=None, channels=None, fit="stretch")
         shape = plain.decode(first, [columns[0].name], "train", 0).shape[1:]
+        channels, height, width = shape
+        meant = {"CHW": ("HWC", width), "HWC": ("CHW", height)}.get(str(self.layout), ("", channels))
+        if meant[1] in (1, 3, 4) and channels not in (1, 3, 4):
+            rank_zero_warn(
+                f"layout={self.layout!r} makes the arrays in {columns[0].name!r} images of {channels} channels, "
+                f"{height} x {width}: is layout={meant[0]!r} meant?"
+            )
         return [replace(columns[0], shape=shape, range=self.range or columns[0].range)]
 
     def of_rows(self, rows: Any, label: str | None, streaming: bool) -> Image:
@@ -280,7 +307,20 @@ def _windows(x: Tensor, shares: tuple[float, float], noise: Noise) -> Tensor:
     theta[:, 0, 0] = theta[:, 1, 1] = side
     theta[:, 0, 2], theta[:, 1, 2] = free * (2 * right - 1), free * (2 * down - 1)
     grid = F.affine_grid(theta, list(x.shape), align_corners=False)
-    return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    found = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    # means lie beyond the values by rounding alone, which a likelihood of [0, 1] would refuse
+    return found.clamp(x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True))
+
+
+def _uneven(column: pa.ChunkedArray) -> bool:
+    """Whether nested lists differ in length."""
+    array = column.combine_chunks()
+    array = array.storage if isinstance(array, pa.ExtensionArray) else array
+    while pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
+        if len(pc.unique(pc.list_value_length(array).drop_null())) > 1:
+            return True
+        array = array.flatten()
+    return False
 
 
 @contextmanager

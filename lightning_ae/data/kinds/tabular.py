@@ -16,6 +16,7 @@ from torch import Tensor
 from lightning_ae.counts import CountPreprocess
 from lightning_ae.data.columns import (
     array_columns,
+    arrays_as,
     category_columns,
     check_columns,
     choose,
@@ -107,12 +108,13 @@ class Tabular(Kind):
         choice = choose(features, label, categories=list(self.classes))
         if not choice.input:
             there = f"the label {label!r}" + (" and " if choice.left_out else "") if label is not None else ""
+            arrays = [name for name in array_columns(features) if name != label]
             raise InputError(
                 f"no column of the data set makes an input by itself; it has {there}{reasons(choice.left_out)}"
                 if features else "the data set has no columns",
+                arrays_as(arrays[0], features[arrays[0]]) if arrays else
                 "name columns of numbers to use all the same: kind=Tabular(columns=[...]); texts of few kinds by "
-                "Tabular(categories=[...]); arrays that are images by kind=Image(range=(low, high)); or convert others "
-                "first (Dataset.cast_column, Dataset.map)",
+                "Tabular(categories=[...]); or convert others first (Dataset.cast_column, Dataset.map)",
             )  # fmt: skip
         if len(choice.input) > 1 and choice.input[0] in vector_columns(features):
             raise InputError(
