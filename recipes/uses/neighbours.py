@@ -84,8 +84,8 @@ def main() -> None:
     if args.codes is None:
         made = tools.features(args.checkpoint, args.path, output=str(FOLDER / "codes"), overwrite=True)
     else:
-        made = {split: args.codes / name for split in SPLITS for name in (f"{split}.parquet", split)}
-        made = {split: place for split, place in made.items() if place.exists()}
+        places = [args.codes / name for split in SPLITS for name in (split, f"{split}.parquet")]
+        made = {place.stem: place for place in places if place.exists()}
         if not made:
             parser.error(f"--codes {args.codes} holds none; lightning-ae features CHECKPOINT --output {args.codes}")
     codes, rows = read(made)
