@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_ae.cli.tools import check_model, check_positive, check_splits
-from lightning_ae.errors import InputError, unknown
+from lightning_ae.errors import InputError
 from lightning_ae.thresholds import check_quantile
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def score(
     if store and not Path(checkpoint).is_file():
         raise InputError(f"store writes into a checkpoint, and {checkpoint!r} is none", "leave it out")
     from lightning_ae.cli import trained, written
+    from lightning_ae.metrics.anomalies import anomalous_classes
 
     model = trained.load(checkpoint, device)
     model.check_scores(draws=draws)
@@ -98,7 +99,7 @@ def score(
     pictures = len(model.input_shape) == 3 and n > 0
     written.check_free([*files.values(), *([folder / "strangest.png"] if pictures else [])], overwrite)
     data.prepare_data()
-    wanted = _classes(data, anomaly)
+    wanted = anomalous_classes(data, anomaly)
     if anomaly is not None and not any(_strange(data, split, wanted)[1] for split in splits):
         raise InputError(
             f"the label {data.label!r} has one class only in what is scored, as far as anomaly tells classes apart",
@@ -250,30 +251,6 @@ def _store(checkpoint: str, threshold: Threshold) -> None:
     AtomicCheckpointIO().save_checkpoint(content, checkpoint)
 
 
-def _classes(data: HFDataModule, anomaly: Sequence[str | int] | None) -> list[int] | str:
-    """The numbers of the classes that are to be found; or why there are none, in words.
-
-    Raises:
-        InputError: where they are asked for, and the data do not have them.
-    """
-    names = data.class_names
-    if data.label is None or not data.has_classes or names is None:
-        reason = "the data have no label" if data.label is None else f"the label {data.label!r} names no classes"
-        if anomaly is not None:
-            raise InputError(f"anomaly is a class of the label, but {reason}", "leave it out, or give the data's label")
-        return reason
-    if anomaly is None:
-        return [1] if len(names) == 2 else f"the label {data.label!r} has {len(names)} classes: name some as anomaly"
-    found = []
-    for name in map(str, anomaly):
-        if name not in names and not (name.isdecimal() and int(name) < len(names)):
-            raise unknown(f"class of the label {data.label!r}", name, names)
-        found.append(names.index(name) if name in names else int(name))
-    if len(set(found)) == len(names):
-        raise InputError(f"anomaly names all classes of the label {data.label!r}", "leave those out that are normal")
-    return found
-
-
 def _titles(data: HFDataModule, wanted: list[int] | str) -> Iterator[str]:
     if isinstance(wanted, str):
         return iter(())
@@ -282,11 +259,10 @@ def _titles(data: HFDataModule, wanted: list[int] | str) -> Iterator[str]:
 
 
 def _strange(data: HFDataModule, split: str, wanted: list[int] | str) -> tuple[Tensor, bool]:
-    """Of each row 1 where it is to be found, 0 where not, -1 where nobody knows, (N,); and whether there are both."""
-    import torch
+    """Which rows are to be found, as `strangeness` says; and whether there are rows of both kinds."""
+    from lightning_ae.metrics.anomalies import strangeness
 
-    labels = data.labels(split)
-    strange = torch.where(labels >= 0, torch.isin(labels, torch.tensor(wanted)).long(), -1)
+    strange = strangeness(data.labels(split), [] if isinstance(wanted, str) else wanted)
     return strange, bool((strange == 0).any() and (strange == 1).any())
 
 
@@ -294,14 +270,13 @@ def _measured(data: HFDataModule, split: str, scores: Tensor, wanted: list[int] 
     """AUROC and average precision, of the rows that have a label; why there are none, where all have the same."""
     if isinstance(wanted, str):
         return []
-    from sklearn.metrics import average_precision_score, roc_auc_score
+    from lightning_ae.metrics.anomalies import separation
 
-    strange, both = _strange(data, split, wanted)
-    if not both:
+    strange, _ = _strange(data, split, wanted)
+    found = separation(strange, scores)
+    if found is None:
         return ["all rows are of it" if (strange == 1).any() else "no rows of it", ""]
-    known = strange >= 0
-    found, values = strange[known].numpy(), scores[known].numpy()
-    return [f"{roc_auc_score(found, values):.3f}", f"{average_precision_score(found, values):.3f}"]
+    return [f"{value:.3f}" for value in found]
 
 
 def _draw(
@@ -311,7 +286,7 @@ def _draw(
     import torch
 
     from lightning_ae.callbacks.measures import to_unit_interval
-    from lightning_ae.callbacks.pictures import unit_figure
+    from lightning_ae.callbacks.scores import extremes_figure
     from lightning_ae.files import whole_file
 
     order = scores.argsort(descending=True, stable=True)
@@ -327,9 +302,6 @@ def _draw(
             where.append(found.shares.sum(dim=1, keepdim=True).float().cpu())
         rows.append(torch.cat(seen))
         maps.append(torch.cat(where))
-    low, high = torch.aminmax(torch.cat(maps))
-    shown = [((each - low) / (high - low).clamp(min=1e-12)) for each in maps]
-    pictures = [rows[0], shown[0], rows[1], shown[1]]
-    figure = unit_figure(pictures, ["strangest", "where", "plainest", "where"], f"{split}: scores by pixel")
+    figure = extremes_figure(rows[0], rows[1], maps[0], maps[1], f"{split}: scores by pixel")
     with whole_file(file, overwrite) as part:
         figure.savefig(part)
