@@ -15,7 +15,7 @@ from torch import Tensor
 from lightning_ae.callbacks.measures import Staged, as_autoencoder, is_due, to_unit_interval
 from lightning_ae.callbacks.pictures import labels_of, show, unit_figure
 from lightning_ae.errors import InputError
-from lightning_ae.exact.collectives import gather_rows
+from lightning_ae.exact import gather_rows
 from lightning_ae.metrics.anomalies import anomalous_classes, separation, strangeness
 from lightning_ae.thresholds import check_quantile
 
