@@ -168,10 +168,22 @@ class ImagePreprocess(Preprocess):
                 raise InputError(f"images of {x.shape[1]} channels cannot be given {self.channels}")
         if self.size is not None and self.size != tuple(x.shape[2:]):
             whole = self._whole(tuple(x.shape[2:]))
-            x = F.interpolate(x.float(), whole, mode="bilinear", antialias=True, align_corners=False)
-            for dim, (n, wanted) in enumerate(zip(whole, self.size, strict=True), start=2):
-                x = x.narrow(dim, (n - wanted) // 2, wanted)
+            x = self._cut(F.interpolate(x.float(), whole, mode="bilinear", antialias=True, align_corners=False))
         return x.round().clamp(0, 255).to(given) if given == torch.uint8 and x.dtype != given else x
+
+    def resize_mask(self, mask: Tensor) -> Tensor:
+        """What marks pixels of images, (B, H, W) bool, brought to where `resize` brings them: each is the nearest's."""
+        if self.size is None or self.size == tuple(mask.shape[1:]):
+            return mask
+        whole = self._whole(tuple(mask.shape[1:]))
+        return self._cut(F.interpolate(mask.unsqueeze(1).float(), whole, mode="nearest-exact")).squeeze(1) > 0
+
+    def _cut(self, x: Tensor) -> Tensor:
+        """The centre of images (B, C, H, W) that is `size`."""
+        assert self.size is not None
+        for dim, wanted in enumerate(self.size, start=2):
+            x = x.narrow(dim, (x.shape[dim] - wanted) // 2, wanted)
+        return x
 
     def _whole(self, given: tuple[int, ...]) -> tuple[int, int]:
         """To what height and width an image (height, width) is resized, of which the centre is `size`."""

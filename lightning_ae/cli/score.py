@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from lightning_ae.autoencoder import Autoencoder
     from lightning_ae.data.module import HFDataModule
+    from lightning_ae.scores import Scored
     from lightning_ae.thresholds import Threshold
 
 
@@ -32,6 +33,7 @@ def score(
     quantile: float | None = None,
     store: bool = False,
     anomaly: Sequence[str | int] | None = None,
+    mask: str | None = None,
     top: int = 3,
     n: int = 10,
     batch_size: int = 1024,
@@ -61,6 +63,8 @@ def score(
             0.99).
         store: write the threshold into the checkpoint.
         anomaly: the classes of the label that are to be found, by name or number (default: of two the second).
+        mask: the column of masks, images whose pixels are not 0 where those of the image are to be found; the AUROC of
+            the pixels' scores is printed. Masks are resized and cut as their images are.
         top: how many features of each row.
         n: how many images of each kind in the picture; 0 for none.
         batch_size: how many samples to score at a time.
@@ -80,9 +84,12 @@ def score(
         raise InputError(f"n must not be negative, got {n}", "0 draws no picture")
     if quantile is not None:
         check_quantile(quantile)
+    if mask is not None and draws > 1:
+        raise InputError(f"mask takes one draw, got draws={draws}: a bound of several is no sum over pixels")
     if store and not Path(checkpoint).is_file():
         raise InputError(f"store writes into a checkpoint, and {checkpoint!r} is none", "leave it out")
     from lightning_ae.cli import trained, written
+    from lightning_ae.data.masks import check_masks
     from lightning_ae.metrics.anomalies import anomalous_classes
 
     model = trained.load(checkpoint, device)
@@ -99,6 +106,9 @@ def score(
     pictures = len(model.input_shape) == 3 and n > 0
     written.check_free([*files.values(), *([folder / "strangest.png"] if pictures else [])], overwrite)
     data.prepare_data()
+    if mask is not None:
+        for split in splits:
+            check_masks(data, split, mask)
     wanted = anomalous_classes(data, anomaly)
     if anomaly is not None and not any(_strange(data, split, wanted)[1] for split in splits):
         raise InputError(
@@ -111,10 +121,12 @@ def score(
     threshold = _threshold(model, checkpoint, None if path else data, quantile, draws, seed, batch_size, console)
     names = _names(model) if draws == 1 else None
     # all of them before the first file, so that a row that has no score leaves nothing behind
-    all_found = {split: score_split(model, data, split, names, top, draws, seed, batch_size) for split in splits}
+    all_found = {split: score_split(model, data, split, names, top, draws, seed, batch_size, mask) for split in splits}
     if store and threshold is not None:
         _store(checkpoint, threshold)
     results = Table("split", "rows", "median", *([] if threshold is None else ["exceed"]), *_titles(data, wanted))
+    if mask is not None:
+        results.add_column("AUROC of pixels")
     for split, file in files.items():
         found = all_found[split]
         about = {
@@ -129,7 +141,7 @@ def score(
         rows = rows.remove_columns([name for name in data.input_columns if name in rows.column_names])
         written.write_parquet(rows, columns, about, file, overwrite)
         exceed = [] if threshold is None else [str(int((found.scores > threshold.value).sum()))]
-        measured = _measured(data, split, found.scores, wanted)
+        measured = _measured(data, split, found.scores, wanted) + ([] if found.pixels is None else [str(found.pixels)])
         results.add_row(split, str(len(found.scores)), f"{found.scores.median():.2f}", *exceed, *measured)
     if pictures:
         _draw(model, data, splits[-1], all_found[splits[-1]].scores, n, seed, folder / "strangest.png", overwrite)
@@ -148,6 +160,7 @@ class Found:
     names: list[str] | None
     chosen: Tensor
     shares: Tensor
+    pixels: Pixels | None = None
 
     def columns(self, threshold: Threshold | None) -> dict[str, Any]:
         """The columns of the file."""
@@ -178,16 +191,22 @@ def score_split(
     draws: int = 1,
     seed: int = 0,
     batch_size: int = 1024,
+    mask: str | None = None,
 ) -> Found:
     """The scores of a split, and the `top` features of each row by their shares, where features have names."""
     import torch
     from tqdm.auto import tqdm
 
     scores, chosen, shares = [], [], []
-    batches = model.score_rows(data, split, names is not None, draws=draws, seed=seed, batch_size=batch_size)
+    pixels = None if mask is None else Pixels(data, split, mask)
+    batches = model.score_rows(
+        data, split, names is not None or pixels is not None, draws=draws, seed=seed, batch_size=batch_size
+    )
     total = -(-len(data.dataset(split)) // batch_size)
     for found in tqdm(batches, f"scoring {split}", total, delay=2, leave=False):
         scores.append(found.score.double().cpu())
+        if pixels is not None:
+            pixels.add(found)
         if names is not None:
             assert found.shares is not None
             each = found.shares.flatten(2).sum(dim=2) if found.shares.ndim > 2 else found.shares
@@ -195,9 +214,37 @@ def score_split(
             chosen.append(largest.indices)
             shares.append(largest.values)
     empty = torch.empty(0, 0)
-    return Found(
-        torch.cat(scores), names, torch.cat(chosen) if chosen else empty, torch.cat(shares) if shares else empty
-    )
+    of_rows = [torch.cat(each) if each else empty for each in (chosen, shares)]
+    return Found(torch.cat(scores), names, of_rows[0], of_rows[1], pixels)
+
+
+class Pixels:
+    """How well the pixels' scores of a split find what its masks mark; `add` takes the batches in their order."""
+
+    def __init__(self, data: HFDataModule, split: str, column: str) -> None:
+        from lightning_ae.metrics.anomalies import PixelAUROC
+
+        self._data, self._split, self._column = data, split, column
+        self._auroc, self._rows, self._known = PixelAUROC(), 0, 0
+
+    def add(self, found: Scored) -> None:
+        """Adds a batch."""
+        from lightning_ae.data.masks import read_masks
+
+        assert found.shares is not None
+        last = self._rows + len(found.shares)
+        masks, known = read_masks(self._data, self._split, self._column, self._rows, last)
+        self._rows, self._known = last, self._known + int(known.sum())
+        self._auroc.update(found.shares.sum(dim=1).cpu()[known], masks[known])
+
+    def __str__(self) -> str:
+        """The AUROC, or why there is none; and of how many rows, where some have no mask."""
+        some = "" if self._known == self._rows else f", {self._known} rows with a mask"
+        normal, strange = self._auroc.kinds
+        if not normal or not strange:
+            return f"{'all' if strange else 'no'} pixels are marked{some}"
+        value, within = self._auroc.compute()
+        return f"{value:.3f}{f' within {within:.3f}' if within >= 0.0005 else ''}{some}"
 
 
 def _names(model: Autoencoder) -> list[str] | None:

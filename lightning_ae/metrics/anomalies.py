@@ -1,4 +1,4 @@
-"""Which rows are the anomalies, as labels tell, and how well scores find them."""
+"""Which rows and pixels are the anomalies, as labels and masks tell, and how well scores find them."""
 
 from __future__ import annotations
 
@@ -62,3 +62,41 @@ def separation(strange: Tensor, scores: Tensor) -> tuple[float, float] | None:
     if not values.isfinite().all():
         return float("nan"), float("nan")
     return float(roc_auc_score(found, values)), float(average_precision_score(found, values))
+
+
+class PixelAUROC:
+    """AUROC of any number of scores, in memory that does not grow with them.
+
+    Scores are counted in 2^20 bins, whose width is 2^-11 of their distance from the lowest score of the first batch; of
+    a pair in one bin either may be the higher. `within` says how much that can make.
+    """
+
+    def __init__(self) -> None:
+        self._counts = torch.zeros(2, 1 << 20, dtype=torch.int64)
+        self._origin: Tensor | None = None
+
+    def update(self, scores: Tensor, strange: Tensor) -> None:
+        """Adds scores, finite and of any shape, and which of them are to be found, bool, of the same."""
+        scores, strange = scores.flatten().float().cpu(), strange.flatten().cpu()
+        if not len(scores):
+            return
+        self._origin = scores.min() if self._origin is None else self._origin
+        bits = (scores - self._origin + 0.0).view(torch.int32)  # + 0.0: of the two zeros one
+        ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+        bins = (ordered >> 12).long() + (1 << 19)
+        for kind, of_kind in enumerate((~strange, strange)):
+            self._counts[kind] += torch.bincount(bins[of_kind], minlength=1 << 20)
+
+    @property
+    def kinds(self) -> tuple[int, int]:
+        """How many scores are as they should be, and how many are to be found."""
+        normal, strange = self._counts.sum(dim=1).tolist()
+        return normal, strange
+
+    def compute(self) -> tuple[float, float]:
+        """The AUROC, and `within` how much of the exact one; both kinds of scores must be there."""
+        normal, strange = self._counts.double()
+        pairs = normal.sum() * strange.sum()
+        tied = (strange * normal).sum() / 2
+        above = (strange * (normal.cumsum(0) - normal)).sum()
+        return float((above + tied) / pairs), float(tied / pairs)
