@@ -90,7 +90,7 @@ def test_the_auroc_of_bins_is_the_exact_one(ties: bool) -> None:
     for batch in range(3):
         error = torch.randn(40, 30, generator=g) * 0.01  # all near 0.919, where floats lie close
         strange = torch.rand(40, 30, generator=g) < 0.05
-        scores = 0.919 + (error + 0.01 * strange).square() - (0.5 if batch == 2 else 0) * (error > 0.02)
+        scores = 0.919 + (error + 0.01 * strange).square() - (0.5 if batch == 2 else 0)
         found.append((100 * scores).round() if ties else scores)
         marked.append(strange)
         counted.update(found[-1], strange)
