@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -198,7 +199,7 @@ def score_split(
     from tqdm.auto import tqdm
 
     scores, chosen, shares = [], [], []
-    pixels = None if mask is None else Pixels(data, split, mask)
+    pixels = None if mask is None else Pixels(model, data, split, mask, seed, batch_size)
     batches = model.score_rows(
         data, split, names is not None or pixels is not None, draws=draws, seed=seed, batch_size=batch_size
     )
@@ -219,32 +220,50 @@ def score_split(
 
 
 class Pixels:
-    """How well the pixels' scores of a split find what its masks mark; `add` takes the batches in their order."""
+    """How well the pixels' scores of a split find what its masks mark; `add` takes the batches in their order.
 
-    def __init__(self, data: HFDataModule, split: str, column: str) -> None:
+    The rows with marks are scored once more, beforehand, so that the scores of marked pixels alone need be held.
+    """
+
+    def __init__(
+        self, model: Autoencoder, data: HFDataModule, split: str, column: str, seed: int, batch_size: int
+    ) -> None:
+        import torch
+
+        from lightning_ae.data.masks import read_masks
         from lightning_ae.metrics.anomalies import PixelAUROC
 
-        self._data, self._split, self._column = data, split, column
-        self._auroc, self._rows, self._known = PixelAUROC(), 0, 0
+        self._read = partial(read_masks, data, split, column)
+        self._seen, self._known, rows, strange = 0, 0, len(data.dataset(split)), [torch.empty(0)]
+        for first in range(0, rows, batch_size):
+            masks, _ = self._read(first, min(first + batch_size, rows))
+            marked = masks.flatten(1).any(dim=1).nonzero().flatten()
+            if len(marked):
+                x, target, given = model.read(data.rows(split, first + marked))
+                roles: dict[str, Any] = {role: value.to(model.device) for role, value in given.items()}
+                found = model.score_batch(x.to(model.device), target.to(model.device), True, seed=seed, **roles)
+                strange.append(_by_pixel(found)[masks[marked]])
+        self._auroc = PixelAUROC(torch.cat(strange))
 
     def add(self, found: Scored) -> None:
         """Adds a batch."""
-        from lightning_ae.data.masks import read_masks
-
-        assert found.shares is not None
-        last = self._rows + len(found.shares)
-        masks, known = read_masks(self._data, self._split, self._column, self._rows, last)
-        self._rows, self._known = last, self._known + int(known.sum())
-        self._auroc.update(found.shares.sum(dim=1).cpu()[known], masks[known])
+        last = self._seen + len(found.score)
+        masks, known = self._read(self._seen, last)
+        self._seen, self._known = last, self._known + int(known.sum())
+        self._auroc.update(_by_pixel(found)[known][~masks[known]])
 
     def __str__(self) -> str:
         """The AUROC, or why there is none; and of how many rows, where some have no mask."""
-        some = "" if self._known == self._rows else f", {self._known} rows with a mask"
-        normal, strange = self._auroc.kinds
-        if not normal or not strange:
-            return f"{'all' if strange else 'no'} pixels are marked{some}"
-        value, within = self._auroc.compute()
-        return f"{value:.3f}{f' within {within:.3f}' if within >= 0.0005 else ''}{some}"
+        some = "" if self._known == self._seen else f", {self._known} rows with a mask"
+        if not self._auroc.strange or not self._auroc.normal:
+            return f"{'all' if self._auroc.strange else 'no'} pixels are marked{some}"
+        return f"{self._auroc.compute():.3f}{some}"
+
+
+def _by_pixel(found: Scored) -> Tensor:
+    """The scores of pixels, (B, height, width), float32 on the CPU."""
+    assert found.shares is not None
+    return found.shares.sum(dim=1).float().cpu()
 
 
 def _names(model: Autoencoder) -> list[str] | None:

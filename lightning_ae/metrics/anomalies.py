@@ -65,38 +65,31 @@ def separation(strange: Tensor, scores: Tensor) -> tuple[float, float] | None:
 
 
 class PixelAUROC:
-    """AUROC of any number of scores, in memory that does not grow with them.
+    """The AUROC of any number of scores, of which those alone are held that are to be found.
 
-    Scores are counted in 2^20 bins, whose width is 2^-11 of their distance from the lowest score of the first batch; of
-    a pair in one bin either may be the higher. `within` says how much that can make.
+    It is the share of pairs of the two kinds in which the one to be found scores more, of equal ones a half.
+
+    Args:
+        strange: the scores of what is to be found, of any shape.
     """
 
-    def __init__(self) -> None:
-        self._counts = torch.zeros(2, 1 << 20, dtype=torch.int64)
-        self._origin: Tensor | None = None
-
-    def update(self, scores: Tensor, strange: Tensor) -> None:
-        """Adds scores, finite and of any shape, and which of them are to be found, bool, of the same."""
-        scores, strange = scores.flatten().float().cpu(), strange.flatten().cpu()
-        if not len(scores):
-            return
-        self._origin = scores.min() if self._origin is None else self._origin
-        bits = (scores - self._origin + 0.0).view(torch.int32)  # + 0.0: of the two zeros one
-        ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-        bins = (ordered >> 12).long() + (1 << 19)
-        for kind, of_kind in enumerate((~strange, strange)):
-            self._counts[kind] += torch.bincount(bins[of_kind], minlength=1 << 20)
+    def __init__(self, strange: Tensor) -> None:
+        self._strange = strange.flatten().sort().values
+        self.normal, self._above = 0, 0  # twice the pairs in the right order, which is a whole number
 
     @property
-    def kinds(self) -> tuple[int, int]:
-        """How many scores are as they should be, and how many are to be found."""
-        normal, strange = self._counts.sum(dim=1).tolist()
-        return normal, strange
+    def strange(self) -> int:
+        """How many are to be found."""
+        return len(self._strange)
 
-    def compute(self) -> tuple[float, float]:
-        """The AUROC, and `within` how much of the exact one; both kinds of scores must be there."""
-        normal, strange = self._counts.double()
-        pairs = normal.sum() * strange.sum()
-        tied = (strange * normal).sum() / 2
-        above = (strange * (normal.cumsum(0) - normal)).sum()
-        return float((above + tied) / pairs), float(tied / pairs)
+    def update(self, normal: Tensor) -> None:
+        """Adds scores of what is as it should be, of any shape."""
+        normal = normal.flatten()
+        at_most = torch.searchsorted(self._strange, normal, right=True)
+        below = torch.searchsorted(self._strange, normal)
+        self.normal += len(normal)
+        self._above += 2 * len(self._strange) * len(normal) - int(at_most.sum()) - int(below.sum())
+
+    def compute(self) -> float:
+        """The AUROC; there must be scores of both kinds."""
+        return self._above / (2 * self.strange * self.normal)
