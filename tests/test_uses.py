@@ -43,6 +43,18 @@ def test_it_runs(
     assert any((tmp_path / "uses").iterdir())
 
 
+@pytest.mark.slow
+def test_the_class_that_was_left_out_is_found(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """recipes/zoo/anomaly.py, of a class that the others are not like."""
+    monkeypatch.setattr(sys, "argv", ["anomaly", "--held_out", "0", "--epochs", "20"])
+    runpy.run_path(str(FOLDER.parent / "zoo" / "anomaly.py"), run_name="__main__")
+    said = re.findall(r"(\d+) draws? +AUROC ([\d.]+)", capsys.readouterr().out)
+    assert [draws for draws, _ in said] == ["1", "16"]
+    assert all(float(auroc) > 0.8 for _, auroc in said)
+
+
 @pytest.mark.parametrize("by", ["scikit-learn", "faiss"])
 def test_neighbours_are_the_nearest(
     by: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
