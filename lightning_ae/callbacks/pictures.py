@@ -304,7 +304,9 @@ def show(trainer: pl.Trainer, figure: Figure, name: str, folder: Path, stage: st
         figure.savefig(part)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image(f"pictures/{name}", _pixels(figure), trainer.global_step, dataformats="HWC")
+            logger.experiment.add_image(
+                f"pictures/{name}", figure_pixels(figure), trainer.global_step, dataformats="HWC"
+            )
         elif isinstance(logger, WandbLogger):
             logger.log_image(f"pictures/{name}", [str(file)], step=trainer.global_step)
 
@@ -477,7 +479,8 @@ def labels_of(trainer: pl.Trainer, batch: Any) -> Tensor | None:
     return None
 
 
-def _pixels(figure: Figure) -> Any:
+def figure_pixels(figure: Figure) -> Any:
+    """A figure as an image, uint8 (height, width, 3)."""
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 

@@ -13,9 +13,11 @@ from rich.table import Table
 
 from lightning_ae.cli.tools import check_model, check_positive, check_splits
 from lightning_ae.errors import InputError
+from lightning_ae.files import whole_file
 from lightning_ae.thresholds import check_quantile
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from torch import Tensor
 
     from lightning_ae.autoencoder import Autoencoder
@@ -49,7 +51,9 @@ def score(
     found anew. "features" holds the columns that have the largest shares in a row's score, of tables and sequences,
     from one draw. "row", the number in the data set's own split, and "path", where images are files, say which sample
     it is. A column that the data have of such a name is left as it is, and an underscore follows the new one's. Where
-    labels are known, AUROC and average precision are printed. Of images, "strangest.png" shows the strangest and the
+    labels are known, AUROC and average precision are printed. Of a checkpoint in a run's folder and the run's own data
+    they are added to its TensorBoard log, where it has one (the callback ScoreMetrics logs while a run goes on, to any
+    logger). Of images, "strangest.png" shows the strangest and the
     plainest of the last split, with where they are.
 
     Args:
@@ -128,6 +132,7 @@ def score(
     results = Table("split", "rows", "median", *([] if threshold is None else ["exceed"]), *_titles(data, wanted))
     if mask is not None:
         results.add_column("AUROC of pixels")
+    logged: dict[str, float] = {}
     for split, file in files.items():
         found = all_found[split]
         about = {
@@ -142,13 +147,23 @@ def score(
         rows = rows.remove_columns([name for name in data.input_columns if name in rows.column_names])
         written.write_parquet(rows, columns, about, file, overwrite)
         exceed = [] if threshold is None else [str(int((found.scores > threshold.value).sum()))]
-        measured = _measured(data, split, found.scores, wanted) + ([] if found.pixels is None else [str(found.pixels)])
-        results.add_row(split, str(len(found.scores)), f"{found.scores.median():.2f}", *exceed, *measured)
+        logged |= {f"{split}/score_{name}": value for name, value in found.measured(threshold).items()}
+        parted, reason = _measured(data, split, found.scores, wanted)
+        logged |= {f"{split}/score_{name}": value for name, value in parted.items()}
+        measured = [f"{value:.3f}" for value in parted.values()] or reason
+        measured += [] if found.pixels is None else [str(found.pixels)]
+        results.add_row(split, str(len(found.scores)), f"{logged[f'{split}/score_median']:.2f}", *exceed, *measured)
+    figures = {}
     if pictures:
-        _draw(model, data, splits[-1], all_found[splits[-1]].scores, n, seed, folder / "strangest.png", overwrite)
+        figures["strangest"] = _draw(model, data, splits[-1], all_found[splits[-1]].scores, n, seed)
+        with whole_file(folder / "strangest.png", overwrite) as part:
+            figures["strangest"].savefig(part)
+    log = None if path else written.log_beside(checkpoint, logged, figures)
     console.print("[bold]Written[/]")
     for file in [*files.values(), *([folder / "strangest.png"] if pictures else [])]:
         console.print(f"  {file}")
+    if log is not None:
+        console.print(f"  {log}  (added to what is there)")
     console.print(results)
     return files
 
@@ -162,6 +177,17 @@ class Found:
     chosen: Tensor
     shares: Tensor
     pixels: Pixels | None = None
+
+    def measured(self, threshold: Threshold | None) -> dict[str, float]:
+        """What is logged of them, by the names that `ScoreMetrics` gives it."""
+        import numpy as np
+
+        found = {"median": float(np.median(self.scores.numpy()))}
+        if threshold is not None:
+            found["exceeds"] = float((self.scores > threshold.value).double().mean())
+        if self.pixels is not None and (value := self.pixels.auroc) is not None:
+            found["pixel_auroc"] = value
+        return found
 
     def columns(self, threshold: Threshold | None) -> dict[str, Any]:
         """The columns of the file."""
@@ -252,12 +278,17 @@ class Pixels:
         self._seen, self._known = last, self._known + int(known.sum())
         self._auroc.update(_by_pixel(found)[known][~masks[known]])
 
+    @property
+    def auroc(self) -> float | None:
+        """None where all pixels are of one kind."""
+        return self._auroc.compute() if self._auroc.strange and self._auroc.normal else None
+
     def __str__(self) -> str:
         """The AUROC, or why there is none; and of how many rows, where some have no mask."""
         some = "" if self._known == self._seen else f", {self._known} rows with a mask"
-        if not self._auroc.strange or not self._auroc.normal:
+        if self.auroc is None:
             return f"{'all' if self._auroc.strange else 'no'} pixels are marked{some}"
-        return f"{self._auroc.compute():.3f}{some}"
+        return f"{self.auroc:.3f}{some}"
 
 
 def _by_pixel(found: Scored) -> Tensor:
@@ -332,28 +363,27 @@ def _strange(data: HFDataModule, split: str, wanted: list[int] | str) -> tuple[T
     return strange, bool((strange == 0).any() and (strange == 1).any())
 
 
-def _measured(data: HFDataModule, split: str, scores: Tensor, wanted: list[int] | str) -> list[str]:
-    """AUROC and average precision, of the rows that have a label; why there are none, where all have the same."""
+def _measured(
+    data: HFDataModule, split: str, scores: Tensor, wanted: list[int] | str
+) -> tuple[dict[str, float], list[str]]:
+    """AUROC and average precision, of the rows that have a label; or why there are none, where all have the same."""
     if isinstance(wanted, str):
-        return []
+        return {}, []
     from lightning_ae.metrics.anomalies import separation
 
     strange, _ = _strange(data, split, wanted)
     found = separation(strange, scores)
     if found is None:
-        return ["all rows are of it" if (strange == 1).any() else "no rows of it", ""]
-    return [f"{value:.3f}" for value in found]
+        return {}, ["all rows are of it" if (strange == 1).any() else "no rows of it", ""]
+    return {"auroc": found[0], "average_precision": found[1]}, []
 
 
-def _draw(
-    model: Autoencoder, data: HFDataModule, split: str, scores: Tensor, n: int, seed: int, file: Path, overwrite: bool
-) -> None:
+def _draw(model: Autoencoder, data: HFDataModule, split: str, scores: Tensor, n: int, seed: int) -> Figure:
     """The strangest images and the plainest, and below each how much its pixels have in its score."""
     import torch
 
     from lightning_ae.callbacks.measures import to_unit_interval
     from lightning_ae.callbacks.scores import extremes_figure
-    from lightning_ae.files import whole_file
 
     order = scores.argsort(descending=True, stable=True)
     rows, maps = [], []
@@ -368,6 +398,4 @@ def _draw(
             where.append(found.shares.sum(dim=1, keepdim=True).float().cpu())
         rows.append(torch.cat(seen))
         maps.append(torch.cat(where))
-    figure = extremes_figure(rows[0], rows[1], maps[0], maps[1], f"{split}: scores by pixel")
-    with whole_file(file, overwrite) as part:
-        figure.savefig(part)
+    return extremes_figure(rows[0], rows[1], maps[0], maps[1], f"{split}: scores by pixel")

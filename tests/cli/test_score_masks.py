@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image as PILImage
+from pyarrow import parquet
 from sklearn.metrics import roc_auc_score
 
 from lightning_ae import Autoencoder, HFDataModule
@@ -81,6 +82,28 @@ def test_pixels_are_found_where_masks_say(folder: Path, tmp_path: Path, capsys: 
     assert 0.6 < expected < 0.999
     assert f"{expected:.3f}, 11 rows with a mask" in said
     assert "AUROC of pixels" in said
+
+
+def test_the_run_of_a_checkpoint_gets_what_was_found(folder: Path, tmp_path: Path) -> None:
+    """In its TensorBoard log, at the checkpoint's step; of its own data alone."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "tensorboard").mkdir()
+    checkpoint = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    checkpoint.write_bytes((folder / "model.ckpt").read_bytes())
+    words = ["score", str(checkpoint), "--device", "cpu", "--n", "2", "--mask", "mask"]
+    other = ["--path", str(folder / "train.parquet"), "--splits", "train", "--output", str(tmp_path / "other")]
+    main([*words, *other])
+    assert not list((tmp_path / "run" / "tensorboard").iterdir())
+    main(words)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"images": 0}).Reload()
+    scores = parquet.read_table(tmp_path / "run" / "scores" / "train.parquet")["score"].to_numpy()
+    (median,) = events.Scalars("train/score_median")
+    assert median.value == pytest.approx(np.median(scores), rel=1e-6)
+    assert median.step == 1
+    assert 0.6 < events.Scalars("train/score_pixel_auroc")[0].value < 0.999
+    assert [image.step for image in events.Images("pictures/strangest")] == [1]
 
 
 @pytest.mark.parametrize("ties", [False, True])
