@@ -8,6 +8,7 @@ from lightning_ae.callbacks.pictures import (
     ReconstructionGrid,
     SampleGrid,
 )
+from lightning_ae.callbacks.scores import ScoreMetrics
 
 __all__ = [
     "DenoisingMetrics",
@@ -18,5 +19,6 @@ __all__ = [
     "ReconstructionGrid",
     "ReconstructionMetrics",
     "SampleGrid",
+    "ScoreMetrics",
     "SparsityMetrics",
 ]

@@ -28,8 +28,46 @@ from lightning_ae.metrics import (
 from lightning_ae.parts.likelihoods import known
 
 
-class _Accumulated(pl.Callback):
-    """Base of the callbacks that add up metrics over the batches of validation and test."""
+class Staged(pl.Callback):
+    """Base of the callbacks that look at all batches of a validation, or of a test."""
+
+    @abstractmethod
+    def start(self, trainer: pl.Trainer, model: Any, stage: str) -> None:
+        """Before the batches of "val" or "test"."""
+
+    @abstractmethod
+    def see(self, trainer: pl.Trainer, model: Any, batch: Any, batch_idx: int, stage: str) -> None:
+        """A batch."""
+
+    @abstractmethod
+    def finish(self, trainer: pl.Trainer, model: Any, stage: str) -> None:
+        """After them."""
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+        self.start(trainer, pl_module, "val")
+
+    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+        self.start(trainer, pl_module, "test")
+
+    def on_validation_batch_end(  # noqa: D102
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self.see(trainer, pl_module, batch, batch_idx, "val")
+
+    def on_test_batch_end(  # noqa: D102
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self.see(trainer, pl_module, batch, batch_idx, "test")
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: D102
+        self.finish(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: D102
+        self.finish(trainer, pl_module, "test")
+
+
+class _Accumulated(Staged):
+    """Base of the callbacks that add up metrics over the batches."""
 
     _metrics: dict[str, Metric]
 
@@ -41,43 +79,21 @@ class _Accumulated(pl.Callback):
     def add(self, model: Autoencoder, metrics: dict[str, Metric], x: Tensor, target: Tensor, **given: Tensor) -> None:
         """Adds a batch, with what the model takes besides; `model.corrupt` draws what it draws in the step."""
 
-    def _start(self, module: pl.LightningModule) -> None:
-        model = as_autoencoder(self, module)
+    def start(self, trainer: pl.Trainer, model: Any, stage: str) -> None:
+        model = as_autoencoder(self, model)
         self._metrics = {name: metric.to(model.device) for name, metric in self.metrics(model).items()}
 
-    def _add(self, model: Autoencoder, batch: Any, batch_idx: int, stage: str) -> None:
+    def see(self, trainer: pl.Trainer, model: Any, batch: Any, batch_idx: int, stage: str) -> None:
         with torch.no_grad(), model.at_step(stage, batch_idx, batch):
             x, target, given = model.read(batch)
             self.add(model, self._metrics, x, target, **given)
 
-    def _finish(self, model: Autoencoder, stage: str) -> None:
+    def finish(self, trainer: pl.Trainer, model: Any, stage: str) -> None:
         values: dict[str, Tensor] = {}
         for name, metric in self._metrics.items():
             value = metric.compute()
             values |= value if isinstance(value, dict) else {name: value}
         model.log_dict({f"{stage}/{name}": value.to(model.device) for name, value in values.items()}, sync_dist=True)
-
-    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._start(pl_module)
-
-    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._start(pl_module)
-
-    def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        self._add(pl_module, batch, batch_idx, "val")
-
-    def on_test_batch_end(
-        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        self._add(pl_module, batch, batch_idx, "test")
-
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self._finish(pl_module, "val")
-
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self._finish(pl_module, "test")
 
 
 class ReconstructionMetrics(_Accumulated):

@@ -115,7 +115,7 @@ class Picture(pl.Callback):
             x, given = read_input(model, batch)
             self._inputs.append(x[:missing])
             self._given.append(rows_of(given, slice(missing)))
-            labels = _labels(trainer, batch)
+            labels = labels_of(trainer, batch)
             if labels is not None:
                 self._labels.append(labels[:missing])
 
@@ -132,18 +132,7 @@ class Picture(pl.Callback):
         with undisturbed(model):
             when = stage or f"epoch {trainer.current_epoch + 1}"
             figure = self.draw(trainer, model, torch.cat(self._inputs), labels, f"{self.name}, {when}")
-        if not trainer.is_global_zero:
-            return
-        file = folder / "pictures" / f"{'_'.join([*self.name.split(), *([stage] if stage else [])])}.png"
-        with whole_file(file) as part:
-            figure.savefig(part)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(
-                    f"pictures/{self.name}", _pixels(figure), trainer.global_step, dataformats="HWC"
-                )
-            elif isinstance(logger, WandbLogger):
-                logger.log_image(f"pictures/{self.name}", [str(file)], step=trainer.global_step)
+        show(trainer, figure, self.name, folder, stage)
 
 
 class ReconstructionGrid(Picture):
@@ -305,6 +294,23 @@ class JacobianSpectrum(Picture):
         return figure
 
 
+def show(trainer: pl.Trainer, figure: Figure, name: str, folder: Path, stage: str) -> None:
+    """Writes a figure to `pictures/<name>.png` in a folder, or `<name>_<stage>.png`, and to the loggers that take
+    pictures, on the first rank."""
+    if not trainer.is_global_zero:
+        return
+    file = folder / "pictures" / f"{'_'.join([*name.split(), *([stage] if stage else [])])}.png"
+    with whole_file(file) as part:
+        figure.savefig(part)
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(
+                f"pictures/{name}", figure_pixels(figure), trainer.global_step, dataformats="HWC"
+            )
+        elif isinstance(logger, WandbLogger):
+            logger.log_image(f"pictures/{name}", [str(file)], step=trainer.global_step)
+
+
 def encoded(model: Autoencoder, x: Tensor, given: Mapping[str, Tensor]) -> list[Tensor]:
     """The codes of inputs (B, *input_shape), a part of the batch at a time."""
     parts = [slice(start, start + 256) for start in range(0, len(x), 256)]
@@ -463,7 +469,7 @@ def _leave_one_out(points: Tensor, labels: Tensor, k: int = 5) -> float:
     return float((nearest.mode(dim=1).values != labels).float().mean())
 
 
-def _labels(trainer: pl.Trainer, batch: Any) -> Tensor | None:
+def labels_of(trainer: pl.Trainer, batch: Any) -> Tensor | None:
     """A batch's labels: a dict's label column, or what comes second in a tuple."""
     if isinstance(batch, Mapping):
         column = getattr(getattr(trainer, "datamodule", None), "label", None) or "label"
@@ -473,7 +479,8 @@ def _labels(trainer: pl.Trainer, batch: Any) -> Tensor | None:
     return None
 
 
-def _pixels(figure: Figure) -> Any:
+def figure_pixels(figure: Figure) -> Any:
+    """A figure as an image, uint8 (height, width, 3)."""
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 

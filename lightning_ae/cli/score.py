@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +12,17 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_ae.cli.tools import check_model, check_positive, check_splits
-from lightning_ae.errors import InputError, unknown
+from lightning_ae.errors import InputError
+from lightning_ae.files import whole_file
 from lightning_ae.thresholds import check_quantile
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from torch import Tensor
 
     from lightning_ae.autoencoder import Autoencoder
     from lightning_ae.data.module import HFDataModule
+    from lightning_ae.scores import Scored
     from lightning_ae.thresholds import Threshold
 
 
@@ -32,6 +36,7 @@ def score(
     quantile: float | None = None,
     store: bool = False,
     anomaly: Sequence[str | int] | None = None,
+    mask: str | None = None,
     top: int = 3,
     n: int = 10,
     batch_size: int = 1024,
@@ -46,7 +51,9 @@ def score(
     found anew. "features" holds the columns that have the largest shares in a row's score, of tables and sequences,
     from one draw. "row", the number in the data set's own split, and "path", where images are files, say which sample
     it is. A column that the data have of such a name is left as it is, and an underscore follows the new one's. Where
-    labels are known, AUROC and average precision are printed. Of images, "strangest.png" shows the strangest and the
+    labels are known, AUROC and average precision are printed. Of a checkpoint in a run's folder and the run's own data
+    they are added to its TensorBoard log, where it has one (the callback ScoreMetrics logs while a run goes on, to any
+    logger). Of images, "strangest.png" shows the strangest and the
     plainest of the last split, with where they are.
 
     Args:
@@ -61,6 +68,8 @@ def score(
             0.99).
         store: write the threshold into the checkpoint.
         anomaly: the classes of the label that are to be found, by name or number (default: of two the second).
+        mask: the column of masks, images whose pixels are not 0 where those of the image are to be found; the AUROC of
+            the pixels' scores is printed. Masks are resized and cut as their images are.
         top: how many features of each row.
         n: how many images of each kind in the picture; 0 for none.
         batch_size: how many samples to score at a time.
@@ -80,9 +89,13 @@ def score(
         raise InputError(f"n must not be negative, got {n}", "0 draws no picture")
     if quantile is not None:
         check_quantile(quantile)
+    if mask is not None and draws > 1:
+        raise InputError(f"mask takes one draw, got draws={draws}: a bound of several is no sum over pixels")
     if store and not Path(checkpoint).is_file():
         raise InputError(f"store writes into a checkpoint, and {checkpoint!r} is none", "leave it out")
     from lightning_ae.cli import trained, written
+    from lightning_ae.data.masks import check_masks
+    from lightning_ae.metrics.anomalies import anomalous_classes
 
     model = trained.load(checkpoint, device)
     model.check_scores(draws=draws)
@@ -98,7 +111,10 @@ def score(
     pictures = len(model.input_shape) == 3 and n > 0
     written.check_free([*files.values(), *([folder / "strangest.png"] if pictures else [])], overwrite)
     data.prepare_data()
-    wanted = _classes(data, anomaly)
+    if mask is not None:
+        for split in splits:
+            check_masks(data, split, mask)
+    wanted = anomalous_classes(data, anomaly)
     if anomaly is not None and not any(_strange(data, split, wanted)[1] for split in splits):
         raise InputError(
             f"the label {data.label!r} has one class only in what is scored, as far as anomaly tells classes apart",
@@ -110,10 +126,13 @@ def score(
     threshold = _threshold(model, checkpoint, None if path else data, quantile, draws, seed, batch_size, console)
     names = _names(model) if draws == 1 else None
     # all of them before the first file, so that a row that has no score leaves nothing behind
-    all_found = {split: score_split(model, data, split, names, top, draws, seed, batch_size) for split in splits}
+    all_found = {split: score_split(model, data, split, names, top, draws, seed, batch_size, mask) for split in splits}
     if store and threshold is not None:
         _store(checkpoint, threshold)
     results = Table("split", "rows", "median", *([] if threshold is None else ["exceed"]), *_titles(data, wanted))
+    if mask is not None:
+        results.add_column("AUROC of pixels")
+    logged: dict[str, float] = {}
     for split, file in files.items():
         found = all_found[split]
         about = {
@@ -128,13 +147,23 @@ def score(
         rows = rows.remove_columns([name for name in data.input_columns if name in rows.column_names])
         written.write_parquet(rows, columns, about, file, overwrite)
         exceed = [] if threshold is None else [str(int((found.scores > threshold.value).sum()))]
-        measured = _measured(data, split, found.scores, wanted)
-        results.add_row(split, str(len(found.scores)), f"{found.scores.median():.2f}", *exceed, *measured)
+        logged |= {f"{split}/score_{name}": value for name, value in found.measured(threshold).items()}
+        parted, reason = _measured(data, split, found.scores, wanted)
+        logged |= {f"{split}/score_{name}": value for name, value in parted.items()}
+        measured = [f"{value:.3f}" for value in parted.values()] or reason
+        measured += [] if found.pixels is None else [str(found.pixels)]
+        results.add_row(split, str(len(found.scores)), f"{logged[f'{split}/score_median']:.2f}", *exceed, *measured)
+    figures = {}
     if pictures:
-        _draw(model, data, splits[-1], all_found[splits[-1]].scores, n, seed, folder / "strangest.png", overwrite)
+        figures["strangest"] = _draw(model, data, splits[-1], all_found[splits[-1]].scores, n, seed)
+        with whole_file(folder / "strangest.png", overwrite) as part:
+            figures["strangest"].savefig(part)
+    log = None if path else written.log_beside(checkpoint, logged, figures)
     console.print("[bold]Written[/]")
     for file in [*files.values(), *([folder / "strangest.png"] if pictures else [])]:
         console.print(f"  {file}")
+    if log is not None:
+        console.print(f"  {log}  (added to what is there)")
     console.print(results)
     return files
 
@@ -147,6 +176,18 @@ class Found:
     names: list[str] | None
     chosen: Tensor
     shares: Tensor
+    pixels: Pixels | None = None
+
+    def measured(self, threshold: Threshold | None) -> dict[str, float]:
+        """What is logged of them, by the names that `ScoreMetrics` gives it."""
+        import numpy as np
+
+        found = {"median": float(np.median(self.scores.numpy()))}
+        if threshold is not None:
+            found["exceeds"] = float((self.scores > threshold.value).double().mean())
+        if self.pixels is not None and (value := self.pixels.auroc) is not None:
+            found["pixel_auroc"] = value
+        return found
 
     def columns(self, threshold: Threshold | None) -> dict[str, Any]:
         """The columns of the file."""
@@ -177,16 +218,22 @@ def score_split(
     draws: int = 1,
     seed: int = 0,
     batch_size: int = 1024,
+    mask: str | None = None,
 ) -> Found:
     """The scores of a split, and the `top` features of each row by their shares, where features have names."""
     import torch
     from tqdm.auto import tqdm
 
     scores, chosen, shares = [], [], []
-    batches = model.score_rows(data, split, names is not None, draws=draws, seed=seed, batch_size=batch_size)
+    pixels = None if mask is None else Pixels(model, data, split, mask, seed, batch_size)
+    batches = model.score_rows(
+        data, split, names is not None or pixels is not None, draws=draws, seed=seed, batch_size=batch_size
+    )
     total = -(-len(data.dataset(split)) // batch_size)
     for found in tqdm(batches, f"scoring {split}", total, delay=2, leave=False):
         scores.append(found.score.double().cpu())
+        if pixels is not None:
+            pixels.add(found)
         if names is not None:
             assert found.shares is not None
             each = found.shares.flatten(2).sum(dim=2) if found.shares.ndim > 2 else found.shares
@@ -194,9 +241,60 @@ def score_split(
             chosen.append(largest.indices)
             shares.append(largest.values)
     empty = torch.empty(0, 0)
-    return Found(
-        torch.cat(scores), names, torch.cat(chosen) if chosen else empty, torch.cat(shares) if shares else empty
-    )
+    of_rows = [torch.cat(each) if each else empty for each in (chosen, shares)]
+    return Found(torch.cat(scores), names, of_rows[0], of_rows[1], pixels)
+
+
+class Pixels:
+    """How well the pixels' scores of a split find what its masks mark; `add` takes the batches in their order.
+
+    The rows with marks are scored once more, beforehand, so that the scores of marked pixels alone need be held.
+    """
+
+    def __init__(
+        self, model: Autoencoder, data: HFDataModule, split: str, column: str, seed: int, batch_size: int
+    ) -> None:
+        import torch
+
+        from lightning_ae.data.masks import read_masks
+        from lightning_ae.metrics.anomalies import PixelAUROC
+
+        self._read = partial(read_masks, data, split, column)
+        self._seen, self._known, rows, strange = 0, 0, len(data.dataset(split)), [torch.empty(0)]
+        for first in range(0, rows, batch_size):
+            masks, _ = self._read(first, min(first + batch_size, rows))
+            marked = masks.flatten(1).any(dim=1).nonzero().flatten()
+            if len(marked):
+                x, target, given = model.read(data.rows(split, first + marked))
+                roles: dict[str, Any] = {role: value.to(model.device) for role, value in given.items()}
+                found = model.score_batch(x.to(model.device), target.to(model.device), True, seed=seed, **roles)
+                strange.append(_by_pixel(found)[masks[marked]])
+        self._auroc = PixelAUROC(torch.cat(strange))
+
+    def add(self, found: Scored) -> None:
+        """Adds a batch."""
+        last = self._seen + len(found.score)
+        masks, known = self._read(self._seen, last)
+        self._seen, self._known = last, self._known + int(known.sum())
+        self._auroc.update(_by_pixel(found)[known][~masks[known]])
+
+    @property
+    def auroc(self) -> float | None:
+        """None where all pixels are of one kind."""
+        return self._auroc.compute() if self._auroc.strange and self._auroc.normal else None
+
+    def __str__(self) -> str:
+        """The AUROC, or why there is none; and of how many rows, where some have no mask."""
+        some = "" if self._known == self._seen else f", {self._known} rows with a mask"
+        if self.auroc is None:
+            return f"{'all' if self._auroc.strange else 'no'} pixels are marked{some}"
+        return f"{self.auroc:.3f}{some}"
+
+
+def _by_pixel(found: Scored) -> Tensor:
+    """The scores of pixels, (B, height, width), float32 on the CPU."""
+    assert found.shares is not None
+    return found.shares.sum(dim=1).float().cpu()
 
 
 def _names(model: Autoencoder) -> list[str] | None:
@@ -250,30 +348,6 @@ def _store(checkpoint: str, threshold: Threshold) -> None:
     AtomicCheckpointIO().save_checkpoint(content, checkpoint)
 
 
-def _classes(data: HFDataModule, anomaly: Sequence[str | int] | None) -> list[int] | str:
-    """The numbers of the classes that are to be found; or why there are none, in words.
-
-    Raises:
-        InputError: where they are asked for, and the data do not have them.
-    """
-    names = data.class_names
-    if data.label is None or not data.has_classes or names is None:
-        reason = "the data have no label" if data.label is None else f"the label {data.label!r} names no classes"
-        if anomaly is not None:
-            raise InputError(f"anomaly is a class of the label, but {reason}", "leave it out, or give the data's label")
-        return reason
-    if anomaly is None:
-        return [1] if len(names) == 2 else f"the label {data.label!r} has {len(names)} classes: name some as anomaly"
-    found = []
-    for name in map(str, anomaly):
-        if name not in names and not (name.isdecimal() and int(name) < len(names)):
-            raise unknown(f"class of the label {data.label!r}", name, names)
-        found.append(names.index(name) if name in names else int(name))
-    if len(set(found)) == len(names):
-        raise InputError(f"anomaly names all classes of the label {data.label!r}", "leave those out that are normal")
-    return found
-
-
 def _titles(data: HFDataModule, wanted: list[int] | str) -> Iterator[str]:
     if isinstance(wanted, str):
         return iter(())
@@ -282,37 +356,34 @@ def _titles(data: HFDataModule, wanted: list[int] | str) -> Iterator[str]:
 
 
 def _strange(data: HFDataModule, split: str, wanted: list[int] | str) -> tuple[Tensor, bool]:
-    """Of each row 1 where it is to be found, 0 where not, -1 where nobody knows, (N,); and whether there are both."""
-    import torch
+    """Which rows are to be found, as `strangeness` says; and whether there are rows of both kinds."""
+    from lightning_ae.metrics.anomalies import strangeness
 
-    labels = data.labels(split)
-    strange = torch.where(labels >= 0, torch.isin(labels, torch.tensor(wanted)).long(), -1)
+    strange = strangeness(data.labels(split), [] if isinstance(wanted, str) else wanted)
     return strange, bool((strange == 0).any() and (strange == 1).any())
 
 
-def _measured(data: HFDataModule, split: str, scores: Tensor, wanted: list[int] | str) -> list[str]:
-    """AUROC and average precision, of the rows that have a label; why there are none, where all have the same."""
+def _measured(
+    data: HFDataModule, split: str, scores: Tensor, wanted: list[int] | str
+) -> tuple[dict[str, float], list[str]]:
+    """AUROC and average precision, of the rows that have a label; or why there are none, where all have the same."""
     if isinstance(wanted, str):
-        return []
-    from sklearn.metrics import average_precision_score, roc_auc_score
+        return {}, []
+    from lightning_ae.metrics.anomalies import separation
 
-    strange, both = _strange(data, split, wanted)
-    if not both:
-        return ["all rows are of it" if (strange == 1).any() else "no rows of it", ""]
-    known = strange >= 0
-    found, values = strange[known].numpy(), scores[known].numpy()
-    return [f"{roc_auc_score(found, values):.3f}", f"{average_precision_score(found, values):.3f}"]
+    strange, _ = _strange(data, split, wanted)
+    found = separation(strange, scores)
+    if found is None:
+        return {}, ["all rows are of it" if (strange == 1).any() else "no rows of it", ""]
+    return {"auroc": found[0], "average_precision": found[1]}, []
 
 
-def _draw(
-    model: Autoencoder, data: HFDataModule, split: str, scores: Tensor, n: int, seed: int, file: Path, overwrite: bool
-) -> None:
+def _draw(model: Autoencoder, data: HFDataModule, split: str, scores: Tensor, n: int, seed: int) -> Figure:
     """The strangest images and the plainest, and below each how much its pixels have in its score."""
     import torch
 
     from lightning_ae.callbacks.measures import to_unit_interval
-    from lightning_ae.callbacks.pictures import unit_figure
-    from lightning_ae.files import whole_file
+    from lightning_ae.callbacks.scores import extremes_figure
 
     order = scores.argsort(descending=True, stable=True)
     rows, maps = [], []
@@ -327,9 +398,4 @@ def _draw(
             where.append(found.shares.sum(dim=1, keepdim=True).float().cpu())
         rows.append(torch.cat(seen))
         maps.append(torch.cat(where))
-    low, high = torch.aminmax(torch.cat(maps))
-    shown = [((each - low) / (high - low).clamp(min=1e-12)) for each in maps]
-    pictures = [rows[0], shown[0], rows[1], shown[1]]
-    figure = unit_figure(pictures, ["strangest", "where", "plainest", "where"], f"{split}: scores by pixel")
-    with whole_file(file, overwrite) as part:
-        figure.savefig(part)
+    return extremes_figure(rows[0], rows[1], maps[0], maps[1], f"{split}: scores by pixel")

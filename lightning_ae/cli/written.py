@@ -91,6 +91,32 @@ def save_figure(figure: Any, file: Path, overwrite: bool) -> Path:
     return file
 
 
+def log_beside(checkpoint: str, values: dict[str, float], figures: dict[str, Any]) -> Path | None:
+    """Adds values and pictures by name to the TensorBoard log of the run that a checkpoint is of, at its step.
+
+    The run's other loggers take nothing once it has ended.
+
+    Returns:
+        The log's folder, or None where the checkpoint is in no run's folder, or the run has no such log.
+    """
+    file, folder = Path(checkpoint), beside(checkpoint) / "tensorboard"
+    if not file.is_file() or file.parent.name != "checkpoints" or not folder.is_dir():
+        return None
+    from pytorch_lightning.loggers import TensorBoardLogger
+
+    from lightning_ae.callbacks.pictures import figure_pixels
+    from lightning_ae.training.checkpoint import read_checkpoint
+
+    step = read_checkpoint(checkpoint)["global_step"]
+    writer = TensorBoardLogger(str(folder.parent), name="", version="tensorboard").experiment
+    for name, value in values.items():
+        writer.add_scalar(name, value, step)
+    for name, figure in figures.items():
+        writer.add_image(f"pictures/{name}", figure_pixels(figure), step, dataformats="HWC")
+    writer.close()
+    return folder
+
+
 def print_images(model: Autoencoder, rows: dict[str, torch.Tensor]) -> None:
     """Prints rows of small images in grey, two pixels to a character, where the terminal has colours."""
     from rich.style import Style

@@ -78,6 +78,15 @@ def gather_batch(x: Tensor) -> Tensor:
     return whole[: sum(counts)]  # under strided shares all padding comes last
 
 
+def gather_rows(x: Tensor) -> Tensor:
+    """The rows of all ranks, one rank's after another's, of which each may have any number: (B_r, ...) to (B, ...)."""
+    if world_size() == 1:
+        return x
+    counts = gather(torch.tensor(len(x), device=x.device)).tolist()
+    padded = torch.cat([x, x.new_zeros(max(counts) - len(x), *x.shape[1:])])
+    return torch.cat([rows[:count] for rows, count in zip(gather(padded), counts, strict=True)])
+
+
 class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:

@@ -125,15 +125,27 @@ class ImagePreprocess(Preprocess):
                 )
         if self.size is not None and self.size != tuple(x.shape[2:]):
             whole = self._whole(tuple(x.shape[2:]))
-            x = F.interpolate(x.float(), whole, mode="bilinear", antialias=True, align_corners=False)
-            for dim, (n, wanted) in enumerate(zip(whole, self.size, strict=True), start=2):
-                x = x.narrow(dim, (n - wanted) // 2, wanted)
+            x = self._cut(F.interpolate(x.float(), whole, mode="bilinear", antialias=True, align_corners=False))
         if x is given or x.dtype == torch.uint8:
             return x
         if given.dtype == torch.uint8:
             return x.round().clamp(0, 255).to(torch.uint8)
         # means of floats lie beyond them by rounding alone
         return x.clamp(given.amin((1, 2, 3), keepdim=True), given.amax((1, 2, 3), keepdim=True))
+
+    def resize_mask(self, mask: Tensor) -> Tensor:
+        """What marks pixels of images, (B, H, W) bool, brought to where `resize` brings them: each is the nearest's."""
+        if self.size is None or self.size == tuple(mask.shape[1:]):
+            return mask
+        whole = self._whole(tuple(mask.shape[1:]))
+        return self._cut(F.interpolate(mask.unsqueeze(1).float(), whole, mode="nearest-exact")).squeeze(1) > 0
+
+    def _cut(self, x: Tensor) -> Tensor:
+        """The centre of images (B, C, H, W) that is `size`."""
+        assert self.size is not None
+        for dim, wanted in enumerate(self.size, start=2):
+            x = x.narrow(dim, (x.shape[dim] - wanted) // 2, wanted)
+        return x
 
     def _whole(self, given: tuple[int, ...]) -> tuple[int, int]:
         """To what height and width an image (height, width) is resized, of which the centre is `size`."""

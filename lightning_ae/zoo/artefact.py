@@ -15,6 +15,7 @@ from lightning_ae.config import class_path, from_earlier
 from lightning_ae.errors import InputError, unknown
 from lightning_ae.registry import get_model
 from lightning_ae.registry import list_models as variants
+from lightning_ae.thresholds import Threshold
 from lightning_ae.training.checkpoint import load_model
 from lightning_ae.training.rebuild import rebuild
 from lightning_ae.zoo import index
@@ -112,6 +113,8 @@ def build(config: Config, weights: dict[str, Tensor], where: str) -> Autoencoder
             same_types=True,
         )
         model.signature = config.read_signature()
+        if config.threshold is not None:
+            model.threshold = Threshold(**config.threshold.model_dump())
     except InputError as error:
         raise InputError(f"{where} cannot be built: {error.message}", error.hint) from error
     return model.eval()

@@ -210,6 +210,15 @@ class Features(_Part):
     std: list[float] | None = Field(None, description="of each dimension of the code, over the training split")
 
 
+class ThresholdPart(_Part):
+    """From which score on a row counts as strange, in nats; see `lightning_ae.thresholds`."""
+
+    value: float
+    quantile: Annotated[float, Field(gt=0, lt=1, description="of the scores of rows that it was not fitted to")]
+    rows: Annotated[int, Field(gt=0, description="how many those were")]
+    draws: Annotated[int, Field(gt=0, description="of each row's code, that the scores are of")]
+
+
 class Config(_Part):
     """What config.json in an artefact says: all it takes to build the model, and to feed it."""
 
@@ -223,6 +232,7 @@ class Config(_Part):
         None, description="the input's columns, their types and statistics; none in entries of before it was kept"
     )
     signature_hash: Annotated[str | None, Field(pattern=r"^[0-9a-f]{32}$")] = None
+    threshold: ThresholdPart | None = Field(None, description="none where the checkpoint had none")
     features: Features
 
     @model_validator(mode="after")

@@ -5,8 +5,8 @@
 
 The networks and the preprocessing are those of an entry of the zoo; the weights are trained anew, since the entry has
 seen all classes. Scores of the test split: the negative evidence lower bound, by one draw and by several, which make
-it tighter. AUROC 0.5 is chance, 1 is perfect. Of a checkpoint of your own, `lightning-ae score CHECKPOINT --anomaly 8`
-does the same.
+it tighter, and need not tell classes apart any better. AUROC 0.5 is chance, 1 is perfect. Of a checkpoint of your own,
+`lightning-ae score CHECKPOINT --anomaly 8` does the same.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def main() -> None:
     print(f"class {args.held_out} held out: {int(odd.sum())} of {len(odd)} test samples, {args.epochs} epochs")
     for draws in (1, args.draws):
         scores = torch.cat([found.score for found in model.score_rows(data, "test", draws=draws)])
-        print(f"  {f'{draws} draws':<10} AUROC {roc_auc_score(odd, scores.cpu()):.3f}")
+        by = "1 draw" if draws == 1 else f"{draws} draws"
+        print(f"  {by:<10} AUROC {roc_auc_score(odd, scores.cpu()):.3f}")
 
 
 if __name__ == "__main__":

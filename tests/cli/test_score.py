@@ -16,7 +16,7 @@ from datasets import Dataset
 from pyarrow import parquet
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from lightning_ae import VAE, Autoencoder, HFDataModule, InputError, load_model
+from lightning_ae import VAE, Autoencoder, HFDataModule, InputError, load_model, zoo
 from lightning_ae.architectures import MLP
 from lightning_ae.cli.app import main
 from lightning_ae.data.kinds import Tabular
@@ -186,6 +186,22 @@ def test_a_stream_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     torch.save(content, "stream.ckpt")
     assert "model's data are a stream" in fails(capsys, "stream.ckpt", "--output", "none")
     assert not Path("none").exists()
+
+
+def test_one_pass_over_a_stream_scores_as_what_is_held() -> None:
+    """Scores, shares and the threshold."""
+    model = zoo.load("vae_mlp.digits_v1")
+    splits = HFDataModule("digits").splits
+    held, streamed = (HFDataModule(splits, val_split="test", streaming=each, cache="none") for each in (False, True))
+    for shares in (False, True):
+        one, other = (list(model.score_rows(data, "val", shares, batch_size=100)) for data in (held, streamed))
+        assert [len(found.score) for found in other] == [100, 100, 100, 60]
+        for name in ("score", "shares") if shares else ("score",):
+            both = [torch.cat([getattr(found, name) for found in each]) for each in (one, other)]
+            torch.testing.assert_close(*both, rtol=1e-5, atol=1e-4)
+    assert model.fit_threshold(streamed).value == pytest.approx(model.fit_threshold(held).value, rel=1e-5)
+    assert model.threshold is not None
+    assert model.threshold.rows == 360
 
 
 def test_what_is_interrupted_leaves_nothing_half_written(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from lightning_ae.exact import (
     Noise,
     gather,
     gather_batch,
+    gather_rows,
     keyed,
     noise_of_step,
     rank,
@@ -400,6 +401,7 @@ def pieces(x: Tensor) -> dict[str, Tensor]:
         dropped = torch.cat([dropped, Dropout(0.5)(x.detach())], dim=1)
     found["dropout"] = gather_batch(dropped)
     found["noise"] = gather_batch(Noise(1, "a", samples=N).randn_like(x.detach()))
+    found["rows"] = gather_rows(x.detach()).sort(dim=0).values
     found["order"] = gather(torch.tensor(float(rank())))[:1]
     return found
 

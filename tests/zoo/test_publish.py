@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import types
 from importlib.metadata import EntryPoint
@@ -14,6 +15,7 @@ import torch
 
 from lightning_ae import VAE, HFDataModule, InputError, registry, zoo
 from lightning_ae.cli import main
+from lightning_ae.thresholds import Threshold
 from lightning_ae.zoo import index
 from lightning_ae.zoo.schema import Entry
 
@@ -61,6 +63,32 @@ def test_published_loads_and_keeps_its_numbers(
     assert zoo.info("vae_mlp.digits_v9").recipe.paths == ["vae", "digits"]
     assert zoo.verify() == ["vae_mlp.digits_v9"]
     assert all(check.passed for check in zoo.reproduce("vae_mlp.digits_v9"))
+
+
+def test_a_threshold_stays_with_the_entry(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lightning_ae.training.checkpoint import METADATA_KEY, read_checkpoint
+
+    content, threshold = read_checkpoint(checkpoint, mmap=False), Threshold(12.5, 0.9, 40, 1)
+    content[METADATA_KEY]["threshold"] = threshold.plain()
+    torch.save(content, tmp_path / "kept.ckpt")
+    to, place = tmp_path / "zoo", tmp_path / "zoo" / "weights" / "vae_mlp.digits_v9"
+    zoo.publish(tmp_path / "kept.ckpt", "vae_mlp.digits_v9", to=str(to), dry_run=False)
+    assert "A score above 12.5 nats, by one draw: the 0.9 quantile" in (place / "README.md").read_text()
+    assert zoo.load(place).threshold == threshold
+    monkeypatch.setattr(index, "zoo_folder", lambda: to)
+    assert zoo.load("vae_mlp.digits_v9").threshold == threshold
+    main(["score", "vae_mlp.digits_v9", "--splits", "test", "--output", str(tmp_path), "--n", "0", "--device", "cpu"])
+    assert "Threshold 12.5: the 0.9 quantile of the scores of 40 validation rows" in capsys.readouterr().out
+    config = json.loads((place / "config.json").read_text())
+    for value in ({"value": 1.0}, {**config["threshold"], "quantile": 1.0}, {**config["threshold"], "rows": 0}):
+        (place / "config.json").write_text(json.dumps({**config, "threshold": value}))
+        with pytest.raises(InputError, match="threshold"):
+            zoo.load(place)
+    del config["threshold"]  # of an entry of before it was kept
+    (place / "config.json").write_text(json.dumps(config))
+    assert zoo.load(place).threshold is None
 
 
 @pytest.mark.parametrize(

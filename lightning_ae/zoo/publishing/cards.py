@@ -99,6 +99,7 @@ def _text(entry: Entry) -> str:
             for metric in entry.metrics
         ),
         "",
+        *_strange(entry),
         "## Features",
         "",
         f"`latent`: {', '.join(entry.features.latents)}. Layers:",
@@ -195,6 +196,20 @@ def _value(metric: Metric) -> str:
         return "not measured"
     spread = "" if metric.std is None else f" ± {metric.std:.2g} (seeds {', '.join(map(str, metric.seeds))})"
     return f"{metric.value:.5g}{spread}"
+
+
+def _strange(entry: Entry) -> list[str]:
+    """What the card says of its threshold, where it has one."""
+    if (known := entry.threshold) is None:
+        return []
+    draws = "one draw" if known.draws == 1 else f"{known.draws} draws"
+    return [
+        "## What counts as strange",
+        "",
+        f"A score above {known.value:.6g} nats, by {draws}: the {known.quantile:g} quantile of the scores of",
+        f"{known.rows} validation rows. `lightning-ae score {entry.name} --path YOURS` says which rows exceed it.",
+        "",
+    ]
 
 
 def _command(entry: Entry) -> str:

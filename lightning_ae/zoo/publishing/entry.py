@@ -220,6 +220,7 @@ def _config(name: str, model: Autoencoder) -> Config:
             "requires": package,
             "config": model.init_args,
             "preprocess": plain,
+            "threshold": None if model.threshold is None else model.threshold.plain(),
             "features": {
                 "latents": list(model.latents),
                 "dim": model.feature_dim,
