@@ -98,7 +98,7 @@ def write_shard(
         InputError: when a row cannot be read, or the file cannot be written.
     """
     codes = trained.encode(model, data, shard.split, batch_size, shard.first, shard.last)
-    rows = data.dataset(shard.split).select(range(shard.first, shard.last))
+    rows = data.dataset(shard.split, shard.first, shard.last)
     rows = rows.remove_columns([name for name in data.input_columns if name in rows.column_names])
     signature = "" if model.signature is None else model.signature.hash
     about = {"model": checkpoint, "signature": signature, "manifest": made_under}

@@ -17,6 +17,8 @@ from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.errors import InputError
 from lightning_ae.files import whole_file
 
+ROW_GROUP = 65_536  # rows of a parquet file that are written, and read, together
+
 
 def beside(checkpoint: str) -> Path:
     """The run folder of runs/<recipe>/fit-1/checkpoints/best.ckpt; of any other checkpoint, its folder."""
@@ -57,7 +59,7 @@ def write_parquet(rows: Any, made: dict[str, Any], about: dict[str, str], file: 
         overwrite: replace it where it exists.
     """
     import pyarrow as pa
-    from datasets import Dataset, concatenate_datasets
+    from datasets import Features
     from pyarrow import parquet
 
     columns: dict[str, Any] = {}
@@ -65,14 +67,17 @@ def write_parquet(rows: Any, made: dict[str, Any], about: dict[str, str], file: 
         while name in rows.column_names:
             name += "_"
         columns[name] = values
-    table = Dataset(pa.table(columns))
-    if rows.column_names:
-        table = concatenate_datasets([table, rows], axis=1)
-    with whole_file(file, overwrite) as part:
-        table.to_parquet(part)
-        written = parquet.read_table(part)
-        said = {f"lightning_ae.{name}": value for name, value in about.items()}
-        parquet.write_table(written.replace_schema_metadata({**(written.schema.metadata or {}), **said}), part)
+    table = pa.table(columns)
+    features = Features({**Features.from_arrow_schema(table.schema), **rows.features})
+    said = {f"lightning_ae.{name}": value for name, value in about.items()}
+    schema = features.arrow_schema.with_metadata({**(features.arrow_schema.metadata or {}), **said})
+    beside = rows.with_format("arrow")
+    # the place's name is no parquet file's, as who reads the folder's meanwhile may take hidden ones, too
+    with whole_file(file, overwrite, suffix=".tmp") as part, parquet.ParquetWriter(part, schema) as writer:
+        for first in range(0, len(table), ROW_GROUP):
+            group = table.slice(first, ROW_GROUP)
+            own = beside[first : first + ROW_GROUP].columns if rows.column_names else []
+            writer.write_table(pa.table([*group.columns, *own], names=schema.names).cast(schema))
     return next(iter(columns))
 
 

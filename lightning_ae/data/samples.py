@@ -176,14 +176,22 @@ class Samples:
         sample = one if kind.steps is None else one.expand(kind.steps, *one.shape[1:])[None]
         return tuple(self.preprocess(kind.arranged(sample)).shape[1:])
 
-    def dataset(self, split: str) -> Any:
+    def dataset(self, split: str, first: int = 0, last: int | None = None) -> Any:
         """The rows of "train", "val" or "test", in the order in which evaluation passes over them; of windows the last.
+
+        Args:
+            split: train, val or test.
+            first: the position to begin at.
+            last: the position to end before.
 
         Raises:
             InputError: when there is no such split, or it is empty.
         """
-        name, rows = self._samples_of(split)
-        return self._rows_of(name) if rows is None else self._rows_of(name).select(rows)
+        (name, numbers), whole = self._samples_of(split), first == 0 and last is None
+        rows = self._rows_of(name)
+        if numbers is None:
+            return rows if whole else rows.select(range(*slice(first, last).indices(len(rows))))
+        return rows.select(numbers[first:last])
 
     def has(self, split: str) -> bool:
         """Whether there are rows of "train", "val" or "test"."""
@@ -207,7 +215,8 @@ class Samples:
         if (windows := self.windows(split)) is not None:
             return {"window": np.arange(len(windows.starts))[first:last], "row": windows.first[first:last]}
         table = self._rows_of(name)
-        images = [column for column in self.input_columns if column in image_columns(table.features)][:1]
+        of_images = image_columns(table.features)
+        images = [column for column in self.input_columns if column in of_images][:1]
         if self.streaming:  # which says how many rows it has at its end only
             parts = [_paths(part[images[0]]) if images else [None] * len(part) for part in
                      table.select_columns(images or self.input_columns[:1]).with_format("arrow").iter(256)]  # fmt: skip
