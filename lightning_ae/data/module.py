@@ -213,8 +213,8 @@ class HFDataModule(Samples, pl.LightningDataModule):
             read = loader.read(torch.arange(first, min(last, first + together * size)))
             first += together * size
             together = max(1, CHUNK_BYTES // max(1, read[self._key][:size].nbytes))
-            for batch in zip(*(values.split(size) for values in read.values()), strict=True):
-                yield self._ready(dict(zip(read, batch, strict=True)))
+            for values in zip(*(column.split(size) for column in read.values()), strict=True):
+                yield self._ready(dict(zip(read, values, strict=True)))
 
     def rows(self, split: str, positions: Tensor) -> Batch:
         """The samples at these positions, int64 (B,), in the order of evaluation, ready for a model, on the CPU."""
