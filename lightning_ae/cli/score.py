@@ -35,6 +35,8 @@ def score(
     top: int = 3,
     n: int = 10,
     batch_size: int = 1024,
+    shard_rows: int | None = None,
+    actors: int | None = None,
     device: str = "auto",
     overwrite: bool = False,
 ) -> dict[str, Path]:
@@ -48,6 +50,10 @@ def score(
     it is. A column that the data have of such a name is left as it is, and an underscore follows the new one's. Where
     labels are known, AUROC and average precision are printed. Of images, "strangest.png" shows the strangest and the
     plainest of the last split, with where they are.
+
+    Large data are scored in shards, as by `features`: with shard_rows or actors, or by several processes of torchrun or
+    SLURM. A shard's file has no column "rank", since that needs the scores of all: who ends last writes the ranks of a
+    split, the strangest first with score and "row", to a file beside its folder (test-ranks.parquet).
 
     Args:
         checkpoint: the model's checkpoint, or the name of a zoo entry.
@@ -64,26 +70,37 @@ def score(
         top: how many features of each row.
         n: how many images of each kind in the picture; 0 for none.
         batch_size: how many samples to score at a time.
+        shard_rows: how many rows make a shard (default: 65536 where several processes share the work; else each split
+            is one file).
+        actors: how many Ray actors share the shards, of the extra "ray" (default: none).
         device: cpu, cuda, mps, or auto for the fastest there is.
-        overwrite: replace files that exist.
+        overwrite: replace files that exist; of shards those that are of another model, other data or other options.
 
     Returns:
-        The file of each split.
+        The file of each split, of shards their folder.
 
     Raises:
         InputError: when a file exists, the model has no likelihood, or the data cannot be read.
     """
     check_model(checkpoint)
     check_splits(["train"] if splits is None else splits)
-    check_positive(batch_size=batch_size, draws=draws, top=top)
+    optional = {name: n for name, n in {"shard_rows": shard_rows, "actors": actors}.items() if n is not None}
+    check_positive(batch_size=batch_size, draws=draws, top=top, **optional)
     if n < 0:
         raise InputError(f"n must not be negative, got {n}", "0 draws no picture")
     if quantile is not None:
         check_quantile(quantile)
     if store and not Path(checkpoint).is_file():
         raise InputError(f"store writes into a checkpoint, and {checkpoint!r} is none", "leave it out")
-    from lightning_ae.cli import trained, written
+    from lightning_ae.cli import scored_shards, sharded, trained, written
 
+    rank, world = sharded.place_of(actors)
+    shares = bool(optional) or world > 1
+    if store and shares:
+        raise InputError(
+            "store writes into the checkpoint that others read meanwhile",
+            "store the threshold first, without shards: --splits [val] --store true",
+        )
     model = trained.load(checkpoint, device)
     model.check_scores(draws=draws)
     if ((model.data_config or {}).get("init_args") or {}).get("streaming"):
@@ -94,16 +111,17 @@ def score(
     data = trained.data_of(model, checkpoint, path, all_classes=True)
     splits = [split for split in ("train", "val", "test") if data.has(split)] if splits is None else list(splits)
     folder = Path(output) if output else written.beside(checkpoint) / "scores"
+    if shares:
+        options = scored_shards.Options(draws, seed, quantile, anomaly, top, n, batch_size, shard_rows, overwrite)
+        if actors is not None:
+            scored_shards.score_by_actors(checkpoint, path, splits, folder, options, device, actors)
+        # what is left after them, as where all died, is made here
+        return scored_shards.score(model, data, checkpoint, path is None, splits, folder, options, rank, world)
     files = {split: folder / f"{split}.parquet" for split in splits}
     pictures = len(model.input_shape) == 3 and n > 0
     written.check_free([*files.values(), *([folder / "strangest.png"] if pictures else [])], overwrite)
     data.prepare_data()
-    wanted = _classes(data, anomaly)
-    if anomaly is not None and not any(_strange(data, split, wanted)[1] for split in splits):
-        raise InputError(
-            f"the label {data.label!r} has one class only in what is scored, as far as anomaly tells classes apart",
-            "leave anomaly out, or score splits with both",
-        )
+    wanted = _wanted(data, splits, anomaly)
     console = Console(highlight=False, soft_wrap=True)
     if store and quantile is None and model.threshold is None:
         quantile = 0.99  # asked for
@@ -116,17 +134,9 @@ def score(
     results = Table("split", "rows", "median", *([] if threshold is None else ["exceed"]), *_titles(data, wanted))
     for split, file in files.items():
         found = all_found[split]
-        about = {
-            "model": checkpoint,
-            "signature": "" if model.signature is None else model.signature.hash,
-            "draws": str(draws),
-            "seed": str(seed),
-            "threshold": "" if threshold is None else repr(threshold.value),
-        }
         columns = {**found.columns(threshold), **data.keys(split)}
-        rows = data.dataset(split)
-        rows = rows.remove_columns([name for name in data.input_columns if name in rows.column_names])
-        written.write_parquet(rows, columns, about, file, overwrite)
+        about = _about(model, checkpoint, draws, seed, threshold)
+        written.write_parquet(written.others(data, split), columns, about, file, overwrite)
         exceed = [] if threshold is None else [str(int((found.scores > threshold.value).sum()))]
         measured = _measured(data, split, found.scores, wanted)
         results.add_row(split, str(len(found.scores)), f"{found.scores.median():.2f}", *exceed, *measured)
@@ -177,14 +187,19 @@ def score_split(
     draws: int = 1,
     seed: int = 0,
     batch_size: int = 1024,
+    first: int = 0,
+    last: int | None = None,
 ) -> Found:
-    """The scores of a split, and the `top` features of each row by their shares, where features have names."""
+    """The scores of a split, or of its rows from `first` up to `last`, exclusive, and the `top` features of each row by
+    their shares, where features have names."""
     import torch
     from tqdm.auto import tqdm
 
     scores, chosen, shares = [], [], []
-    batches = model.score_rows(data, split, names is not None, draws=draws, seed=seed, batch_size=batch_size)
-    total = -(-len(data.dataset(split)) // batch_size)
+    batches = model.score_rows(
+        data, split, names is not None, draws=draws, seed=seed, batch_size=batch_size, first=first, last=last
+    )
+    total = -(-((len(data.dataset(split)) if last is None else last) - first) // batch_size)
     for found in tqdm(batches, f"scoring {split}", total, delay=2, leave=False):
         scores.append(found.score.double().cpu())
         if names is not None:
@@ -272,6 +287,28 @@ def _classes(data: HFDataModule, anomaly: Sequence[str | int] | None) -> list[in
     if len(set(found)) == len(names):
         raise InputError(f"anomaly names all classes of the label {data.label!r}", "leave those out that are normal")
     return found
+
+
+def _wanted(data: HFDataModule, splits: Sequence[str], anomaly: Sequence[str | int] | None) -> list[int] | str:
+    """As `_classes`; that what is scored has both kinds, where they are asked for, is looked at, too."""
+    wanted = _classes(data, anomaly)
+    if anomaly is not None and not any(_strange(data, split, wanted)[1] for split in splits):
+        raise InputError(
+            f"the label {data.label!r} has one class only in what is scored, as far as anomaly tells classes apart",
+            "leave anomaly out, or score splits with both",
+        )
+    return wanted
+
+
+def _about(model: Autoencoder, checkpoint: str, draws: int, seed: int, threshold: Threshold | None) -> dict[str, str]:
+    """What a file says of its scores."""
+    return {
+        "model": checkpoint,
+        "signature": "" if model.signature is None else model.signature.hash,
+        "draws": str(draws),
+        "seed": str(seed),
+        "threshold": "" if threshold is None else repr(threshold.value),
+    }
 
 
 def _titles(data: HFDataModule, wanted: list[int] | str) -> Iterator[str]:

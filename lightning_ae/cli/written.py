@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 
 from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.data.module import HFDataModule
 from lightning_ae.errors import InputError
 from lightning_ae.files import whole_file
 
@@ -79,6 +80,12 @@ def write_parquet(rows: Any, made: dict[str, Any], about: dict[str, str], file: 
             own = beside[first : first + ROW_GROUP].columns if rows.column_names else []
             writer.write_table(pa.table([*group.columns, *own], names=schema.names).cast(schema))
     return next(iter(columns))
+
+
+def others(data: HFDataModule, split: str, first: int = 0, last: int | None = None) -> Any:
+    """The rows of a split, from `first` up to `last`, exclusive, without the columns that make the input."""
+    rows = data.dataset(split, first, last)
+    return rows.remove_columns([name for name in data.input_columns if name in rows.column_names])
 
 
 def vectors(codes: torch.Tensor) -> Any:

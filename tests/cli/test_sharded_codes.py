@@ -84,6 +84,7 @@ def test_a_full_disk_leaves_whole_shards_to_go_on_with(
     def full(*args: Any, **kwargs: Any) -> None:
         write(*args, **kwargs)
         if not room[0]:
+            assert len(files(tmp_path)) == 2  # who reads the folder meanwhile sees whole shards alone
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         room[0] -= 1
 
@@ -153,9 +154,31 @@ def test_changed_data_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert shards.begin(tmp_path, json.loads(json.dumps(wanted))) == shards.hash_of(wanted)
     with pytest.raises(InputError, match="data differ"):
         shards.begin(tmp_path, wanted | {"data": shards._digest(Dataset.from_dict({"a": [1.0, 2.0, 4.0]}))})
+    file = tmp_path / "rows" / "a.csv"
+    file.parent.mkdir()
+    file.write_text("a\n1\n2\n")
+    files = shards._files(file.parent, file.parent / "codes")
+    (file.parent / "codes").mkdir()
+    (file.parent / "codes" / "train.parquet").touch()
+    assert shards._files(file.parent, file.parent / "codes") == files  # the output may lie there
+    file.write_text("a\n1\n3\n")
+    assert shards._files(file.parent, file.parent / "codes") != files
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(InputError, match="is no manifest"):
         shards.begin(tmp_path, wanted)
+
+
+def test_a_job_that_is_begun_anew_ends_the_one_before(tmp_path: Path) -> None:
+    todo, made = plan({"test": 30}, 10), []
+
+    def write(shard: shards.Shard, file: Path) -> None:
+        made.append(shard.number)
+        shards.begin(tmp_path, {"shard_rows": 10, "options": "others"}, overwrite=True)
+
+    made_under = shards.begin(tmp_path, {"shard_rows": 10})
+    with pytest.raises(InputError, match="another job has begun"):
+        shards.work(todo, tmp_path, made_under, write)
+    assert made == [0]
 
 
 def test_ray_actors_share_and_one_that_dies_starts_again(tmp_path: Path, whole: Path) -> None:
