@@ -42,7 +42,7 @@ def make_model(file: Path, columns: int) -> None:
     from lightning_ae.data import HFDataModule
 
     make_rows(file.with_suffix(".parquet"), 4096, columns)
-    data = HFDataModule(str(file.with_suffix(".parquet")), batch_size=BATCH, val_fraction=0.1)
+    data = HFDataModule(str(file.with_suffix(".parquet")), batch_size=BATCH, val_fraction=0.0)
     data.prepare_data()
     model = VAE(data.input_shape, latent_dim=8)
     options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
@@ -81,7 +81,6 @@ def sharded(checkpoint: str, path: str, rank: int, output: str, world: int = 2) 
 
     model = trained.load(checkpoint, "cpu")
     data = trained.data_of(model, checkpoint, path)
-    data.val_fraction = 0.0
     _ = data.splits  # the data library's own reading of parquet, once for all
     started = time.perf_counter()
     codes.features(model, data, checkpoint, ["train"], Path(output), BATCH, GROUP, False, rank, world)
@@ -199,15 +198,16 @@ def main() -> None:
             "",
             f"{args.rows} rows of {COLUMNS} float32 numbers, a VAE of the default size, batches of {BATCH}, shards and "
             f"row groups of {GROUP}; two processes of one thread each on {os.cpu_count()} {platform.machine()} cores. "
-            "Both write the codes and the rows' numbers to parquet. Seconds without the start of Python and, of "
-            "shards, without the data library's first reading of the file, once for all jobs. The order changes from "
-            "round to round, and a ratio is of one round. A model this small is the hardest case: a larger one spends "
-            "its time in itself.",
+            "Both write the codes and the rows' numbers to parquet, the loops with pyarrow's defaults. Seconds without "
+            "the start of Python and, of shards, without the data library's first reading of the file, once for all "
+            "jobs. The order changes from round to round, and a ratio is of one round. A model this small is the "
+            "hardest case: a larger one spends its time in itself.",
             "",
             *compare(folder, args.rows, args.rounds),
             "",
             f"One process, rows of {NARROW} numbers, from the first reading to the last shard, memory looked at every "
-            "5 ms. What is mapped from files is the operating system's to take back at any time.",
+            "5 ms. What is mapped from files is the operating system's to take back at any time. (Where the data are "
+            "divided by chance into rows to train and to validate, their numbers take some bytes a row besides.)",
             "",
             *sizes(folder, args.sizes),
         ]

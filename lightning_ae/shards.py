@@ -21,7 +21,6 @@ from lightning_ae.files import whole_file
 
 if TYPE_CHECKING:
     from lightning_ae.autoencoder import Autoencoder
-    from lightning_ae.data.module import HFDataModule
 
 ROWS = 65_536  # of a shard
 SPREAD = 256  # rows of a split that its digest looks at
@@ -82,7 +81,7 @@ def share_of_work(env: Mapping[str, str] = os.environ) -> tuple[int, int]:
 
 
 def manifest(
-    model: Autoencoder, data: HFDataModule, splits: Sequence[str], each: int, folder: Path, **options: Any
+    model: Autoencoder, path: Any, rows: Mapping[str, Any], each: int, folder: Path, **options: Any
 ) -> dict[str, Any]:
     """What decides the contents of every shard, as plain data.
 
@@ -92,8 +91,8 @@ def manifest(
 
     Args:
         model: with its weights.
-        data: what it reads.
-        splits: which of them.
+        path: of the data.
+        rows: of each split, a `datasets.Dataset`.
         each: the rows of a shard.
         folder: the output's, which may lie in the data's.
         options: what else decides.
@@ -109,8 +108,8 @@ def manifest(
             "weights": weights.hexdigest(),
             "signature": "" if model.signature is None else model.signature.hash,
         },
-        "data": {split: _digest(data.dataset(split)) for split in splits},
-        "files": _files(data.path, folder),
+        "data": {split: _digest(each) for split, each in rows.items()},
+        "files": _files(path, folder),
         "shard_rows": each,
         "options": options,
     }

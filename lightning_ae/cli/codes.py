@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.cli import sharded, trained, written
@@ -29,8 +30,8 @@ def features(
         InputError: of a stream, whose rows have no numbers; when the folder has the shards of another job.
     """
 
-    def write(shard: Shard, made_under: str, file: Path) -> None:
-        write_shard(model, data, checkpoint, shard, batch_size, made_under, file)
+    def write(shard: Shard, rows: Any, made_under: str, file: Path) -> None:
+        write_shard(model, data, checkpoint, shard, rows, batch_size, made_under, file)
 
     sharded.open_data(data, splits, folder)
     sharded.run(model, data, splits, folder, shard_rows, overwrite, rank, world, write, what="features")
@@ -64,11 +65,12 @@ def write_shard(
     data: HFDataModule,
     checkpoint: str,
     shard: Shard,
+    rows: Any,
     batch_size: int,
     made_under: str,
     file: Path,
 ) -> None:
-    """Writes the codes of a shard's rows beside their other columns, whole or not at all.
+    """Writes the codes of a shard's rows beside `rows`, their other columns, whole or not at all.
 
     Raises:
         InputError: when a row cannot be read, or the file cannot be written.
@@ -77,5 +79,4 @@ def write_shard(
     signature = "" if model.signature is None else model.signature.hash
     about = {"model": checkpoint, "signature": signature, "manifest": made_under}
     made = {"code": written.vectors(codes), **data.keys(shard.split, shard.first, shard.last)}
-    rows = written.others(data, shard.split, shard.first, shard.last)
     written.write_parquet(rows, made, about, file, overwrite=True)

@@ -136,7 +136,7 @@ def score(
         found = all_found[split]
         columns = {**found.columns(threshold), **data.keys(split)}
         about = _about(model, checkpoint, draws, seed, threshold)
-        written.write_parquet(written.others(data, split), columns, about, file, overwrite)
+        written.write_parquet(written.without_input(data, data.dataset(split)), columns, about, file, overwrite)
         exceed = [] if threshold is None else [str(int((found.scores > threshold.value).sum()))]
         measured = _measured(data, split, found.scores, wanted)
         results.add_row(split, str(len(found.scores)), f"{found.scores.median():.2f}", *exceed, *measured)

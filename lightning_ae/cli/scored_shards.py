@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -93,8 +93,8 @@ def score(
     asked = options.quantile, options.draws, options.seed, options.batch_size
     threshold = _threshold(model, checkpoint, data if own else None, *asked, console)
 
-    def write(shard: Shard, made_under: str, file: Path) -> None:
-        write_shard(model, data, checkpoint, shard, options, threshold, made_under, file)
+    def write(shard: Shard, rows: Any, made_under: str, file: Path) -> None:
+        write_shard(model, data, checkpoint, shard, rows, options, threshold, made_under, file)
 
     about = {name: value for name, value in asdict(options).items() if name in ("draws", "seed", "top")}
     about["threshold"] = "" if threshold is None else repr(threshold.value)
@@ -147,12 +147,13 @@ def write_shard(
     data: HFDataModule,
     checkpoint: str,
     shard: Shard,
+    rows: Any,
     options: Options,
     threshold: Threshold | None,
     made_under: str,
     file: Path,
 ) -> None:
-    """Writes the scores of a shard's rows beside their other columns, whole or not at all.
+    """Writes the scores of a shard's rows beside `rows`, their other columns, whole or not at all.
 
     Raises:
         InputError: when a row cannot be read or has no score, or the file cannot be written.
@@ -165,7 +166,7 @@ def write_shard(
     del columns["rank"]  # among the shard's rows
     about = {**_about(model, checkpoint, options.draws, options.seed, threshold), "manifest": made_under}
     made = {**columns, **data.keys(split, first, last)}
-    written.write_parquet(written.others(data, split, first, last), made, about, file, overwrite=True)
+    written.write_parquet(rows, made, about, file, overwrite=True)
 
 
 def finish(

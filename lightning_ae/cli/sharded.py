@@ -10,6 +10,7 @@ from rich.console import Console
 
 from lightning_ae import shards
 from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.cli import written
 from lightning_ae.data.module import HFDataModule
 from lightning_ae.errors import InputError
 from lightning_ae.shards import Shard
@@ -58,7 +59,7 @@ def run(
     overwrite: bool,
     rank: int,
     world: int,
-    write: Callable[[Shard, str, Path], Any],
+    write: Callable[[Shard, Any, str, Path], Any],
     **options: Any,
 ) -> tuple[list[Shard], str, bool]:
     """Makes the shards that are not there, and says so.
@@ -72,7 +73,7 @@ def run(
         overwrite: replace what other jobs left.
         rank: which process this is.
         world: of how many.
-        write: write(shard, the manifest's hash, file) makes one.
+        write: write(shard, its rows without the input, the manifest's hash, file) makes one.
         options: what else decides the contents, in the manifest.
 
     Returns:
@@ -82,11 +83,19 @@ def run(
         InputError: as `shards.begin` and `shards.work`.
     """
     each = shard_rows or shards.ROWS
-    all_shards = shards.plan({split: len(data.dataset(split)) for split in splits}, each)
-    made_under = shards.begin(folder, shards.manifest(model, data, splits, each, folder, **options), overwrite)
-    made, left = shards.work(
-        all_shards, folder, made_under, lambda shard, file: write(shard, made_under, file), overwrite, rank, world
-    )
+    rows = {split: data.dataset(split) for split in splits}
+    all_shards = shards.plan({split: len(found) for split, found in rows.items()}, each)
+    made_under = shards.begin(folder, shards.manifest(model, data.path, rows, each, folder, **options), overwrite)
+    # a data set costs less to slice without the columns of the input
+    others = {split: written.without_input(data, found) for split, found in rows.items()}
+
+    def make(shard: Shard, file: Path) -> None:
+        beside = others[shard.split]
+        if beside.column_names:
+            beside = beside.select(range(shard.first, shard.last))
+        write(shard, beside, made_under, file)
+
+    made, left = shards.work(all_shards, folder, made_under, make, overwrite, rank, world)
     console = Console(highlight=False, soft_wrap=True)
     there = len(all_shards) - len(made) - len(left)
     console.print(f"[bold]Written[/]\n  {folder}  ({len(made)} shards made, {there} there already or made by others)")

@@ -88,7 +88,7 @@ def features(
         codes[split] = trained.encode(model, data, split, batch_size)
         about = {"model": checkpoint, "signature": "" if model.signature is None else model.signature.hash}
         made = {"code": written.vectors(codes[split]), **data.keys(split)}
-        code = written.write_parquet(written.others(data, split), made, about, file, overwrite)
+        code = written.write_parquet(written.without_input(data, data.dataset(split)), made, about, file, overwrite)
     console = Console(highlight=False, soft_wrap=True)
     console.print("[bold]Written[/]")
     for split, file in files.items():

@@ -441,8 +441,12 @@ class HFDataModule(Samples, pl.LightningDataModule):
             training and self.drop_last,
         )
         if self.cache == "none":
-            read = OnTheFly(self._kind(), data, name, self.input_columns, self._key, beside, rows, seeds)
-            return BatchLoader(read, order, self.num_workers, position=position, **options)
+            made = split, name, self.division, beside.labelled, seeds
+            if made not in self._opened:
+                self._opened[made] = OnTheFly(
+                    self._kind(), data, name, self.input_columns, self._key, beside, rows, seeds
+                )
+            return BatchLoader(self._opened[made], order, self.num_workers, position=position, **options)
         samples = {self._key: self._array(name, frozen)}
         if beside.names:
             samples |= beside(data.select_columns(beside.names).with_format("arrow")[:], range(len(data)))

@@ -28,7 +28,7 @@ from lightning_ae.data.columns import (
     same_kind,
     scalar_columns,
 )
-from lightning_ae.data.decoding import decode_chunks, decode_rows
+from lightning_ae.data.decoding import OnTheFly, decode_chunks, decode_rows
 from lightning_ae.data.fingerprint import fingerprint
 from lightning_ae.data.kinds import Kind, Sequence, Tabular, kind_of
 from lightning_ae.data.kinds.counts import gathered
@@ -76,6 +76,7 @@ class Samples:
         self._parts: tuple[Division, Parts] | None = None  # of the training split
         self._how_divided: str | None = None  # in words that are not said yet
         self._cut: dict[tuple[str, str, Division], Windows | None] = {}  # by part
+        self._opened: dict[Any, OnTheFly] = {}  # what decodes each time, by what it depends on
         self._settled = False  # the kind, by what the data set says of itself
         self._said = False  # which columns were chosen
 
@@ -176,22 +177,14 @@ class Samples:
         sample = one if kind.steps is None else one.expand(kind.steps, *one.shape[1:])[None]
         return tuple(self.preprocess(kind.arranged(sample)).shape[1:])
 
-    def dataset(self, split: str, first: int = 0, last: int | None = None) -> Any:
+    def dataset(self, split: str) -> Any:
         """The rows of "train", "val" or "test", in the order in which evaluation passes over them; of windows the last.
-
-        Args:
-            split: train, val or test.
-            first: the position to begin at.
-            last: the position to end before.
 
         Raises:
             InputError: when there is no such split, or it is empty.
         """
-        (name, numbers), whole = self._samples_of(split), first == 0 and last is None
-        rows = self._rows_of(name)
-        if numbers is None:
-            return rows if whole else rows.select(range(*slice(first, last).indices(len(rows))))
-        return rows.select(numbers[first:last])
+        name, rows = self._samples_of(split)
+        return self._rows_of(name) if rows is None else self._rows_of(name).select(rows)
 
     def has(self, split: str) -> bool:
         """Whether there are rows of "train", "val" or "test"."""
@@ -271,6 +264,7 @@ class Samples:
         self._of_model, self._reading, self._signature = signature, kind, None
         self._arrays.clear()
         self._cut.clear()
+        self._opened.clear()
         for name in ("input_columns", "_key", "_label", "mask"):
             vars(self).pop(name, None)
 
