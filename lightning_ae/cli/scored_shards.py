@@ -7,10 +7,12 @@ scores of all shards, some 40 bytes a row, and writes the ranks to a file of the
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,10 +38,9 @@ from lightning_ae.cli.score import (
     score_split,
 )
 from lightning_ae.data.module import HFDataModule
+from lightning_ae.files import whole_file
 from lightning_ae.shards import Shard
-
-if TYPE_CHECKING:
-    from lightning_ae.thresholds import Threshold
+from lightning_ae.thresholds import Threshold
 
 
 @dataclass(frozen=True)
@@ -90,28 +91,48 @@ def score(
     sharded.open_data(data, splits, folder)
     wanted = _wanted(data, splits, options.anomaly)
     console = Console(highlight=False, soft_wrap=True)
-    asked = options.quantile, options.draws, options.seed, options.batch_size
-    threshold = _threshold(model, checkpoint, data if own else None, *asked, console)
+
+    @cache
+    def threshold_under(made_under: str) -> Threshold | None:
+        asked = options.quantile, options.draws, options.seed, options.batch_size
+        return _agreed(
+            folder, made_under, lambda: _threshold(model, checkpoint, data if own else None, *asked, console)
+        )
 
     def write(shard: Shard, rows: Any, made_under: str, file: Path) -> None:
-        write_shard(model, data, checkpoint, shard, rows, options, threshold, made_under, file)
+        write_shard(model, data, checkpoint, shard, rows, options, threshold_under(made_under), made_under, file)
 
-    about = {name: value for name, value in asdict(options).items() if name in ("draws", "seed", "top")}
-    about["threshold"] = "" if threshold is None else repr(threshold.value)
+    about = {name: value for name, value in asdict(options).items() if name in ("draws", "seed", "top", "quantile")}
+    about["threshold"] = None if model.threshold is None else model.threshold.plain()
     all_shards, made_under, done = sharded.run(
         model, data, splits, folder, options.shard_rows, options.overwrite, rank, world, write, what="score", **about
     )
     if done:
         lock = folder / ".ranks.lock"
         with _one(lock, console), FileLock(lock, timeout=0):
+            threshold = threshold_under(made_under)
             files, results = finish(
                 model, data, checkpoint, splits, folder, all_shards, made_under, options, threshold, wanted
             )
             for file in files:
                 console.print(f"  {file}")
             console.print(results)
-            lock.unlink(missing_ok=True)
+            for each in (lock, folder / ".threshold.lock"):
+                each.unlink(missing_ok=True)
     return {split: folder / split for split in splits}
+
+
+def _agreed(folder: Path, made_under: str, find: Callable[[], Threshold | None]) -> Threshold | None:
+    """The threshold of a job, which the first process finds and the others read: two would differ by rounding."""
+    file = folder / "threshold.json"
+    with FileLock(folder / ".threshold.lock"):
+        known = shards.read_manifest(file) if file.exists() else {}
+        if known.get("manifest") != made_under:
+            found = find()
+            known = {"manifest": made_under, "threshold": None if found is None else found.plain()}
+            with whole_file(file) as part:
+                part.write_text(json.dumps(known, indent=2))
+    return None if known["threshold"] is None else Threshold.from_plain(known["threshold"])
 
 
 @contextlib.contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -96,7 +98,14 @@ def test_who_ends_last_writes_the_ranks(monkeypatch: pytest.MonkeyPatch, capsys:
     from filelock import FileLock
 
     Path("shared/train").mkdir(parents=True)
-    args = ["--splits", "[train]", "--shard_rows", "50"]
+    args, found = ["--splits", "[train]", "--shard_rows", "50"], []
+    fit_threshold = VAE.fit_threshold
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        found.append(fit_threshold(*args, **kwargs))
+        return found[-1]
+
+    monkeypatch.setattr(VAE, "fit_threshold", counted)
     with FileLock("shared/train/.00000-of-00004.lock"):  # another process is at it
         monkeypatch.setenv("RANK", "1")
         monkeypatch.setenv("WORLD_SIZE", "2")
@@ -106,6 +115,8 @@ def test_who_ends_last_writes_the_ranks(monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setenv("RANK", "0")
     score("shared", *args)
     assert len(pd.read_parquet("shared/train-ranks.parquet")) == 160
+    assert len(found) == 1  # by the first, for all
+    assert json.loads(Path("shared/threshold.json").read_text())["threshold"] == found[0].plain()
 
 
 def test_images_have_a_picture() -> None:
