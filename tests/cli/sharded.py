@@ -18,7 +18,7 @@ def arguments(folder: Path, each: int, model: str = MODEL) -> list[str]:
     """Of `lightning-ae`, for the codes of the 360 digits of the test split."""
     return [
         *("features", model, "--path", "digits", "--splits", "[test]"),
-        *("--output", str(folder), "--shard_rows", str(each)),
+        *("--output", str(folder), "--shard_rows", str(each), "--batch_size", "16"),
     ]
 
 
