@@ -217,11 +217,11 @@ def finish(
         file = folder / f"{split}-ranks.parquet"
         files.append(file)
         if not shards.is_there(file, Shard(split, 0, len(scores), 0, 1), made_under, overwrite=True):
+            if pictures and split == splits[-1]:  # before the ranks, which say that all is there
+                _draw(model, data, split, scores, options.n, options.seed, folder / "strangest.png", True)
             order = scores.argsort(descending=True, stable=True).numpy()
             ranks = {"rank": np.arange(1, len(order) + 1), "score": scores.numpy()[order], "row": rows[order]}
             written.write_parquet(Dataset(pa.table({})), ranks, about, file, overwrite=True)
-            if pictures and split == splits[-1]:
-                _draw(model, data, split, scores, options.n, options.seed, folder / "strangest.png", True)
         exceed = [] if threshold is None else [str(int((scores > threshold.value).sum()))]
         measured = _measured(data, split, scores, wanted)
         results.add_row(split, str(len(scores)), f"{scores.median():.2f}", *exceed, *measured)
