@@ -119,6 +119,16 @@ def test_who_ends_last_writes_the_ranks(monkeypatch: pytest.MonkeyPatch, capsys:
     assert json.loads(Path("shared/threshold.json").read_text())["threshold"] == found[0].plain()
 
 
+def test_ray_actors_score() -> None:
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+    args = ["--splits", "[train]", "--shard_rows", "50"]
+    score("one", *args)
+    score("actors", *args, "--actors", "2")
+    one, actors = (pd.read_parquet(f"{folder}/train-ranks.parquet") for folder in ("one", "actors"))
+    assert actors["row"].tolist() == one["row"].tolist()
+    np.testing.assert_allclose(actors["score"], one["score"], rtol=1e-5, atol=1e-5)
+
+
 def test_images_have_a_picture() -> None:
     args = ["--path", "digits", "--splits", "[test]", "--output", "images", "--shard_rows", "200", "--n", "2"]
     main(["score", "vae_mlp.digits_v1", *args])

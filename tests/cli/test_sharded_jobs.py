@@ -111,7 +111,7 @@ def share(env: dict[str, str], log: Path, started: Any, args: list[str]) -> None
     from lightning_ae.cli import codes
 
     os.environ.update(env)
-    begin, write = codes.shards.begin, codes.write_shard
+    begin, write = shards.begin, codes.write_shard
 
     def begun(*args: Any) -> str:
         made_under = begin(*args)
@@ -123,7 +123,7 @@ def share(env: dict[str, str], log: Path, started: Any, args: list[str]) -> None
         with log.open("a") as file:
             file.write(f"{args[3].number}\n")
 
-    codes.shards.begin, codes.write_shard = begun, noted
+    shards.begin, codes.write_shard = begun, noted
     main(args)
 
 
