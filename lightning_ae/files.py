@@ -12,12 +12,13 @@ from lightning_ae.errors import InputError
 
 
 @contextlib.contextmanager
-def whole_file(file: str | os.PathLike[str], overwrite: bool = True) -> Iterator[Path]:
+def whole_file(file: str | os.PathLike[str], overwrite: bool = True, suffix: str | None = None) -> Iterator[Path]:
     """A place beside a file to write it to; at the end it is moved there, or, after any error, removed.
 
     Args:
         file: the file; its folder is made.
         overwrite: whether to replace a file that is there by then.
+        suffix: what the place's name ends in; by default what the file's does, by which some writers know the format.
 
     Raises:
         InputError: when it cannot be written, the disk being full, say, or is there already.
@@ -26,7 +27,9 @@ def whole_file(file: str | os.PathLike[str], overwrite: bool = True) -> Iterator
     part = None
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=place.parent, prefix=".part-", suffix=place.suffix)
+        handle, name = tempfile.mkstemp(
+            dir=place.parent, prefix=".part-", suffix=place.suffix if suffix is None else suffix
+        )
         part = Path(name)
         mask = os.umask(0)
         os.umask(mask)

@@ -155,16 +155,25 @@ class Scores(Batches):
             return Scored(math.log(draws) - weights)
 
     def score_rows(
-        self, data: Any, split: str, shares: bool = False, *, draws: int = 1, seed: int = 0, batch_size: int = 1024
+        self,
+        data: Any,
+        split: str,
+        shares: bool = False,
+        *,
+        draws: int = 1,
+        seed: int = 0,
+        batch_size: int = 1024,
+        first: int = 0,
+        last: int | None = None,
     ) -> Iterator[Scored]:
-        """What the rows of a data module's split score, a batch at a time, in the order of evaluation.
+        """What the rows of a data module's split score, a batch at a time, in the order of evaluation; those from
+        `first` up to `last`, exclusive.
 
         Raises:
             InputError: as `score`; for a score that is not finite, naming its row.
         """
         model: Any = self
-        first = 0
-        for batch in data.batches(split, batch_size):
+        for batch in data.batches(split, batch_size, first, last):
             x, target, given = model.read(batch)
             given = {role: value.to(model.device) for role, value in given.items()}
             x, target = x.to(model.device), target.to(model.device)

@@ -21,7 +21,6 @@ from lightning_ae.files import whole_file
 
 if TYPE_CHECKING:
     from lightning_ae.autoencoder import Autoencoder
-    from lightning_ae.data.module import HFDataModule
 
 ROWS = 65_536  # of a shard
 SPREAD = 256  # rows of a split that its digest looks at
@@ -82,12 +81,21 @@ def share_of_work(env: Mapping[str, str] = os.environ) -> tuple[int, int]:
 
 
 def manifest(
-    model: Autoencoder, data: HFDataModule, splits: Sequence[str], each: int, **options: Any
+    model: Autoencoder, path: Any, rows: Mapping[str, Any], each: int, folder: Path, **options: Any
 ) -> dict[str, Any]:
     """What decides the contents of every shard, as plain data.
 
-    Of the model the signature and all weights. Of the data the number of rows, the columns, and a digest of 256 rows
-    spread over each split: a change of a few rows among more than these is noticed only by chance.
+    Of the model the signature and all weights. Of the data the number of rows, the columns, a digest of 256 rows spread
+    over each split, and names, sizes and times of change of local files. Of data that are no local files a change of a
+    few rows among more than 256 is noticed only by chance.
+
+    Args:
+        model: with its weights.
+        path: of the data.
+        rows: of each split, a `datasets.Dataset`.
+        each: the rows of a shard.
+        folder: the output's, which may lie in the data's.
+        options: what else decides.
     """
     weights = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
@@ -100,7 +108,8 @@ def manifest(
             "weights": weights.hexdigest(),
             "signature": "" if model.signature is None else model.signature.hash,
         },
-        "data": {split: _digest(data.dataset(split)) for split in splits},
+        "data": {split: _digest(each) for split, each in rows.items()},
+        "files": _files(path, folder),
         "shard_rows": each,
         "options": options,
     }
@@ -123,8 +132,11 @@ def begin(folder: Path, wanted: dict[str, Any], overwrite: bool = False) -> str:
             part.write_text(json.dumps(wanted, indent=2))
     differ = _differences(read_manifest(file), wanted)
     if differ and not overwrite:
+        copied = (
+            " (a copy on another machine is another, unless it keeps its times: cp -p)" if "files" in differ else ""
+        )
         raise InputError(
-            f"{folder} holds the shards of another job: {', '.join(differ)} differ",
+            f"{folder} holds the shards of another job: {', '.join(differ)} differ{copied}",
             "give another output, or set overwrite to begin anew",
         )
     if differ:
@@ -304,6 +316,23 @@ def _digest(rows: Any) -> dict[str, Any]:
         stream.write_table(table.replace_schema_metadata(None))
     digest = hashlib.sha256(sink.getvalue()).hexdigest()
     return {"rows": len(rows), "columns": rows.column_names, "digest": digest}
+
+
+def _files(path: Any, output: Path) -> str | None:
+    """A digest of the names, sizes and times of change of the files of local data, but the output's; of others None."""
+    if not isinstance(path, str | os.PathLike):
+        return None
+    root = Path(path).expanduser()
+    if not root.exists():
+        return None
+    places = sorted(each for each in root.rglob("*") if each.is_file()) if root.is_dir() else [root]
+    output, digest = output.absolute(), hashlib.sha256()
+    for place in places:
+        if output in place.absolute().parents:
+            continue
+        stat = place.stat()
+        digest.update(f"{place.relative_to(root).as_posix()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def _bytes() -> Any:

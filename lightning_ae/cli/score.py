@@ -40,6 +40,8 @@ def score(
     top: int = 3,
     n: int = 10,
     batch_size: int = 1024,
+    shard_rows: int | None = None,
+    actors: int | None = None,
     device: str = "auto",
     overwrite: bool = False,
 ) -> dict[str, Path]:
@@ -55,6 +57,10 @@ def score(
     they are added to its TensorBoard log, where it has one (the callback ScoreMetrics logs while a run goes on, to any
     logger). Of images, "strangest.png" shows the strangest and the
     plainest of the last split, with where they are.
+
+    Large data are scored in shards, as by `features`: with shard_rows or actors, or by several processes of torchrun or
+    SLURM. A shard's file has no column "rank", since that needs the scores of all: who ends last writes the ranks of a
+    split, the strangest first with score and "row", to a file beside its folder (test-ranks.parquet).
 
     Args:
         checkpoint: the model's checkpoint, or the name of a zoo entry.
@@ -73,18 +79,22 @@ def score(
         top: how many features of each row.
         n: how many images of each kind in the picture; 0 for none.
         batch_size: how many samples to score at a time.
+        shard_rows: how many rows make a shard (default: 65536 where several processes share the work; else each split
+            is one file).
+        actors: how many Ray actors share the shards, of the extra "ray" (default: none).
         device: cpu, cuda, mps, or auto for the fastest there is.
-        overwrite: replace files that exist.
+        overwrite: replace files that exist; of shards those that are of another model, other data or other options.
 
     Returns:
-        The file of each split.
+        The file of each split, of shards their folder.
 
     Raises:
         InputError: when a file exists, the model has no likelihood, or the data cannot be read.
     """
     check_model(checkpoint)
     check_splits(["train"] if splits is None else splits)
-    check_positive(batch_size=batch_size, draws=draws, top=top)
+    optional = {name: n for name, n in {"shard_rows": shard_rows, "actors": actors}.items() if n is not None}
+    check_positive(batch_size=batch_size, draws=draws, top=top, **optional)
     if n < 0:
         raise InputError(f"n must not be negative, got {n}", "0 draws no picture")
     if quantile is not None:
@@ -93,10 +103,18 @@ def score(
         raise InputError(f"mask takes one draw, got draws={draws}: a bound of several is no sum over pixels")
     if store and not Path(checkpoint).is_file():
         raise InputError(f"store writes into a checkpoint, and {checkpoint!r} is none", "leave it out")
-    from lightning_ae.cli import trained, written
+    from lightning_ae.cli import scored_shards, sharded, trained, written
     from lightning_ae.data.masks import check_masks
-    from lightning_ae.metrics.anomalies import anomalous_classes
 
+    rank, world = sharded.place_of(actors)
+    shares = bool(optional) or world > 1
+    if mask is not None and shares:
+        raise InputError("mask is not looked at in shards", "leave shard_rows and actors out, in one process")
+    if store and shares:
+        raise InputError(
+            "store writes into the checkpoint that others read meanwhile",
+            "store the threshold first, without shards: --splits [val] --store true",
+        )
     model = trained.load(checkpoint, device)
     model.check_scores(draws=draws)
     if ((model.data_config or {}).get("init_args") or {}).get("streaming"):
@@ -107,6 +125,12 @@ def score(
     data = trained.data_of(model, checkpoint, path, all_classes=True)
     splits = [split for split in ("train", "val", "test") if data.has(split)] if splits is None else list(splits)
     folder = Path(output) if output else written.beside(checkpoint) / "scores"
+    if shares:
+        options = scored_shards.Options(draws, seed, quantile, anomaly, top, n, batch_size, shard_rows, overwrite)
+        if actors is not None:
+            scored_shards.score_by_actors(checkpoint, path, splits, folder, options, device, actors)
+        # what is left after them, as where all died, is made here
+        return scored_shards.score(model, data, checkpoint, path is None, splits, folder, options, rank, world)
     files = {split: folder / f"{split}.parquet" for split in splits}
     pictures = len(model.input_shape) == 3 and n > 0
     written.check_free([*files.values(), *([folder / "strangest.png"] if pictures else [])], overwrite)
@@ -114,12 +138,7 @@ def score(
     if mask is not None:
         for split in splits:
             check_masks(data, split, mask)
-    wanted = anomalous_classes(data, anomaly)
-    if anomaly is not None and not any(_strange(data, split, wanted)[1] for split in splits):
-        raise InputError(
-            f"the label {data.label!r} has one class only in what is scored, as far as anomaly tells classes apart",
-            "leave anomaly out, or score splits with both",
-        )
+    wanted = _wanted(data, splits, anomaly)
     console = Console(highlight=False, soft_wrap=True)
     if store and quantile is None and model.threshold is None:
         quantile = 0.99  # asked for
@@ -135,22 +154,13 @@ def score(
     logged: dict[str, float] = {}
     for split, file in files.items():
         found = all_found[split]
-        about = {
-            "model": checkpoint,
-            "signature": "" if model.signature is None else model.signature.hash,
-            "draws": str(draws),
-            "seed": str(seed),
-            "threshold": "" if threshold is None else repr(threshold.value),
-        }
         columns = {**found.columns(threshold), **data.keys(split)}
-        rows = data.dataset(split)
-        rows = rows.remove_columns([name for name in data.input_columns if name in rows.column_names])
-        written.write_parquet(rows, columns, about, file, overwrite)
+        about = _about(model, checkpoint, draws, seed, threshold)
+        written.write_parquet(written.without_input(data, data.dataset(split)), columns, about, file, overwrite)
         exceed = [] if threshold is None else [str(int((found.scores > threshold.value).sum()))]
         logged |= {f"{split}/score_{name}": value for name, value in found.measured(threshold).items()}
-        parted, reason = _measured(data, split, found.scores, wanted)
+        parted, measured = _measured(data, split, found.scores, wanted)
         logged |= {f"{split}/score_{name}": value for name, value in parted.items()}
-        measured = [f"{value:.3f}" for value in parted.values()] or reason
         measured += [] if found.pixels is None else [str(found.pixels)]
         results.add_row(split, str(len(found.scores)), f"{logged[f'{split}/score_median']:.2f}", *exceed, *measured)
     figures = {}
@@ -219,17 +229,21 @@ def score_split(
     seed: int = 0,
     batch_size: int = 1024,
     mask: str | None = None,
+    first: int = 0,
+    last: int | None = None,
 ) -> Found:
-    """The scores of a split, and the `top` features of each row by their shares, where features have names."""
+    """The scores of a split, or of its rows from `first` up to `last`, exclusive, and the `top` features of each row by
+    their shares, where features have names."""
     import torch
     from tqdm.auto import tqdm
 
     scores, chosen, shares = [], [], []
     pixels = None if mask is None else Pixels(model, data, split, mask, seed, batch_size)
+    asked = names is not None or pixels is not None
     batches = model.score_rows(
-        data, split, names is not None or pixels is not None, draws=draws, seed=seed, batch_size=batch_size
+        data, split, asked, draws=draws, seed=seed, batch_size=batch_size, first=first, last=last
     )
-    total = -(-len(data.dataset(split)) // batch_size)
+    total = -(-((len(data.dataset(split)) if last is None else last) - first) // batch_size)
     for found in tqdm(batches, f"scoring {split}", total, delay=2, leave=False):
         scores.append(found.score.double().cpu())
         if pixels is not None:
@@ -348,6 +362,30 @@ def _store(checkpoint: str, threshold: Threshold) -> None:
     AtomicCheckpointIO().save_checkpoint(content, checkpoint)
 
 
+def _wanted(data: HFDataModule, splits: Sequence[str], anomaly: Sequence[str | int] | None) -> list[int] | str:
+    """As `anomalous_classes`; that what is scored has both kinds, where they are asked for, is looked at, too."""
+    from lightning_ae.metrics.anomalies import anomalous_classes
+
+    wanted = anomalous_classes(data, anomaly)
+    if anomaly is not None and not any(_strange(data, split, wanted)[1] for split in splits):
+        raise InputError(
+            f"the label {data.label!r} has one class only in what is scored, as far as anomaly tells classes apart",
+            "leave anomaly out, or score splits with both",
+        )
+    return wanted
+
+
+def _about(model: Autoencoder, checkpoint: str, draws: int, seed: int, threshold: Threshold | None) -> dict[str, str]:
+    """What a file says of its scores."""
+    return {
+        "model": checkpoint,
+        "signature": "" if model.signature is None else model.signature.hash,
+        "draws": str(draws),
+        "seed": str(seed),
+        "threshold": "" if threshold is None else repr(threshold.value),
+    }
+
+
 def _titles(data: HFDataModule, wanted: list[int] | str) -> Iterator[str]:
     if isinstance(wanted, str):
         return iter(())
@@ -366,7 +404,8 @@ def _strange(data: HFDataModule, split: str, wanted: list[int] | str) -> tuple[T
 def _measured(
     data: HFDataModule, split: str, scores: Tensor, wanted: list[int] | str
 ) -> tuple[dict[str, float], list[str]]:
-    """AUROC and average precision, of the rows that have a label; or why there are none, where all have the same."""
+    """AUROC and average precision, of the rows that have a label; and the same as the table says them, or why there are
+    none, where all have the same."""
     if isinstance(wanted, str):
         return {}, []
     from lightning_ae.metrics.anomalies import separation
@@ -375,7 +414,7 @@ def _measured(
     found = separation(strange, scores)
     if found is None:
         return {}, ["all rows are of it" if (strange == 1).any() else "no rows of it", ""]
-    return {"auroc": found[0], "average_precision": found[1]}, []
+    return {"auroc": found[0], "average_precision": found[1]}, [f"{value:.3f}" for value in found]
 
 
 def _draw(model: Autoencoder, data: HFDataModule, split: str, scores: Tensor, n: int, seed: int) -> Figure:

@@ -67,34 +67,28 @@ def features(
     optional = {"shard_rows": shard_rows, "actors": actors}
     check_positive(batch_size=batch_size, **{name: n for name, n in optional.items() if n is not None})
     from lightning_ae import shards
-    from lightning_ae.cli import codes as sharded
-    from lightning_ae.cli import trained, written
+    from lightning_ae.cli import codes as many
+    from lightning_ae.cli import sharded, trained, written
 
+    rank, world = sharded.place_of(actors)
     model = trained.load(checkpoint, device)
     data = trained.data_of(model, checkpoint, path)
     splits = [split for split in ("train", "val", "test") if data.has(split)] if splits is None else list(splits)
     folder = Path(output) if output else written.beside(checkpoint) / "features"
-    rank, world = shards.share_of_work()
-    if actors is not None:
-        if world > 1:
-            raise InputError(f"actors are started by one process, and this is one of {world}", "leave actors out")
-        sharded.features_by_actors(
-            checkpoint, path, splits, folder, batch_size, shard_rows, device, overwrite, actors
-        )  # what is left after them, as where all died, is made here
+    if actors is not None:  # what is left after them, as where all died, is made here
+        many.features_by_actors(checkpoint, path, splits, folder, batch_size, shard_rows, device, overwrite, actors)
     several = shard_rows is not None or actors is not None or world > 1
     if several or not data.streaming and any(len(data.dataset(split)) > shards.ROWS for split in splits):
-        return sharded.features(model, data, checkpoint, splits, folder, batch_size, shard_rows, overwrite, rank, world)
+        return many.features(model, data, checkpoint, splits, folder, batch_size, shard_rows, overwrite, rank, world)
     files = {split: folder / f"{split}.parquet" for split in splits}
     written.check_free(files.values(), overwrite)
     data.prepare_data()
     codes: dict[str, Any] = {}
     for split, file in files.items():
         codes[split] = trained.encode(model, data, split, batch_size)
-        rows = data.dataset(split)
-        rows = rows.remove_columns([name for name in data.input_columns if name in rows.column_names])
         about = {"model": checkpoint, "signature": "" if model.signature is None else model.signature.hash}
         made = {"code": written.vectors(codes[split]), **data.keys(split)}
-        code = written.write_parquet(rows, made, about, file, overwrite)
+        code = written.write_parquet(written.without_input(data, data.dataset(split)), made, about, file, overwrite)
     console = Console(highlight=False, soft_wrap=True)
     console.print("[bold]Written[/]")
     for split, file in files.items():

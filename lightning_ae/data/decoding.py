@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lightning_ae.data.labels import Beside
 
 CHUNK_BYTES = 4 << 20
+DENSE = 4  # times as many rows as are wanted are read at most, where they lie together
 WORTH_WORKERS = 0.5  # seconds of decoding
 
 
@@ -82,12 +83,12 @@ class OnTheFly:
 
     Args:
         kind: decodes.
-        rows: of the data set.
+        rows: all of a split of the data set's own.
         split: its name, for errors.
         columns: those that make the input.
         key: the input's name in a batch.
         beside: reads what a batch has besides.
-        numbers: the data set's own of the rows, int64 (N,); by default they are all of them.
+        numbers: of the rows that count, int64 (N,); by default they are all of them.
         seed: of what is drawn once for each sample; None where nothing is.
     """
 
@@ -110,10 +111,7 @@ class OnTheFly:
     def __call__(self, positions: Tensor) -> dict[str, Tensor]:
         """The samples at these positions, int64 (B,)."""
         numbers = positions.numpy() if self.numbers is None else self.numbers[positions.numpy()]
-        taken: Any = positions.tolist()
-        if taken == list(range(taken[0], taken[0] + len(taken))):  # a slice is read much faster than rows by number
-            taken = slice(taken[0], taken[0] + len(taken))
-        batch = self._decode(self.rows[taken], numbers.tolist())
+        batch = self._decode(self._read(numbers), numbers.tolist())
         if self.seed is not None:  # by the row's number, so that a sample keeps its draw in any batch
             drawn = [
                 self.kind.freeze(sample, torch.Generator().manual_seed(self.seed + int(number)))
@@ -131,6 +129,13 @@ class OnTheFly:
             whole[share] = batch[self.key]
             batch[self.key] = self.kind.freeze(whole, generator)[share]
         return batch
+
+    def _read(self, numbers: np.ndarray) -> pa.Table:
+        first, last = int(numbers[0]), int(numbers[-1]) + 1
+        if last - first > DENSE * len(numbers) or (np.diff(numbers) <= 0).any():
+            return self.rows[numbers.tolist()]
+        rows = self.rows[first:last]  # a slice is read much faster than rows by number
+        return rows if len(rows) == len(numbers) else rows.take(numbers - first)
 
     def _decode(self, rows: pa.Table, numbers: list[int]) -> dict[str, Tensor]:
         samples = torch.from_numpy(decode_rows(self.kind, rows, self.columns, self.split, numbers))

@@ -166,8 +166,11 @@ def _splits(builder: Any, streaming: bool, check: Callable[[], None] | None = No
         check: looks at the files before there is a copy.
     """
     from datasets import DownloadConfig
+    from pyarrow.dataset import ParquetFragmentScanOptions
 
     files = [file for files in (builder.config.data_files or {}).values() for file in files]
+    if builder.name == "parquet":  # of which the whole file would lie in memory until its last row is read
+        builder.config.fragment_scan_options = ParquetFragmentScanOptions(pre_buffer=False)
     if streaming:
         if builder.name in ("parquet", "arrow"):  # which say it without their rows
             make_alike(builder, files)

@@ -15,7 +15,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_ae.config import arguments, class_path, from_plain, import_class, to_plain
-from lightning_ae.data.decoding import OnTheFly
+from lightning_ae.data.decoding import CHUNK_BYTES, OnTheFly
 from lightning_ae.data.identity import Identity, check_identity, identity
 from lightning_ae.data.kinds import Kind
 from lightning_ae.data.loader import Batch, BatchLoader, Columns, Order
@@ -208,9 +208,13 @@ class HFDataModule(Samples, pl.LightningDataModule):
                 yield self._ready(batch)
             return
         assert isinstance(loader, BatchLoader)
-        last = loader.batch_sampler.samples if last is None else last
-        for start in range(first, last, size):
-            yield self._ready(loader.read(torch.arange(start, min(last, start + size))))
+        last, together = loader.batch_sampler.samples if last is None else last, 1
+        while first < last:  # what several small batches cost to read is little more than what one does
+            read = loader.read(torch.arange(first, min(last, first + together * size)))
+            first += together * size
+            together = max(1, CHUNK_BYTES // max(1, read[self._key][:size].nbytes))
+            for values in zip(*(column.split(size) for column in read.values()), strict=True):
+                yield self._ready(dict(zip(read, values, strict=True)))
 
     def rows(self, split: str, positions: Tensor) -> Batch:
         """The samples at these positions, int64 (B,), in the order of evaluation, ready for a model, on the CPU."""
@@ -437,9 +441,12 @@ class HFDataModule(Samples, pl.LightningDataModule):
             training and self.drop_last,
         )
         if self.cache == "none":
-            taken = data if rows is None else data.select(rows)
-            read = OnTheFly(self._kind(), taken, name, self.input_columns, self._key, beside, rows, seeds)
-            return BatchLoader(read, order, self.num_workers, position=position, **options)
+            made = split, name, self.division, beside.labelled, seeds
+            if made not in self._opened:
+                self._opened[made] = OnTheFly(
+                    self._kind(), data, name, self.input_columns, self._key, beside, rows, seeds
+                )
+            return BatchLoader(self._opened[made], order, self.num_workers, position=position, **options)
         samples = {self._key: self._array(name, frozen)}
         if beside.names:
             samples |= beside(data.select_columns(beside.names).with_format("arrow")[:], range(len(data)))

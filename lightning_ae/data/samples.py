@@ -28,7 +28,7 @@ from lightning_ae.data.columns import (
     same_kind,
     scalar_columns,
 )
-from lightning_ae.data.decoding import decode_chunks, decode_rows
+from lightning_ae.data.decoding import OnTheFly, decode_chunks, decode_rows
 from lightning_ae.data.fingerprint import fingerprint
 from lightning_ae.data.kinds import Kind, Sequence, Tabular, kind_of
 from lightning_ae.data.kinds.counts import gathered
@@ -76,6 +76,7 @@ class Samples:
         self._parts: tuple[Division, Parts] | None = None  # of the training split
         self._how_divided: str | None = None  # in words that are not said yet
         self._cut: dict[tuple[str, str, Division], Windows | None] = {}  # by part
+        self._opened: dict[Any, OnTheFly] = {}  # what decodes each time, by what it depends on
         self._settled = False  # the kind, by what the data set says of itself
         self._said = False  # which columns were chosen
 
@@ -208,7 +209,8 @@ class Samples:
         if (windows := self.windows(split)) is not None:
             return {"window": np.arange(len(windows.starts))[first:last], "row": windows.first[first:last]}
         table = self._rows_of(name)
-        images = [column for column in self.input_columns if column in image_columns(table.features)][:1]
+        of_images = image_columns(table.features)
+        images = [column for column in self.input_columns if column in of_images][:1]
         if self.streaming:  # which says how many rows it has at its end only
             parts = [_paths(part[images[0]]) if images else [None] * len(part) for part in
                      table.select_columns(images or self.input_columns[:1]).with_format("arrow").iter(256)]  # fmt: skip
@@ -263,6 +265,7 @@ class Samples:
         self._of_model, self._reading, self._signature = signature, kind, None
         self._arrays.clear()
         self._cut.clear()
+        self._opened.clear()
         for name in ("input_columns", "_key", "_label", "mask"):
             vars(self).pop(name, None)
 

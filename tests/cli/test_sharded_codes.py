@@ -6,17 +6,14 @@ import errno
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
+from sharded import MODEL, PROCESS, arguments, check_same, files, times, write_whole
 
 from lightning_ae import shards
 from lightning_ae.cli import written
@@ -24,43 +21,22 @@ from lightning_ae.cli.app import main
 from lightning_ae.errors import InputError
 from lightning_ae.shards import plan, share_of_work
 
-MODEL = "ae_mlp.digits_v1"
 EACH = 100
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The codes of digits as one file a split."""
-    folder = tmp_path_factory.mktemp("whole")
-    main(["features", MODEL, "--path", "digits", "--splits", "[test]", "--output", str(folder)])
-    return folder / "test.parquet"
+    return write_whole(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_ARRAY_TASK_ID"):
+    for name in PROCESS:
         monkeypatch.delenv(name, raising=False)
 
 
-def features(folder: Path, *more: str, model: str = MODEL, path: str = "digits", each: int = EACH) -> None:
-    args = ["--path", path, "--splits", "[test]", "--output", str(folder), "--shard_rows", str(each), *more]
-    main(["features", model, *args])
-
-
-def files(folder: Path) -> list[Path]:
-    return sorted((folder / "test").glob("[0-9]*.parquet"))
-
-
-def check_same(folder: Path, whole: Path) -> None:
-    """Every row is there once, in order, with the codes and columns of a job without shards."""
-    expected, rows = pq.read_table(whole).to_pydict(), {}
-    for file in files(folder):
-        for name, values in pq.read_table(file).to_pydict().items():
-            rows.setdefault(name, []).extend(values)
-    assert rows.keys() == expected.keys()
-    for name in rows.keys() - {"code"}:
-        assert rows[name] == expected[name], name
-    np.testing.assert_allclose(rows["code"], expected["code"], rtol=1e-4, atol=1e-5)
+def features(folder: Path, *more: str, model: str = MODEL, each: int = EACH) -> None:
+    main([*arguments(folder, each, model), *more])
 
 
 @pytest.mark.parametrize(("rows", "each"), [(1, 1), (1, 100), (100, 100), (101, 100), (1797, 64)])
@@ -93,26 +69,26 @@ def test_shards_are_the_rows_of_one_file(tmp_path: Path, whole: Path, capsys: py
     features(tmp_path)
     assert "4 shards made" in capsys.readouterr().out.replace("(", "")
     check_same(tmp_path, whole)
-    assert {p.name for p in (tmp_path / "test").iterdir()} == {f"{i:05d}-of-00004.parquet" for i in range(4)}
-    before = {file: file.stat().st_mtime_ns for file in files(tmp_path)}
+    assert [file.name for file in files(tmp_path)] == [f"{i:05d}-of-00004.parquet" for i in range(4)]
+    before = times(tmp_path)
     features(tmp_path)
     assert "0 shards made, 4 there already" in capsys.readouterr().out
-    assert {file: file.stat().st_mtime_ns for file in files(tmp_path)} == before
+    assert times(tmp_path) == before
 
 
 def test_a_full_disk_leaves_whole_shards_to_go_on_with(
     tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write, room = pq.write_table, [2]
+    write, room = pq.ParquetWriter.write_table, [2]
 
     def full(*args: Any, **kwargs: Any) -> None:
+        write(*args, **kwargs)
         if not room[0]:
-            Path(args[1]).write_bytes(b"PAR1 and no more")
+            assert len(files(tmp_path)) == 2  # who reads the folder meanwhile sees whole shards alone
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         room[0] -= 1
-        write(*args, **kwargs)
 
-    monkeypatch.setattr(pq, "write_table", full)
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
     with pytest.raises(SystemExit):
         features(tmp_path)
     assert "No space left" in capsys.readouterr().err
@@ -178,9 +154,31 @@ def test_changed_data_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert shards.begin(tmp_path, json.loads(json.dumps(wanted))) == shards.hash_of(wanted)
     with pytest.raises(InputError, match="data differ"):
         shards.begin(tmp_path, wanted | {"data": shards._digest(Dataset.from_dict({"a": [1.0, 2.0, 4.0]}))})
+    file = tmp_path / "rows" / "a.csv"
+    file.parent.mkdir()
+    file.write_text("a\n1\n2\n")
+    files = shards._files(file.parent, file.parent / "codes")
+    (file.parent / "codes").mkdir()
+    (file.parent / "codes" / "train.parquet").touch()
+    assert shards._files(file.parent, file.parent / "codes") == files  # the output may lie there
+    file.write_text("a\n1\n3\n")
+    assert shards._files(file.parent, file.parent / "codes") != files
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(InputError, match="is no manifest"):
         shards.begin(tmp_path, wanted)
+
+
+def test_a_job_that_is_begun_anew_ends_the_one_before(tmp_path: Path) -> None:
+    todo, made = plan({"test": 30}, 10), []
+
+    def write(shard: shards.Shard, file: Path) -> None:
+        made.append(shard.number)
+        shards.begin(tmp_path, {"shard_rows": 10, "options": "others"}, overwrite=True)
+
+    made_under = shards.begin(tmp_path, {"shard_rows": 10})
+    with pytest.raises(InputError, match="another job has begun"):
+        shards.work(todo, tmp_path, made_under, write)
+    assert made == [0]
 
 
 def test_ray_actors_share_and_one_that_dies_starts_again(tmp_path: Path, whole: Path) -> None:
@@ -202,23 +200,3 @@ def test_ray_actors_share_and_one_that_dies_starts_again(tmp_path: Path, whole: 
     shards.run_ray(lambda rank, world: shards.work(todo, folder, made_under, write, rank=rank, world=world), 2)
     assert (folder / "died").exists()
     assert [row for file in files(folder) for row in pq.read_table(file)["row"].to_pylist()] == list(range(60))
-
-
-@pytest.mark.slow
-def test_killed_at_five_moments(tmp_path: Path, whole: Path) -> None:
-    code = "import sys; from lightning_ae.cli.app import main; main(sys.argv[1:])"
-    args = ["--path", "digits", "--splits", "[test]", "--output", str(tmp_path), "--shard_rows", "10"]
-    command = [sys.executable, "-c", code, "features", MODEL, *args]
-    for most in (1, 6, 12, 20, 28):  # shards there when the process is killed
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None and len(files(tmp_path)) < most:
-            time.sleep(0.002)
-        before = {file: file.stat().st_mtime_ns for file in files(tmp_path)}
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert len(files(tmp_path)) <= len(before) + 1
-        assert all(pq.read_table(file).num_rows for file in files(tmp_path))  # whole, each
-    subprocess.run(command, check=True, capture_output=True)
-    assert {file: file.stat().st_mtime_ns for file in before} == before  # none was made twice
-    check_same(tmp_path, whole)
-    assert all(not each.name.startswith(".") for each in (tmp_path / "test").iterdir())
