@@ -15,15 +15,28 @@ import torch
 from sklearn.base import BaseEstimator, OutlierMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
 
+from lightning_ae.architectures import MLP
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.data.kinds import Tabular
 from lightning_ae.data.kinds.tabular import Scaling
+from lightning_ae.data.loader import BatchLoader, Order
 from lightning_ae.data.module import HFDataModule
+from lightning_ae.data.streaming import StreamLoader
 from lightning_ae.errors import InputError
+from lightning_ae.parts import Gaussian
 from lightning_ae.registry import get_model
 
 HELD_OUT_QUANTILE = 0.99
+STEPS = 500
+OF_VAE: dict[str, Any] = {
+    "architecture": MLP(hidden=(64, 32)),
+    "likelihood": Gaussian(scale="per_pixel"),
+    "lr": 1e-2,
+}
+"""How the estimator's own model, the VAE, differs from the class's defaults. That each value of each row has a scale of
+its own is what tells anomalies best: see benchmarks/anomaly.md."""
 FEWEST_HELD_OUT = 100
 """Rows: of fewer, that quantile rests on the largest score alone."""
 
@@ -42,12 +55,13 @@ class AutoencoderEstimator(OutlierMixin, TransformerMixin, BaseEstimator):
     Args:
         model: a variant's name, see `lightning_ae.list_models`, or its class.
         latent_dim: how many values the code has; by default a quarter of the columns, at least 2.
-        model_params: what else the variant takes, by name.
+        model_params: what else the variant takes, by name. Of "vae" this is beside what the estimator sets for tables,
+            `lightning_ae.estimator.OF_VAE`: a small network, a scale of each value of a row and a large step.
         scaling: of each column, see `lightning_ae.data.Tabular`.
         contamination: the share of outliers in the training data, in (0, 0.5], which `predict` finds in them; or
             "auto", which calls strange what lies beyond the 0.99 quantile of the scores of held-out rows, or of all
             rows where there are fewer than 100 of those.
-        max_epochs: how often each row is seen at the most; by default as often as 2000 steps need, and at least ten
+        max_epochs: how often each row is seen at the most; by default as often as 500 steps need, and at least ten
             times.
         batch_size: rows in a step.
         validation_fraction: the part of the rows that is held out, in [0, 1); with 0 training has no early end.
@@ -114,14 +128,12 @@ class AutoencoderEstimator(OutlierMixin, TransformerMixin, BaseEstimator):
         with _quiet(not self.verbose), _own_draws(seed):
             data = self._data(rows)
             self.model_ = self._build(data)
-            epochs = self._epochs(len(rows))
+            epochs = self._epochs(len(data.dataset("train")))
+            data.passes = max(1, epochs // 20)
             best = _Best(self.patience)
             trainer = pl.Trainer(
-                max_epochs=epochs,
-                check_val_every_n_epoch=max(1, epochs // 20),
-                log_every_n_steps=max(
-                    1, min(50, len(rows) // self.batch_size)
-                ),  # more batches than there are: a warning
+                max_epochs=epochs // data.passes,
+                log_every_n_steps=int(self.verbose),  # for the bar alone
                 num_sanity_val_steps=0,
                 callbacks=[best] if data.has("val") else [],
                 accelerator=self.device,
@@ -160,15 +172,17 @@ class AutoencoderEstimator(OutlierMixin, TransformerMixin, BaseEstimator):
         if (params := self.model_params) is not None and not isinstance(params, dict):
             raise InputError(f"model_params must be a dict of the model's arguments, got {params!r}")
 
-    def _data(self, rows: np.ndarray) -> HFDataModule:
+    def _data(self, rows: np.ndarray) -> _Rows:
         held_out = self.validation_fraction if round(self.validation_fraction * len(rows)) >= 1 else 0.0
         kind = Tabular(scaling=self.scaling, missing="masked" if self._missing else "refused")
-        return HFDataModule(rows, kind=kind, val_fraction=held_out, batch_size=self.batch_size, cache="memory")
+        return _Rows(rows, kind=kind, val_fraction=held_out, batch_size=self.batch_size, cache="memory")
 
     def _build(self, data: HFDataModule) -> Autoencoder:
         cls = get_model(self.model) if isinstance(self.model, str) else self.model
         columns = data.input_shape[0]
-        options = {"latent_dim": self.latent_dim or max(2, columns // 4), **data.suits, **(self.model_params or {})}
+        own = OF_VAE if self.model == "vae" else {}
+        options = {"latent_dim": self.latent_dim or max(2, columns // 4), **own, **data.suits}
+        options |= self.model_params or {}
         model: Autoencoder = cls(**options)
         if lacking := [role for role in model.given if role not in ("mask", *model.implied)]:
             raise InputError(
@@ -180,7 +194,7 @@ class AutoencoderEstimator(OutlierMixin, TransformerMixin, BaseEstimator):
     def _epochs(self, rows: int) -> int:
         if self.max_epochs is not None:
             return int(self.max_epochs)
-        return max(10, math.ceil(2000 / max(1, rows // self.batch_size)))
+        return max(10, math.ceil(STEPS / math.ceil(rows / self.batch_size)))
 
     def _offset(self, rows: np.ndarray, data: HFDataModule) -> float:
         if self.contamination != "auto":
@@ -265,6 +279,35 @@ class AutoencoderEstimator(OutlierMixin, TransformerMixin, BaseEstimator):
                 "fit with such rows, or fill the gaps",
             )
         return rows
+
+
+class _Passes(Order):
+    """Several epochs of an order, as one."""
+
+    def __init__(self, order: Order, times: int) -> None:
+        vars(self).update(vars(order))
+        self._one, self._times = copy.copy(order), times
+
+    def __len__(self) -> int:
+        return self._times * len(self._one)
+
+    def batches(self, start: int = 0) -> Iterator[tuple[Tensor, int]]:
+        """As of an `Order`, from batch `start` of all on."""
+        for number in range(self._times):
+            self._one.set_epoch(self.epoch * self._times + number)
+            yield from self._one.batches(max(0, start - number * len(self._one)))
+
+
+class _Rows(HFDataModule):
+    """Rows of which the trainer sees several epochs as one: between two it takes as long as for ten steps."""
+
+    passes = 1
+
+    def train_dataloader(self) -> BatchLoader | StreamLoader:
+        loader = super().train_dataloader()
+        assert isinstance(loader, BatchLoader)
+        loader.batch_sampler = _Passes(loader.batch_sampler, self.passes)
+        return self._counted_by(loader, "train")
 
 
 class _Best(pl.Callback):
