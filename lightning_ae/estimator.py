@@ -29,14 +29,14 @@ from lightning_ae.parts import Gaussian
 from lightning_ae.registry import get_model
 
 HELD_OUT_QUANTILE = 0.99
-STEPS = 500
+STEPS, EPOCHS = 400, 5
 OF_VAE: dict[str, Any] = {
     "architecture": MLP(hidden=(64, 32)),
     "likelihood": Gaussian(scale="per_pixel"),
     "lr": 1e-2,
 }
-"""How the estimator's own model, the VAE, differs from the class's defaults. That each value of each row has a scale of
-its own is what tells anomalies best: see benchmarks/anomaly.md."""
+"""How the estimator's own model, the VAE, differs from the class's defaults: what tells anomalies well, see
+benchmarks/anomaly.md."""
 FEWEST_HELD_OUT = 100
 """Rows: of fewer, that quantile rests on the largest score alone."""
 
@@ -45,9 +45,11 @@ class AutoencoderEstimator(OutlierMixin, TransformerMixin, BaseEstimator):
     """An autoencoder of tables that scikit-learn fits: codes, reconstructions and how strange a row is.
 
     It is a transformer, rows to codes, and a detector of outliers in the manner of `sklearn.ensemble.IsolationForest`.
-    Columns are scaled by the rows that `fit` gets. A part of them is held out: training ends where the loss on those
-    falls no more, and the weights of its smallest are taken. The fitted LightningModule is `model_`, which `score`,
-    `features` and `lightning_ae.zoo` know how to use.
+    Columns are scaled by the rows that `fit` gets. A part of them is held out: training ends where their mean score
+    falls no more, and the weights of its smallest are taken. So that outliers among the rows are not learned, training
+    leaves out those that are strangest to the model as it stands, a share `trim`, chosen anew after each twentieth of
+    training (as least trimmed squares do, Rousseeuw 1984, https://doi.org/10.1080/01621459.1984.10477105). The fitted
+    LightningModule is `model_`, which `score`, `features` and `lightning_ae.zoo` know how to use.
 
     A grid search reaches every argument; those of the model are one, as in
     `GridSearchCV(estimator, {"latent_dim": [2, 4], "model_params": [{"beta": 1}, {"beta": 4}]})`.
@@ -56,16 +58,18 @@ class AutoencoderEstimator(OutlierMixin, TransformerMixin, BaseEstimator):
         model: a variant's name, see `lightning_ae.list_models`, or its class.
         latent_dim: how many values the code has; by default a quarter of the columns, at least 2.
         model_params: what else the variant takes, by name. Of "vae" this is beside what the estimator sets for tables,
-            `lightning_ae.estimator.OF_VAE`: a small network, a scale of each value of a row and a large step.
+            `lightning_ae.estimator.OF_VAE`: a small network, a scale of each value of each row and a large step.
         scaling: of each column, see `lightning_ae.data.Tabular`.
         contamination: the share of outliers in the training data, in (0, 0.5], which `predict` finds in them; or
             "auto", which calls strange what lies beyond the 0.99 quantile of the scores of held-out rows, or of all
             rows where there are fewer than 100 of those.
-        max_epochs: how often each row is seen at the most; by default as often as 500 steps need, and at least ten
-            times.
+        max_epochs: how often each row is seen at the most; by default as often as 400 steps need, and at least five
+            times: what tells outliers best. Codes and reconstructions get better with more.
         batch_size: rows in a step.
         validation_fraction: the part of the rows that is held out, in [0, 1); with 0 training has no early end.
-        patience: how many twentieths of the epochs training goes on without a smaller loss on held-out rows.
+        patience: how many twentieths of the epochs training goes on without a smaller mean score of held-out rows.
+        trim: the share of rows that training leaves out, in [0, 0.5]; of held-out rows as many do not count in the
+            mean. 0 where all rows are known to be ordinary.
         draws: of each row's code in a score, see `Autoencoder.score`.
         device: cpu, cuda, mps, or auto for the fastest there is.
         random_state: a seed, a `numpy.random.RandomState`, or None for another run each time. The global generators are
@@ -74,7 +78,7 @@ class AutoencoderEstimator(OutlierMixin, TransformerMixin, BaseEstimator):
 
     Attributes:
         model_: the trained `Autoencoder`, on the CPU, in float64.
-        history_: the loss on held-out rows each time it was asked for.
+        history_: the mean score of held-out rows after each twentieth of training.
         offset_: `decision_function` is `score_samples` less that.
         n_features_in_: the number of columns.
         feature_names_in_: their names, of a frame whose columns have some.
@@ -92,6 +96,7 @@ class AutoencoderEstimator(OutlierMixin, TransformerMixin, BaseEstimator):
         batch_size: int = 128,
         validation_fraction: float = 0.1,
         patience: int = 5,
+        trim: float = 0.1,
         draws: int = 1,
         device: str = "cpu",
         random_state: Any = None,
@@ -106,6 +111,7 @@ class AutoencoderEstimator(OutlierMixin, TransformerMixin, BaseEstimator):
         self.batch_size = batch_size
         self.validation_fraction = validation_fraction
         self.patience = patience
+        self.trim = trim
         self.draws = draws
         self.device = device
         self.random_state = random_state
@@ -128,14 +134,16 @@ class AutoencoderEstimator(OutlierMixin, TransformerMixin, BaseEstimator):
         with _quiet(not self.verbose), _own_draws(seed):
             data = self._data(rows)
             self.model_ = self._build(data)
-            epochs = self._epochs(len(data.dataset("train")))
+            data.kept = max(1, round((1 - self.trim) * len(data.dataset("train"))))
+            epochs = self._epochs(data.kept)
             data.passes = max(1, epochs // 20)
-            best = _Best(self.patience)
+            parts = _Parts(data, self.patience, self.trim)
             trainer = pl.Trainer(
                 max_epochs=epochs // data.passes,
                 log_every_n_steps=int(self.verbose),  # for the bar alone
                 num_sanity_val_steps=0,
-                callbacks=[best] if data.has("val") else [],
+                limit_val_batches=0,
+                callbacks=[parts],
                 accelerator=self.device,
                 devices=1,
                 logger=False,
@@ -149,7 +157,7 @@ class AutoencoderEstimator(OutlierMixin, TransformerMixin, BaseEstimator):
             # in float64 the score of a row does not show, by rounding, which rows stand beside it
             self.model_ = self.model_.cpu().double().eval()
             self.model_.trainer = None
-            self.history_ = best.losses
+            self.history_ = parts.history
             self.offset_ = self._offset(rows, data)
         return self
 
@@ -159,6 +167,8 @@ class AutoencoderEstimator(OutlierMixin, TransformerMixin, BaseEstimator):
             raise InputError(f"contamination must be 'auto' or lie in (0, 0.5], got {contamination!r}")
         if not 0 <= fraction < 1:
             raise InputError(f"validation_fraction must lie in [0, 1), got {fraction!r}")
+        if not 0 <= self.trim <= 0.5:
+            raise InputError(f"trim must lie in [0, 0.5], got {self.trim!r}")
         for name in ("batch_size", "patience", "draws", "max_epochs", "latent_dim"):
             value = getattr(self, name)
             if value is None and name in ("max_epochs", "latent_dim"):
@@ -194,7 +204,7 @@ class AutoencoderEstimator(OutlierMixin, TransformerMixin, BaseEstimator):
     def _epochs(self, rows: int) -> int:
         if self.max_epochs is not None:
             return int(self.max_epochs)
-        return max(10, math.ceil(STEPS / math.ceil(rows / self.batch_size)))
+        return max(EPOCHS, math.ceil(STEPS / math.ceil(rows / self.batch_size)))
 
     def _offset(self, rows: np.ndarray, data: HFDataModule) -> float:
         if self.contamination != "auto":
@@ -282,11 +292,14 @@ class AutoencoderEstimator(OutlierMixin, TransformerMixin, BaseEstimator):
 
 
 class _Passes(Order):
-    """Several epochs of an order, as one."""
+    """Several epochs of an order as one, each of some of its samples only."""
 
-    def __init__(self, order: Order, times: int) -> None:
+    def __init__(self, order: Order, times: int, kept: int) -> None:
         vars(self).update(vars(order))
         self._one, self._times = copy.copy(order), times
+        self._one.samples = kept
+        self.positions: Tensor | None = None
+        """The samples that count, int64 (kept,); until it is known, in each epoch others by chance."""
 
     def __len__(self) -> int:
         return self._times * len(self._one)
@@ -295,40 +308,59 @@ class _Passes(Order):
         """As of an `Order`, from batch `start` of all on."""
         for number in range(self._times):
             self._one.set_epoch(self.epoch * self._times + number)
-            yield from self._one.batches(max(0, start - number * len(self._one)))
+            positions = self.positions
+            if positions is None:
+                generator = torch.Generator().manual_seed(self.seed + self._one.epoch)
+                positions = torch.randperm(self.samples, generator=generator)[: self._one.samples]
+            for share, size in self._one.batches(max(0, start - number * len(self._one))):
+                yield positions[share], size
 
 
 class _Rows(HFDataModule):
     """Rows of which the trainer sees several epochs as one: between two it takes as long as for ten steps."""
 
     passes = 1
+    kept = 1
+    order: _Passes
 
     def train_dataloader(self) -> BatchLoader | StreamLoader:
         loader = super().train_dataloader()
         assert isinstance(loader, BatchLoader)
-        loader.batch_sampler = _Passes(loader.batch_sampler, self.passes)
+        loader.batch_sampler = self.order = _Passes(loader.batch_sampler, self.passes, self.kept)
         return self._counted_by(loader, "train")
 
 
-class _Best(pl.Callback):
-    """Ends training where the loss on held-out rows falls no more, with the weights of its smallest."""
+class _Parts(pl.Callback):
+    """After each part of training: leaves out the strangest rows, and ends it where held-out rows score less no more.
 
-    def __init__(self, patience: int) -> None:
-        self.losses: list[float] = []
-        self._patience = patience
+    The weights are those with which they scored least.
+    """
+
+    def __init__(self, data: _Rows, patience: int, trim: float) -> None:
+        self.history: list[float] = []
+        self._data, self._patience, self._trim = data, patience, trim
         self._state: dict[str, Any] | None = None
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        loss = float(trainer.callback_metrics["val/loss"])
-        if not self.losses or loss < min(self.losses):
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._trim:
+            scores = self._scores(pl_module, "train")
+            self._data.order.positions = scores.argsort(stable=True)[: self._data.kept]
+        if not self._data.has("val"):
+            return
+        scores = self._scores(pl_module, "val").sort().values
+        score = float(scores[: max(1, round((1 - self._trim) * len(scores)))].mean())
+        if not self.history or score < min(self.history):
             self._state = copy.deepcopy(pl_module.state_dict())
-        self.losses.append(loss)
-        if len(self.losses) - 1 - int(np.argmin(self.losses)) >= self._patience:
+        self.history.append(score)
+        if len(self.history) - 1 - int(np.argmin(self.history)) >= self._patience:
             trainer.should_stop = True
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._state is not None:
             pl_module.load_state_dict(self._state)
+
+    def _scores(self, model: Any, split: str) -> Tensor:
+        return torch.cat([found.score.double().cpu() for found in model.score_rows(self._data, split)])
 
 
 @contextmanager
