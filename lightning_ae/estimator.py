@@ -29,10 +29,10 @@ from lightning_ae.parts import Gaussian
 from lightning_ae.registry import get_model
 
 HELD_OUT_QUANTILE = 0.99
-STEPS, EPOCHS = 400, 5
+STEPS, EPOCHS = 500, 10
 OF_VAE: dict[str, Any] = {
     "architecture": MLP(hidden=(64, 32)),
-    "likelihood": Gaussian(scale="per_pixel"),
+    "likelihood": Gaussian(scale="optimal_per_feature"),
     "lr": 1e-2,
 }
 """How the estimator's own model, the VAE, differs from the class's defaults: what tells anomalies well, see
@@ -47,9 +47,9 @@ class AutoencoderEstimator(OutlierMixin, TransformerMixin, BaseEstimator):
     It is a transformer, rows to codes, and a detector of outliers in the manner of `sklearn.ensemble.IsolationForest`.
     Columns are scaled by the rows that `fit` gets. A part of them is held out: training ends where their mean score
     falls no more, and the weights of its smallest are taken. So that outliers among the rows are not learned, training
-    leaves out those that are strangest to the model as it stands, a share `trim`, chosen anew after each twentieth of
-    training (as least trimmed squares do, Rousseeuw 1984, https://doi.org/10.1080/01621459.1984.10477105). The fitted
-    LightningModule is `model_`, which `score`, `features` and `lightning_ae.zoo` know how to use.
+    leaves out those whose scores are far beyond the quartiles of all (Tukey 1977), chosen anew after each twentieth of
+    training (as in the steps of least trimmed squares, Rousseeuw & Van Driessen 2006). The fitted LightningModule is
+    `model_`, which `score`, `features` and `lightning_ae.zoo` know how to use.
 
     A grid search reaches every argument; those of the model are one, as in
     `GridSearchCV(estimator, {"latent_dim": [2, 4], "model_params": [{"beta": 1}, {"beta": 4}]})`.
@@ -58,18 +58,18 @@ class AutoencoderEstimator(OutlierMixin, TransformerMixin, BaseEstimator):
         model: a variant's name, see `lightning_ae.list_models`, or its class.
         latent_dim: how many values the code has; by default a quarter of the columns, at least 2.
         model_params: what else the variant takes, by name. Of "vae" this is beside what the estimator sets for tables,
-            `lightning_ae.estimator.OF_VAE`: a small network, a scale of each value of each row and a large step.
+            `lightning_ae.estimator.OF_VAE`: a small network, a scale of each column and a large step.
         scaling: of each column, see `lightning_ae.data.Tabular`.
         contamination: the share of outliers in the training data, in (0, 0.5], which `predict` finds in them; or
             "auto", which calls strange what lies beyond the 0.99 quantile of the scores of held-out rows, or of all
             rows where there are fewer than 100 of those.
-        max_epochs: how often each row is seen at the most; by default as often as 400 steps need, and at least five
+        max_epochs: how often each row is seen at the most; by default as often as 500 steps need, and at least ten
             times: what tells outliers best. Codes and reconstructions get better with more.
         batch_size: rows in a step.
         validation_fraction: the part of the rows that is held out, in [0, 1); with 0 training has no early end.
         patience: how many twentieths of the epochs training goes on without a smaller mean score of held-out rows.
-        trim: the share of rows that training leaves out, in [0, 0.5]; of held-out rows as many do not count in the
-            mean. 0 where all rows are known to be ordinary.
+        fence: beyond the upper quartile of scores, by so many interquartile ranges, training leaves a row out, and a
+            held-out one does not count in the mean. None where all rows are known to be ordinary.
         draws: of each row's code in a score, see `Autoencoder.score`.
         device: cpu, cuda, mps, or auto for the fastest there is.
         random_state: a seed, a `numpy.random.RandomState`, or None for another run each time. The global generators are
@@ -96,7 +96,7 @@ class AutoencoderEstimator(OutlierMixin, TransformerMixin, BaseEstimator):
         batch_size: int = 128,
         validation_fraction: float = 0.1,
         patience: int = 5,
-        trim: float = 0.1,
+        fence: float | None = 3.0,
         draws: int = 1,
         device: str = "cpu",
         random_state: Any = None,
@@ -111,7 +111,7 @@ class AutoencoderEstimator(OutlierMixin, TransformerMixin, BaseEstimator):
         self.batch_size = batch_size
         self.validation_fraction = validation_fraction
         self.patience = patience
-        self.trim = trim
+        self.fence = fence
         self.draws = draws
         self.device = device
         self.random_state = random_state
@@ -134,10 +134,9 @@ class AutoencoderEstimator(OutlierMixin, TransformerMixin, BaseEstimator):
         with _quiet(not self.verbose), _own_draws(seed):
             data = self._data(rows)
             self.model_ = self._build(data)
-            data.kept = max(1, round((1 - self.trim) * len(data.dataset("train"))))
-            epochs = self._epochs(data.kept)
+            epochs = self._epochs(len(data.dataset("train")))
             data.passes = max(1, epochs // 20)
-            parts = _Parts(data, self.patience, self.trim)
+            parts = _Parts(data, self.patience, self.fence)
             trainer = pl.Trainer(
                 max_epochs=epochs // data.passes,
                 log_every_n_steps=int(self.verbose),  # for the bar alone
@@ -167,8 +166,8 @@ class AutoencoderEstimator(OutlierMixin, TransformerMixin, BaseEstimator):
             raise InputError(f"contamination must be 'auto' or lie in (0, 0.5], got {contamination!r}")
         if not 0 <= fraction < 1:
             raise InputError(f"validation_fraction must lie in [0, 1), got {fraction!r}")
-        if not 0 <= self.trim <= 0.5:
-            raise InputError(f"trim must lie in [0, 0.5], got {self.trim!r}")
+        if self.fence is not None and (isinstance(self.fence, str) or not self.fence >= 0):
+            raise InputError(f"fence must be a number of interquartile ranges, or None, got {self.fence!r}")
         for name in ("batch_size", "patience", "draws", "max_epochs", "latent_dim"):
             value = getattr(self, name)
             if value is None and name in ("max_epochs", "latent_dim"):
@@ -292,26 +291,24 @@ class AutoencoderEstimator(OutlierMixin, TransformerMixin, BaseEstimator):
 
 
 class _Passes(Order):
-    """Several epochs of an order as one, each of some of its samples only."""
+    """Several epochs of an order as one, in which others take the places of samples that are left out."""
 
-    def __init__(self, order: Order, times: int, kept: int) -> None:
+    def __init__(self, order: Order, times: int) -> None:
         vars(self).update(vars(order))
         self._one, self._times = copy.copy(order), times
-        self._one.samples = kept
-        self.positions: Tensor | None = None
-        """The samples that count, int64 (kept,); until it is known, in each epoch others by chance."""
+        self.left_out = torch.zeros(order.samples, dtype=torch.bool)
 
     def __len__(self) -> int:
         return self._times * len(self._one)
 
     def batches(self, start: int = 0) -> Iterator[tuple[Tensor, int]]:
         """As of an `Order`, from batch `start` of all on."""
+        kept = (~self.left_out).nonzero().squeeze(1)
         for number in range(self._times):
             self._one.set_epoch(self.epoch * self._times + number)
-            positions = self.positions
-            if positions is None:
-                generator = torch.Generator().manual_seed(self.seed + self._one.epoch)
-                positions = torch.randperm(self.samples, generator=generator)[: self._one.samples]
+            generator = torch.Generator().manual_seed(self.seed + self._one.epoch)
+            others = kept[torch.randint(len(kept), (self.samples,), generator=generator)]
+            positions = torch.where(self.left_out, others, torch.arange(self.samples))
             for share, size in self._one.batches(max(0, start - number * len(self._one))):
                 yield positions[share], size
 
@@ -320,40 +317,44 @@ class _Rows(HFDataModule):
     """Rows of which the trainer sees several epochs as one: between two it takes as long as for ten steps."""
 
     passes = 1
-    kept = 1
     order: _Passes
 
     def train_dataloader(self) -> BatchLoader | StreamLoader:
         loader = super().train_dataloader()
         assert isinstance(loader, BatchLoader)
-        loader.batch_sampler = self.order = _Passes(loader.batch_sampler, self.passes, self.kept)
+        loader.batch_sampler = self.order = _Passes(loader.batch_sampler, self.passes)
         return self._counted_by(loader, "train")
 
 
 class _Parts(pl.Callback):
-    """After each part of training: leaves out the strangest rows, and ends it where held-out rows score less no more.
+    """After each part of training: leaves out what is far out, and ends it where held-out rows score less no more.
 
     The weights are those with which they scored least.
     """
 
-    def __init__(self, data: _Rows, patience: int, trim: float) -> None:
+    def __init__(self, data: _Rows, patience: int, fence: float | None) -> None:
         self.history: list[float] = []
-        self._data, self._patience, self._trim = data, patience, trim
+        self._data, self._patience, self._fence = data, patience, fence
         self._state: dict[str, Any] | None = None
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._trim:
-            scores = self._scores(pl_module, "train")
-            self._data.order.positions = scores.argsort(stable=True)[: self._data.kept]
+        if self._fence is not None:
+            self._data.order.left_out = self._far_out(self._scores(pl_module, "train"))
         if not self._data.has("val"):
             return
-        scores = self._scores(pl_module, "val").sort().values
-        score = float(scores[: max(1, round((1 - self._trim) * len(scores)))].mean())
+        scores = self._scores(pl_module, "val")
+        score = float(scores[~self._far_out(scores)].mean())
         if not self.history or score < min(self.history):
             self._state = copy.deepcopy(pl_module.state_dict())
         self.history.append(score)
         if len(self.history) - 1 - int(np.argmin(self.history)) >= self._patience:
             trainer.should_stop = True
+
+    def _far_out(self, scores: Tensor) -> Tensor:
+        if self._fence is None:
+            return torch.zeros_like(scores, dtype=torch.bool)
+        low, high = np.quantile(scores.numpy(), [0.25, 0.75])
+        return scores > high + self._fence * (high - low)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._state is not None:
