@@ -19,7 +19,10 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
-from lightning_ae import Autoencoder, AutoencoderEstimator, InputError
+from lightning_ae import VAE, Autoencoder, AutoencoderEstimator, InputError
+from lightning_ae.data.loader import Order
+from lightning_ae.estimator import OF_VAE, _Passes
+from lightning_ae.parts import Gaussian
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +103,63 @@ def test_training_ends_early_with_the_best_weights(rows: np.ndarray) -> None:
     assert len(found.history_) - 1 - best == 2
 
 
+@pytest.mark.parametrize(("samples", "start"), [(10, 0), (7, 0), (10, 4)])
+def test_passes_are_epochs_one_after_another(samples: int, start: int) -> None:
+    order = Order(samples, 4, shuffle=True, seed=3)
+    passes = _Passes(Order(samples, 4, shuffle=True, seed=3), 3)
+    passes.set_epoch(2)
+    expected = []
+    for epoch in (6, 7, 8):
+        order.set_epoch(epoch)
+        expected += [share.tolist() for share, _ in order.batches()]
+    assert [share.tolist() for share, _ in passes.batches(start)] == expected[start:]
+    assert len(passes) == len(expected) == 3 * len(order)
+    assert passes.position(start, 1) == expected[start][1]
+    passes.left_out[:2] = True
+    found = [share.tolist() for share, _ in passes.batches(start)]
+    for new, old in zip(sum(found, []), sum(expected[start:], []), strict=True):
+        assert new == old if old > 1 else new > 1
+
+
+class Recorded(VAE):
+    """Keeps what it is trained on."""
+
+    seen: list[torch.Tensor]
+
+    def loss(self, x: torch.Tensor, target: torch.Tensor, **given: torch.Tensor) -> dict[str, torch.Tensor]:
+        if self.training:
+            Recorded.seen.append(x)
+        return super().loss(x, target, **given)
+
+
+@pytest.mark.parametrize(("samples", "options", "epochs"), [(2000, {}, 34), (20, {"max_epochs": 45}, 44)])
+def test_how_often_rows_are_seen(samples: int, options: dict[str, int], epochs: int) -> None:
+    Recorded.seen = []
+    rng = np.random.default_rng(0)
+    AutoencoderEstimator(Recorded, patience=100, random_state=0, **options).fit(rng.normal(size=(samples, 2)))
+    assert sum(map(len, Recorded.seen)) == epochs * 0.9 * samples
+
+
+@pytest.mark.parametrize(("fence", "stays"), [(3.0, False), (None, True)])
+def test_what_is_far_out_is_left_out(rows: np.ndarray, fence: float | None, stays: bool) -> None:
+    Recorded.seen = []
+    mixed = np.concatenate([rows, rows[:20] + 8 * rows.std(0)])
+    AutoencoderEstimator(Recorded, latent_dim=3, max_epochs=20, patience=100, fence=fence, random_state=0).fit(mixed)
+    far = [bool((x.mean(dim=1) > 2.5).any()) for x in Recorded.seen]
+    assert any(far[: len(far) // 20])
+    assert any(far[-len(far) // 4 :]) == stays
+
+
+def test_the_vae_is_one_for_tables_and_can_be_another(rows: np.ndarray) -> None:
+    found = AutoencoderEstimator(max_epochs=1, random_state=0).fit(rows).model_
+    assert (found.likelihood, found.lr, found.architecture) == (OF_VAE["likelihood"], 1e-2, OF_VAE["architecture"])
+    params = {"likelihood": Gaussian(scale="optimal"), "lr": 1e-3}
+    found = AutoencoderEstimator(max_epochs=1, model_params=params, random_state=0).fit(rows).model_
+    assert (found.likelihood, found.lr, found.architecture) == (Gaussian(scale="optimal"), 1e-3, OF_VAE["architecture"])
+    found = AutoencoderEstimator(VAE, max_epochs=1, random_state=0).fit(rows).model_
+    assert found.architecture == VAE((8,)).architecture
+
+
 def test_pipeline_search_and_pickle() -> None:
     x, y = load_breast_cancer(return_X_y=True, as_frame=True)
     pipe = make_pipeline(AutoencoderEstimator(max_epochs=3, random_state=0), LogisticRegression())
@@ -139,6 +199,7 @@ def test_any_variant(rows: np.ndarray, model: object) -> None:
         ({"contamination": 0.6}, "contamination must be 'auto'"),
         ({"contamination": "some"}, "contamination must be 'auto'"),
         ({"validation_fraction": 1}, "validation_fraction"),
+        ({"fence": -1}, "fence must be a number"),
         ({"batch_size": 0}, "batch_size must be a positive integer"),
         ({"max_epochs": 1.5}, "max_epochs must be a positive integer"),
         ({"model": "vea"}, "vea"),
