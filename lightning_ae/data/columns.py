@@ -89,8 +89,8 @@ def choose(
             name for name, reason in why.items() if not reason and (name in named or known[name].kind == "number")
         )
         taken = numbers if named else vectors or numbers
-    beside = "not among the input's columns"
-    return Choice(taken, label, {name: reason or beside for name, reason in why.items() if name not in taken})
+    beside, inside = "not among the input's columns", set(taken)
+    return Choice(taken, label, {name: reason or beside for name, reason in why.items() if name not in inside})
 
 
 def find_label(features: Features, texts: bool = True) -> str | None:

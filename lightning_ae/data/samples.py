@@ -371,7 +371,8 @@ class Samples:
             return
         if getattr(self._kind(), "binarize", wanted.binarize) != wanted.binarize:
             rank_zero_info(f"images are binarised ({wanted.binarize}), as those were that the model was trained on")
-        columns = [describe(self._rows_of(self._typical).features)[name] for name in self.input_columns]
+        known = describe(self._rows_of(self._typical).features)
+        columns = [known[name] for name in self.input_columns]
         native = self._kind().described(columns, self._first_row())[0].shape
         if lost := wanted.lost(native, signature.columns[0].shape if signature.columns else ()):
             rank_zero_warn(lost)
