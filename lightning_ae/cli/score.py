@@ -138,34 +138,34 @@ def score(
     if mask is not None:
         for split in splits:
             check_masks(data, split, mask)
-    wanted = _wanted(data, splits, anomaly)
+    wanted = wanted_classes(data, splits, anomaly)
     console = Console(highlight=False, soft_wrap=True)
     if store and quantile is None and model.threshold is None:
         quantile = 0.99  # asked for
-    threshold = _threshold(model, checkpoint, None if path else data, quantile, draws, seed, batch_size, console)
-    names = _names(model) if draws == 1 else None
+    threshold = threshold_for(model, checkpoint, None if path else data, quantile, draws, seed, batch_size, console)
+    names = feature_names(model) if draws == 1 else None
     # all of them before the first file, so that a row that has no score leaves nothing behind
     all_found = {split: score_split(model, data, split, names, top, draws, seed, batch_size, mask) for split in splits}
     if store and threshold is not None:
         _store(checkpoint, threshold)
-    results = Table("split", "rows", "median", *([] if threshold is None else ["exceed"]), *_titles(data, wanted))
+    results = Table("split", "rows", "median", *([] if threshold is None else ["exceed"]), *label_titles(data, wanted))
     if mask is not None:
         results.add_column("AUROC of pixels")
     logged: dict[str, float] = {}
     for split, file in files.items():
         found = all_found[split]
         columns = {**found.columns(threshold), **data.keys(split)}
-        about = _about(model, checkpoint, draws, seed, threshold)
+        about = about_scores(model, checkpoint, draws, seed, threshold)
         written.write_parquet(written.without_input(data, data.dataset(split)), columns, about, file, overwrite)
         exceed = [] if threshold is None else [str(int((found.scores > threshold.value).sum()))]
         logged |= {f"{split}/score_{name}": value for name, value in found.measured(threshold).items()}
-        parted, measured = _measured(data, split, found.scores, wanted)
+        parted, measured = measured_by_labels(data, split, found.scores, wanted)
         logged |= {f"{split}/score_{name}": value for name, value in parted.items()}
         measured += [] if found.pixels is None else [str(found.pixels)]
         results.add_row(split, str(len(found.scores)), f"{logged[f'{split}/score_median']:.2f}", *exceed, *measured)
     figures = {}
     if pictures:
-        figures["strangest"] = _draw(model, data, splits[-1], all_found[splits[-1]].scores, n, seed)
+        figures["strangest"] = extremes(model, data, splits[-1], all_found[splits[-1]].scores, n, seed)
         with whole_file(folder / "strangest.png", overwrite) as part:
             figures["strangest"].savefig(part)
     log = None if path else written.log_beside(checkpoint, logged, figures)
@@ -311,7 +311,7 @@ def _by_pixel(found: Scored) -> Tensor:
     return found.shares.sum(dim=1).float().cpu()
 
 
-def _names(model: Autoencoder) -> list[str] | None:
+def feature_names(model: Autoencoder) -> list[str] | None:
     """Of the values of vectors and the channels of sequences; images have none."""
     if len(model.input_shape) > 2:
         return None
@@ -319,7 +319,7 @@ def _names(model: Autoencoder) -> list[str] | None:
     return [str(i) for i in range(count)] if model.signature is None else model.signature.value_names(count)
 
 
-def _threshold(
+def threshold_for(
     model: Autoencoder,
     checkpoint: str,
     data: HFDataModule | None,
@@ -362,7 +362,7 @@ def _store(checkpoint: str, threshold: Threshold) -> None:
     AtomicCheckpointIO().save_checkpoint(content, checkpoint)
 
 
-def _wanted(data: HFDataModule, splits: Sequence[str], anomaly: Sequence[str | int] | None) -> list[int] | str:
+def wanted_classes(data: HFDataModule, splits: Sequence[str], anomaly: Sequence[str | int] | None) -> list[int] | str:
     """As `anomalous_classes`; that what is scored has both kinds, where they are asked for, is looked at, too."""
     from lightning_ae.metrics.anomalies import anomalous_classes
 
@@ -375,7 +375,9 @@ def _wanted(data: HFDataModule, splits: Sequence[str], anomaly: Sequence[str | i
     return wanted
 
 
-def _about(model: Autoencoder, checkpoint: str, draws: int, seed: int, threshold: Threshold | None) -> dict[str, str]:
+def about_scores(
+    model: Autoencoder, checkpoint: str, draws: int, seed: int, threshold: Threshold | None
+) -> dict[str, str]:
     """What a file says of its scores."""
     return {
         "model": checkpoint,
@@ -386,7 +388,8 @@ def _about(model: Autoencoder, checkpoint: str, draws: int, seed: int, threshold
     }
 
 
-def _titles(data: HFDataModule, wanted: list[int] | str) -> Iterator[str]:
+def label_titles(data: HFDataModule, wanted: list[int] | str) -> Iterator[str]:
+    """Of the columns that `measured_by_labels` gives the values of."""
     if isinstance(wanted, str):
         return iter(())
     named = ", ".join(repr((data.class_names or [])[i]) for i in wanted)
@@ -401,7 +404,7 @@ def _strange(data: HFDataModule, split: str, wanted: list[int] | str) -> tuple[T
     return strange, bool((strange == 0).any() and (strange == 1).any())
 
 
-def _measured(
+def measured_by_labels(
     data: HFDataModule, split: str, scores: Tensor, wanted: list[int] | str
 ) -> tuple[dict[str, float], list[str]]:
     """AUROC and average precision, of the rows that have a label; and the same as the table says them, or why there are
@@ -417,7 +420,7 @@ def _measured(
     return {"auroc": found[0], "average_precision": found[1]}, [f"{value:.3f}" for value in found]
 
 
-def _draw(model: Autoencoder, data: HFDataModule, split: str, scores: Tensor, n: int, seed: int) -> Figure:
+def extremes(model: Autoencoder, data: HFDataModule, split: str, scores: Tensor, n: int, seed: int) -> Figure:
     """The strangest images and the plainest, and below each how much its pixels have in its score."""
     import torch
 

@@ -28,14 +28,14 @@ from lightning_ae import shards
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.cli import sharded, trained, written
 from lightning_ae.cli.score import (
-    _about,
-    _draw,
-    _measured,
-    _names,
-    _threshold,
-    _titles,
-    _wanted,
+    about_scores,
+    extremes,
+    feature_names,
+    label_titles,
+    measured_by_labels,
     score_split,
+    threshold_for,
+    wanted_classes,
 )
 from lightning_ae.data.module import HFDataModule
 from lightning_ae.files import whole_file
@@ -89,14 +89,14 @@ def score(
         InputError: as `lightning_ae.cli.score.score`; when the folder has the shards of another job.
     """
     sharded.open_data(data, splits, folder)
-    wanted = _wanted(data, splits, options.anomaly)
+    wanted = wanted_classes(data, splits, options.anomaly)
     console = Console(highlight=False, soft_wrap=True)
 
     @cache
     def threshold_under(made_under: str) -> Threshold | None:
         asked = options.quantile, options.draws, options.seed, options.batch_size
         return _agreed(
-            folder, made_under, lambda: _threshold(model, checkpoint, data if own else None, *asked, console)
+            folder, made_under, lambda: threshold_for(model, checkpoint, data if own else None, *asked, console)
         )
 
     def write(shard: Shard, rows: Any, made_under: str, file: Path) -> None:
@@ -180,12 +180,12 @@ def write_shard(
         InputError: when a row cannot be read or has no score, or the file cannot be written.
     """
     split, first, last = shard.split, shard.first, shard.last
-    names = _names(model) if options.draws == 1 else None
+    names = feature_names(model) if options.draws == 1 else None
     asked = options.top, options.draws, options.seed, options.batch_size
     found = score_split(model, data, split, names, *asked, first=first, last=last)
     columns = found.columns(threshold)
     del columns["rank"]  # among the shard's rows
-    about = {**_about(model, checkpoint, options.draws, options.seed, threshold), "manifest": made_under}
+    about = {**about_scores(model, checkpoint, options.draws, options.seed, threshold), "manifest": made_under}
     made = {**columns, **data.keys(split, first, last)}
     written.write_parquet(rows, made, about, file, overwrite=True)
 
@@ -207,9 +207,9 @@ def finish(
     Returns:
         These files, and what was found of each split.
     """
-    results = Table("split", "rows", "median", *([] if threshold is None else ["exceed"]), *_titles(data, wanted))
+    results = Table("split", "rows", "median", *([] if threshold is None else ["exceed"]), *label_titles(data, wanted))
     files = []
-    about = {**_about(model, checkpoint, options.draws, options.seed, threshold), "manifest": made_under}
+    about = {**about_scores(model, checkpoint, options.draws, options.seed, threshold), "manifest": made_under}
     pictures = len(model.input_shape) == 3 and options.n > 0
     for split in splits:
         each = [shard for shard in all_shards if shard.split == split]
@@ -218,14 +218,14 @@ def finish(
         files.append(file)
         if not shards.is_there(file, Shard(split, 0, len(scores), 0, 1), made_under, overwrite=True):
             if pictures and split == splits[-1]:  # before the ranks, which say that all is there
-                figure = _draw(model, data, split, scores, options.n, options.seed)
+                figure = extremes(model, data, split, scores, options.n, options.seed)
                 with whole_file(folder / "strangest.png") as part:
                     figure.savefig(part)
             order = scores.argsort(descending=True, stable=True).numpy()
             ranks = {"rank": np.arange(1, len(order) + 1), "score": scores.numpy()[order], "row": rows[order]}
             written.write_parquet(Dataset(pa.table({})), ranks, about, file, overwrite=True)
         exceed = [] if threshold is None else [str(int((scores > threshold.value).sum()))]
-        _, measured = _measured(data, split, scores, wanted)
+        _, measured = measured_by_labels(data, split, scores, wanted)
         results.add_row(split, str(len(scores)), f"{scores.median():.2f}", *exceed, *measured)
     return [*files, *([folder / "strangest.png"] if pictures else [])], results
 
@@ -236,7 +236,7 @@ def _read(
     """The scores of all shards of a split, and the numbers of their rows, by place: their columns may be called
     otherwise, where the data have such."""
     made = ["score", *([] if threshold is None else ["exceeds"])]
-    made += ["features"] if draws == 1 and _names(model) is not None else []
+    made += ["features"] if draws == 1 and feature_names(model) is not None else []
     at = [0, [*made, *data.keys(split, 0, 1)].index("row")]
     scores, rows = [], []
     for file in files:
