@@ -133,6 +133,7 @@ def changed(folder: Path, tmp_path: Path, at: int, mask: PILImage.Image | None) 
         (None, ["--mask", "weight"], "unknown column of masks 'weight'"),
         (None, ["--mask", "masks"], "the data set has no column 'masks'"),
         (None, ["--draws", "2"], "mask takes one draw, got draws=2"),
+        (None, ["--shard_rows", "4"], "mask is not looked at in shards"),
     ],
 )
 def test_what_is_refused_leaves_nothing(
