@@ -244,9 +244,9 @@ Made by `python benchmarks/anomaly.py --write benchmarks/anomaly.md` from the ro
 `benchmarks/anomaly.json`.
 
 ADBench's tables (Han et al. 2022), of larger ones {cap} rows that the seed draws. Ours is `AutoencoderEstimator()` as
-it comes; the others are PyOD's ({version}) as they come, on the same rows. Contestants take turns, each in a process of
-its own with one thread. AUROC x 100 is the mean over seeds; seconds are the processor's for a fit and its scores,
-summed over tables, a mean over seeds. Of slow contestants there are fewer seeds, as the tables say.
+it comes; the others are PyOD's ({version}) as they come, on the same rows. One contestant works at a time, in a process
+of its own with one thread, and they take turns; a slow one may have fewer seeds, measured in a pass of its own. AUROC x
+100 is the mean over seeds; seconds are the processor's for a fit and its scores, summed over tables, a mean over seeds.
 """
 CAVEAT = """
 Nothing is chosen for a table, but the estimator's defaults were chosen on these same tables, from some fifteen settings
