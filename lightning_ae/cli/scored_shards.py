@@ -226,7 +226,7 @@ def finish(
             written.write_parquet(Dataset(pa.table({})), ranks, about, file, overwrite=True)
         exceed = [] if threshold is None else [str(int((scores > threshold.value).sum()))]
         _, measured = measured_by_labels(data, split, scores, wanted)
-        results.add_row(split, str(len(scores)), f"{scores.median():.2f}", *exceed, *measured)
+        results.add_row(split, str(len(scores)), f"{np.median(scores.numpy()):.2f}", *exceed, *measured)
     return [*files, *([folder / "strangest.png"] if pictures else [])], results
 
 
