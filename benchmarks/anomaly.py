@@ -17,7 +17,6 @@ import os
 import subprocess
 import sys
 import time
-import venv
 import warnings
 from pathlib import Path
 from typing import Any
@@ -111,22 +110,11 @@ def work() -> None:
 # ---- the run ------------------------------------------------------------------------------------------------------
 
 
-def environment(folder: Path) -> str:
-    """The Python of an environment with PyOD, made where it is not there."""
-    python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
-    ready = folder / ".ready"
-    if not ready.exists():
-        print(f"Installing PyOD into {folder} (once; some minutes)", flush=True)
-        venv.create(folder, with_pip=True, clear=True)
-        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        wanted = ["-c", str(ROOT / "constraints.txt"), "-r", str(HERE / "requirements_anomaly.txt")]
-        subprocess.run([*pip, *wanted], check=True)
-        ready.touch()
-    return str(python)
-
-
 def run(args: argparse.Namespace, rows: list[Row]) -> None:
     """Measures what `rows` lacks, and adds it there and to the file."""
+    from environments import environment  # beside this file, which is not always run as a script
+
+    peers = args.environment, "requirements_anomaly.txt"
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     have = {(row["table"], row["mode"], row["seed"], row["name"]) for row in rows}
     workers: dict[str, subprocess.Popen[str]] = {}
@@ -138,7 +126,7 @@ def run(args: argparse.Namespace, rows: list[Row]) -> None:
                         if (table, mode, seed, name) in have:
                             continue
                         if warm := name not in workers:
-                            python = sys.executable if name == OURS else environment(args.environment)
+                            python = sys.executable if name == OURS else environment(*peers)
                             command = [python, str(Path(__file__).resolve()), "work"]
                             workers[name] = subprocess.Popen(
                                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env

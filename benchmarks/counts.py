@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +27,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 import torch
+from environments import environment
 from torch import Tensor
 
 from lightning_ae.metrics import knn_error
@@ -196,20 +196,6 @@ def work(file: str, name: str, seed: int, out: str) -> None:
 # ---- the two parts ------------------------------------------------------------------------------------------------
 
 
-def environment(folder: Path) -> str:
-    """The Python of an environment with the package and its peers, made where it is not there."""
-    python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
-    ready = folder / ".ready"
-    if not ready.exists():
-        print(f"Installing scvi-tools and scanpy into {folder} (once; some minutes)", flush=True)
-        venv.create(folder, with_pip=True, clear=True)
-        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        wanted = ["-c", str(ROOT / "constraints.txt"), "-r", str(HERE / "requirements_counts.txt"), "-e", str(ROOT)]
-        subprocess.run([*pip, *wanted], check=True)
-        ready.touch()
-    return str(python)
-
-
 def told(values: list[float], digits: int = 1) -> str:
     """Mean, least and largest."""
     return f"{np.mean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
@@ -345,7 +331,7 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help="the page, of which each part is replaced when it is run again")
     args = parser.parse_args()
     made = {
-        "cells": lambda: cells(environment(args.environment), args.seeds),
+        "cells": lambda: cells(environment(args.environment, "requirements_counts.txt", "-e", str(ROOT)), args.seeds),
         "memory": memory,
     }
     old = args.write.read_text().split("\n## ")[1:] if args.write and args.write.exists() else []

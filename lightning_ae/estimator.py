@@ -58,7 +58,8 @@ class AutoencoderEstimator(OutlierMixin, TransformerMixin, BaseEstimator):
         model: a variant's name, see `lightning_ae.list_models`, or its class.
         latent_dim: how many values the code has; by default a quarter of the columns, at least 2.
         model_params: what else the variant takes, by name. Of "vae" this is beside what the estimator sets for tables,
-            `lightning_ae.estimator.OF_VAE`: a small network, a scale of each column and a large step.
+            `lightning_ae.estimator.OF_VAE`: a small network, a scale of each column and a large step. A class keeps
+            the defaults of its own.
         scaling: of each column, see `lightning_ae.data.Tabular`.
         contamination: the share of outliers in the training data, in (0, 0.5], which `predict` finds in them; or
             "auto", which calls strange what lies beyond the 0.99 quantile of the scores of held-out rows, or of all
@@ -189,7 +190,7 @@ class AutoencoderEstimator(OutlierMixin, TransformerMixin, BaseEstimator):
     def _build(self, data: HFDataModule) -> Autoencoder:
         cls = get_model(self.model) if isinstance(self.model, str) else self.model
         columns = data.input_shape[0]
-        own = OF_VAE if self.model == "vae" else {}
+        own = OF_VAE if isinstance(self.model, str) and cls is get_model("vae") else {}  # by any of its names
         options = {"latent_dim": self.latent_dim or max(2, columns // 4), **own, **data.suits}
         options |= self.model_params or {}
         model: Autoencoder = cls(**options)

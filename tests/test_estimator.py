@@ -153,6 +153,7 @@ def test_what_is_far_out_is_left_out(rows: np.ndarray, fence: float | None, stay
 def test_the_vae_is_one_for_tables_and_can_be_another(rows: np.ndarray) -> None:
     found = AutoencoderEstimator(max_epochs=1, random_state=0).fit(rows).model_
     assert (found.likelihood, found.lr, found.architecture) == (OF_VAE["likelihood"], 1e-2, OF_VAE["architecture"])
+    assert AutoencoderEstimator("VAE", max_epochs=1, random_state=0).fit(rows).model_.hparams == found.hparams
     params = {"likelihood": Gaussian(scale="optimal"), "lr": 1e-3}
     found = AutoencoderEstimator(max_epochs=1, model_params=params, random_state=0).fit(rows).model_
     assert (found.likelihood, found.lr, found.architecture) == (Gaussian(scale="optimal"), 1e-3, OF_VAE["architecture"])

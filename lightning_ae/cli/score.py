@@ -60,7 +60,8 @@ def score(
 
     Large data are scored in shards, as by `features`: with shard_rows or actors, or by several processes of torchrun or
     SLURM. A shard's file has no column "rank", since that needs the scores of all: who ends last writes the ranks of a
-    split, the strangest first with score and "row", to a file beside its folder (test-ranks.parquet).
+    split, the strangest first with score and "row", to a file beside its folder (test-ranks.parquet). Masks are not
+    looked at there, and nothing is added to a log.
 
     Args:
         checkpoint: the model's checkpoint, or the name of a zoo entry.
@@ -122,7 +123,7 @@ def score(
             "score passes over rows more than once, and the model's data are a stream",
             "score them in a loop of your own: model.score_rows(data, split) passes over them once",
         )
-    data = trained.data_of(model, checkpoint, path, all_classes=True)
+    data = trained.data_of(model, checkpoint, path, all_classes=True, beside=mask)
     splits = [split for split in ("train", "val", "test") if data.has(split)] if splits is None else list(splits)
     folder = Path(output) if output else written.beside(checkpoint) / "scores"
     if shares:

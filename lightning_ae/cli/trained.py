@@ -11,7 +11,8 @@ from tqdm.auto import tqdm
 
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.callbacks.measures import read_input
-from lightning_ae.data.columns import label_columns
+from lightning_ae.data.columns import image_columns, label_columns
+from lightning_ae.data.kinds import Image
 from lightning_ae.data.labels import label_column
 from lightning_ae.data.module import HFDataModule
 from lightning_ae.data.signature import Signature
@@ -43,7 +44,9 @@ def device_of(name: str) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def data_of(model: Autoencoder, checkpoint: str, path: str | None, all_classes: bool = False) -> HFDataModule:
+def data_of(
+    model: Autoencoder, checkpoint: str, path: str | None, all_classes: bool = False, beside: str | None = None
+) -> HFDataModule:
     """The data module that the model was trained with, over another data set where a path is given.
 
     Args:
@@ -51,6 +54,7 @@ def data_of(model: Autoencoder, checkpoint: str, path: str | None, all_classes: 
         checkpoint: what it is called.
         path: the other data set.
         all_classes: whether the label may name classes that the training data did not have, as anomalies are.
+        beside: a column of images that is not the input, as masks are.
     """
     config = model.data_config
     if config is None and path is None:
@@ -62,6 +66,11 @@ def data_of(model: Autoencoder, checkpoint: str, path: str | None, all_classes: 
     if not any(data.has(split) for split in ("train", "val", "test")) and len(data.splits) == 1:
         (data.test_split,) = data.splits
         rank_zero_info(f"the data have one split, {data.test_split!r}, which is taken for test")
+    kind = data.kind or Image()
+    if beside is not None and isinstance(kind, Image) and kind.column is None:  # nobody named the model's own
+        images = image_columns(next(iter(data.splits.values())).features)
+        if len(others := [name for name in images if name != beside]) == 1:
+            data.kind = replace(kind, column=others[0])
     if model.signature is not None:
         told = all_classes and "label" not in model.given
         data.use_signature(_with_classes_of(data, model.signature) if told else model.signature)

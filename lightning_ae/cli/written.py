@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from rich.console import Console
 
 from lightning_ae.autoencoder import Autoencoder
@@ -127,7 +128,8 @@ def log_beside(checkpoint: str, values: dict[str, float], figures: dict[str, Any
     The run's other loggers take nothing once it has ended.
 
     Returns:
-        The log's folder, or None where the checkpoint is in no run's folder, or the run has no such log.
+        The log's folder, or None where the checkpoint is in no run's folder, the run has no such log, or it cannot be
+        written, which is said.
     """
     file, folder = Path(checkpoint), beside(checkpoint) / "tensorboard"
     if not file.is_file() or file.parent.name != "checkpoints" or not folder.is_dir():
@@ -138,7 +140,11 @@ def log_beside(checkpoint: str, values: dict[str, float], figures: dict[str, Any
     from lightning_ae.training.checkpoint import read_checkpoint
 
     step = read_checkpoint(checkpoint)["global_step"]
-    writer = TensorBoardLogger(str(folder.parent), name="", version="tensorboard").experiment
+    try:
+        writer = TensorBoardLogger(str(folder.parent), name="", version="tensorboard").experiment
+    except (ModuleNotFoundError, OSError) as reason:  # an extra, and a log of somebody else's
+        rank_zero_warn(f"nothing is added to {folder}: {reason}")
+        return None
     for name, value in values.items():
         writer.add_scalar(name, value, step)
     for name, figure in figures.items():

@@ -106,6 +106,23 @@ def test_the_run_of_a_checkpoint_gets_what_was_found(folder: Path, tmp_path: Pat
     assert [image.step for image in events.Images("pictures/strangest")] == [1]
 
 
+@pytest.mark.parametrize("reason", [ModuleNotFoundError("no tensorboard"), PermissionError("not yours")])
+def test_a_log_that_cannot_be_written_is_said(
+    reason: Exception, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: Any, **options: Any) -> None:
+        raise reason
+
+    for name in ("checkpoints", "tensorboard"):
+        (tmp_path / "run" / name).mkdir(parents=True)
+    checkpoint = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    checkpoint.write_bytes((folder / "model.ckpt").read_bytes())
+    monkeypatch.setattr("pytorch_lightning.loggers.TensorBoardLogger.__init__", broken)
+    with pytest.warns(UserWarning, match=f"nothing is added to .*: {reason}"):
+        main(["score", str(checkpoint), "--device", "cpu", "--n", "0"])
+    assert (tmp_path / "run" / "scores" / "train.parquet").exists()
+
+
 @pytest.mark.parametrize("ties", [False, True])
 def test_the_auroc_of_pixels_is_the_exact_one(ties: bool) -> None:
     g = torch.Generator().manual_seed(0)
@@ -150,3 +167,12 @@ def test_masks_of_one_kind_are_said(folder: Path, tmp_path: Path, capsys: pytest
     path = changed(folder, tmp_path, -1, PILImage.new("L", (16, 20)))
     run(folder, tmp_path / "none", "--path", path, "--splits", "train", "--mask", "mask")
     assert "no pixels are marked" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_zoo_entry_that_names_no_column_reads_the_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Dataset.from_dict(rows(), FEATURES).to_parquet(tmp_path / "test.parquet")
+    words = ["--path", str(tmp_path / "test.parquet"), "--device", "cpu", "--n", "0", "--output", str(tmp_path / "out")]
+    main(["score", "vae_mlp.digits_v1", *words, "--mask", "mask"])
+    assert "AUROC of pixels" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["score", "vae_mlp.digits_v1", *words, "--mask", "image"])
