@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,10 +27,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def own_signals() -> Iterator[None]:
-    """Lightning leaves Ctrl-C ignored where it has ended a run by it."""
+def own_process() -> Iterator[None]:
+    """Lightning leaves Ctrl-C ignored where it has ended a run by it, and the environment with the rank of one."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    environ = dict(os.environ)
     yield
+    for name in os.environ.keys() - environ.keys():
+        del os.environ[name]
+    os.environ.update(environ)
     for number, handler in before.items():
         signal.signal(number, handler)
 

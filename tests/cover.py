@@ -6,6 +6,7 @@ constructor refuses is kept with its reason, and not passed over.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -47,6 +48,15 @@ class Cover:
                 self.cases += [case(model, pair) for pair in chosen]
             else:
                 self.cases.append(case(model, *chosen))
+
+    def once(self) -> list[Case]:
+        """As few of the cases as show each part."""
+        chosen, seen = [], set[str]()
+        names = {case.title: set(re.split("; | x ", case.title)) for case in self.cases}
+        while left := [case for case in self.cases if names[case.title] - seen]:
+            chosen.append(max(left, key=lambda case: len(names[case.title] - seen)))
+            seen |= names[chosen[-1].title]
+        return chosen
 
     def _fits(self, model: type, pair: Pair) -> bool:
         try:

@@ -87,21 +87,29 @@ def test_what_a_model_wants_otherwise_is_otherwise(pair: Path, parser: TrainingP
 # ---- how they compose -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", MODELS)
+def every_pair() -> list[Any]:
+    """Each model with a data set, and each data set with a model; the other pairs are slow."""
+    pairs = itertools.product(enumerate(MODELS), enumerate(DATA_SETS))
+    return [
+        pytest.param(model, data, marks=[] if i % len(DATA_SETS) == j else pytest.mark.slow)
+        for (i, model), (j, data) in pairs
+    ]
+
+
+@pytest.mark.parametrize(("model", "data"), every_pair())
 def test_every_pair_builds_in_any_order(
-    model: str, parser: TrainingParser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: str, data: str, parser: TrainingParser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for data in DATA_SETS:
-        config = parsed(parser, "-c", model, "-c", data)
-        config.pop("config")
-        other = parsed(parser, "-c", data, "-c", model)
-        other.pop("config")
-        assert config == other
-        # the objects themselves, so that a wrong width or option shows here
-        built = parser.instantiate_classes(config)
-        assert built.model.input_shape == tuple(content("data", data)["model"]["init_args"]["input_shape"])
-        assert built.data.path == DATASETS[data]["id"]
+    config = parsed(parser, "-c", model, "-c", data)
+    config.pop("config")
+    other = parsed(parser, "-c", data, "-c", model)
+    other.pop("config")
+    assert config == other
+    # the objects themselves, so that a wrong width or option shows here
+    built = parser.instantiate_classes(config)
+    assert built.model.input_shape == tuple(content("data", data)["model"]["init_args"]["input_shape"])
+    assert built.data.path == DATASETS[data]["id"]
 
 
 def test_the_digits_and_mnist_differ_where_a_file_says_so(parser: TrainingParser) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -454,8 +455,15 @@ ANY_RANK = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("shape", RANKS, ids=str)
-@pytest.mark.parametrize("cls", ANY_RANK)
+def of_any_rank() -> list[Any]:
+    """Each class on the most dimensions, the VAE on all; the others of these are slow."""
+    return [
+        pytest.param(cls, shape, marks=[] if len(shape) == 4 or cls is VAE else pytest.mark.slow)
+        for cls, shape in itertools.product(ANY_RANK, RANKS)
+    ]
+
+
+@pytest.mark.parametrize(("cls", "shape"), of_any_rank(), ids=str)
 def test_inputs_of_any_rank_are_trained_and_measured(
     cls: type[Autoencoder], shape: tuple[int, ...], fit: Any, tmp_path: Path
 ) -> None:

@@ -263,9 +263,7 @@ def _tool_parser(command: str) -> ToolParser:
 
 
 def _completion(args: list[str]) -> str:
-    from lightning_ae.cli.parsing import ToolParser
-    from lightning_ae.cli.training import training_parser
-    from lightning_ae.cli.zoo import add_commands as add_zoo_commands
+    from lightning_ae.cli.completion import script
     from lightning_ae.errors import InputError, unknown
 
     shells = ("bash", "zsh", "tcsh")
@@ -274,20 +272,7 @@ def _completion(args: list[str]) -> str:
     shell = args[0] if args else "bash"
     if shell not in shells:
         raise unknown("shell", shell, shells)
-    parser = ToolParser(prog="lightning-ae")
-    commands = parser.add_subcommands()
-    for name, text in COMMANDS.items():
-        if name == "completion":
-            commands.add_subcommand(name, ToolParser(), help=text)
-        elif name in TRAINING:
-            commands.add_subcommand(name, training_parser(name), help=text)
-        elif name == "zoo":
-            inner = ToolParser()
-            commands.add_subcommand(name, inner, help=text)
-            add_zoo_commands(inner)
-        else:
-            commands.add_subcommand(name, _tool_parser(name), help=text)
-    return str(parser.get_completion_script(f"shtab-{shell}"))
+    return script(shell, COMMANDS, TRAINING)
 
 
 def _quiet() -> None:

@@ -94,18 +94,21 @@ def options(place: Place | None, all_of_it: bool = True) -> dict[str, Option] | 
                 name = ast.unparse(field.target)
                 own[name] = _option(name, field.annotation, field.value, text, place.module)
         return {**inherited, **own}
-    arguments = init.args
-    names = [*arguments.posonlyargs, *arguments.args][1:]
-    defaults = [*[None] * (len(names) - len(arguments.defaults)), *arguments.defaults]
-    pairs = [*zip(names, defaults, strict=True), *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]
-    texts = {name: option.help for name, option in inherited.items()} | text
-    own = {name.arg: _option(name.arg, name.annotation, value, texts, place.module) for name, value in pairs}
-    if arguments.kwarg is None:
+    own = _arguments(init, {name: option.help for name, option in inherited.items()} | text, place.module)
+    own.pop("self", None)
+    if init.args.kwarg is None:
         return own
-    passed = _passed_on(arguments.kwarg.annotation, place.module)
+    passed = _passed_on(init.args.kwarg.annotation, place.module)
     if passed is None or not passed <= inherited.keys():
         return None if all_of_it else {**inherited, **own}
     return own | {name: each for name, each in inherited.items() if name in passed and name not in own}
+
+
+def arguments_of(module: str, name: str) -> dict[str, Option]:
+    """What a function of this package takes, by name, in order."""
+    place = _resolved(module, name) or Place(module, name)
+    function = getattr(_module(place.module), "functions", {})[place.name]
+    return _arguments(function, _described(ast.get_docstring(function)), place.module)
 
 
 def names_of(module: str) -> list[str] | None:
@@ -143,6 +146,7 @@ def attribute(place: Place | None, name: str) -> str | None:
 
 class _Module(NamedTuple):
     classes: dict[str, ast.ClassDef]
+    functions: dict[str, ast.FunctionDef]
     imported: dict[str, Place]
     assigned: dict[str, ast.expr]
 
@@ -172,16 +176,18 @@ def _module(name: str) -> _Module | None:
         for node in tree.body
         if isinstance(node, ast.Assign) and len(node.targets) == 1
     }
-    return _Module({each.name: each for each in tree.body if isinstance(each, ast.ClassDef)}, imported, assigned)
+    classes = {each.name: each for each in tree.body if isinstance(each, ast.ClassDef)}
+    functions = {each.name: each for each in tree.body if isinstance(each, ast.FunctionDef)}
+    return _Module(classes, functions, imported, assigned)
 
 
 @functools.cache
 def _resolved(module: str, name: str) -> Place | None:
-    """Where a name of a module comes from; None where no class of that name is found."""
+    """Where a name of a module comes from; None where no class or function of that name is found."""
     place = Place(module, name)
     for _ in range(5):
         found = _module(place.module)
-        if found is None or place.name in found.classes:
+        if found is None or place.name in found.classes or place.name in found.functions:
             return None if found is None else place
         if place.name not in found.imported:
             return None
@@ -212,6 +218,14 @@ def _ancestors(place: Place) -> Iterator[Place]:
         if (above := _place(base, place.module)) is not None:
             yield above
             yield from _ancestors(above)
+
+
+def _arguments(function: ast.FunctionDef, text: dict[str, str], module: str) -> dict[str, Option]:
+    given = function.args
+    names = [*given.posonlyargs, *given.args]
+    defaults = [*[None] * (len(names) - len(given.defaults)), *given.defaults]
+    pairs = [*zip(names, defaults, strict=True), *zip(given.kwonlyargs, given.kw_defaults, strict=True)]
+    return {name.arg: _option(name.arg, name.annotation, value, text, module) for name, value in pairs}
 
 
 def _option(name: str, annotation: ast.expr | None, value: ast.expr | None, text: dict[str, str], owner: str) -> Option:

@@ -388,7 +388,7 @@ def certify(
 ) -> None:
     """Train a model in one process and in several, and print how far apart the runs are.
 
-    47 random samples, 3 epochs, on the CPU, in float64. The relative errors are those of the losses of all steps, of
+    47 random samples, 2 epochs, on the CPU, in float64. The relative errors are those of the losses of all steps, of
     their averaged gradients, of the buffers at the end, of what the model then computes (codes and reconstructions of
     fixed samples), and of the metrics logged at the ends of epochs; up to 1e-5 passes. Ends with status 1 where one is
     larger. The weights' is shown beside them: they may differ where nothing depends on them.

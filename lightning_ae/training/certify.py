@@ -5,11 +5,9 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import signal
 import socket
 import sys
 import tempfile
-import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +17,6 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from lightning_ae.config import import_class
@@ -27,9 +24,10 @@ from lightning_ae.data.loader import BatchLoader, Columns, Order
 from lightning_ae.errors import InputError
 from lightning_ae.registry import get_model, list_models
 from lightning_ae.training.module import ExactModule
+from lightning_ae.training.processes import run
 
 TOLERANCE = 1e-5
-SAMPLES, BATCH_SIZE, EPOCHS = 47, 12, 3
+SAMPLES, BATCH_SIZE, EPOCHS = 47, 12, 2
 """Four steps an epoch; the last batch, of 11, is shared unevenly by 2, 3 and 4 ranks."""
 MEASURED = ("losses", "gradients", "buffers", "outputs", "metrics", "weights")
 JUDGED = MEASURED[:-1]
@@ -84,9 +82,9 @@ def certify(
 ) -> list[Certificate]:
     """Trains each case in one process and in several, by the trainer over gloo.
 
-    47 random samples in batches of 12 over all processes for 3 epochs, with the model's own optimizer; the last batch
-    of an epoch leaves some ranks fewer samples than others. In float64, unless the trainer's `precision` says
-    otherwise: so that what differs is the mathematics, and not rounding, of which Adam makes steps.
+    47 random samples in batches of 12 over all processes for 2 epochs, with the model's own optimizer; the last batch
+    of an epoch leaves some ranks fewer samples than others. In float64: so that what differs is the mathematics, and
+    not rounding, of which Adam makes steps. The trainer's `max_epochs` and `precision` may say otherwise.
 
     Args:
         cases: what to train.
@@ -118,27 +116,9 @@ def _launch(cases: Sequence[Case], world: int, strategy: str, folder: str) -> li
         port = free.getsockname()[1]
     modules = {name.rpartition(".")[0] for case in cases for name in _class_paths(case.init_args)}
     imported = sorted(modules & sys.modules.keys())  # a process of its own knows no classes of the user's
-    _run(world, (world, port, tuple(cases), strategy, folder, imported))
+    run(_work, (world, port, tuple(cases), strategy, folder, imported), world)
     found: list[dict[str, Any]] = torch.load(Path(folder) / f"{world}.pt", weights_only=True)
     return found
-
-
-def _run(world: int, args: tuple[Any, ...]) -> None:
-    """Runs the processes; Ctrl-C is this one's to answer, which ends them."""
-    in_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main else None  # as the processes inherit it
-    try:
-        context = mp.spawn(_work, args, nprocs=world, join=False)
-    finally:
-        if in_main:
-            signal.signal(signal.SIGINT, before)
-    try:
-        while not context.join():
-            pass
-    except BaseException:
-        for process in context.processes:
-            process.terminate()
-        raise
 
 
 def _class_paths(plain: Any) -> Iterator[str]:
@@ -186,7 +166,6 @@ def _train(case: Case, world: int, strategy: str) -> dict[str, Any]:
         accelerator="cpu",
         devices=world,
         strategy=_strategy(strategy, world),
-        max_epochs=EPOCHS,
         log_every_n_steps=1,
         num_sanity_val_steps=0,
         logger=False,
@@ -194,7 +173,7 @@ def _train(case: Case, world: int, strategy: str) -> dict[str, Any]:
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=[seen],
-        **case.trainer,
+        **{"max_epochs": EPOCHS, **case.trainer},
     )
     data = _Data(model if hasattr(model, "input_shape") else model.model)
     try:

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 
 from lightning_ae import HFDataModule
 
+pytestmark = pytest.mark.slow
 SCRIPT = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "overcomplete.py"))
 
 

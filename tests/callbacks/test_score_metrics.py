@@ -12,7 +12,6 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch.utils.data import DataLoader, TensorDataset
@@ -21,6 +20,7 @@ from lightning_ae import VAE, Autoencoder, HFDataModule, InputError, get_model
 from lightning_ae.callbacks import ScoreMetrics, scores
 from lightning_ae.metrics.anomalies import separation
 from lightning_ae.thresholds import Threshold
+from lightning_ae.training import processes
 
 
 def trainer(folder: Path, callback: pl.Callback, **options: Any) -> pl.Trainer:
@@ -128,7 +128,7 @@ def test_two_ranks_find_what_one_finds(tmp_path: Path, monkeypatch: pytest.Monke
     for name in ("show", "extremes_figure"):
         monkeypatch.setattr(scores, name, getattr(scores, name))  # put back afterwards
     run_by_hand(0, 1, str(tmp_path))
-    mp.spawn(run_by_hand, (2, str(tmp_path)), nprocs=2)
+    processes.run(run_by_hand, (2, str(tmp_path)), 2)
     one, *two = (torch.load(tmp_path / f"{name}.pt") for name in ("1-0", "2-0", "2-1"))
     assert set(one["logged"]) == {f"test/score_{name}" for name in
                                   ("median", "quantile", "auroc", "average_precision")}  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -239,12 +241,41 @@ def test_the_installed_command(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_completion(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["completion", "bash"])
-    script = capsys.readouterr().out
-    assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
-    assert "reconstruct" in script
-    assert "--trainer.max_epochs" in script
+@pytest.fixture(scope="module")
+def completion() -> str:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        main(["completion", "bash"])
+    return printed.getvalue()
+
+
+COMPLETED = {
+    "fe": "features",
+    "fit -c vampp": "vampprior_vae",
+    "fit -c mine.y": "mine.yaml",
+    "fit --model VampP": "VampPriorVAE",
+    "fit --model.code_a": "--model.code_activation",
+    "fit --model.penalty k": "kl",
+    "fit --model.likelihood Stud": "StudentT",
+    "fit --data.path mi": "mine.yaml",
+    "fit --trainer.max_e": "--trainer.max_epochs",
+    "test --ckp": "--ckpt_path",
+    "reconstruct --spl": "--split",
+    "certify VAE --strategy f": "fsdp",
+    "zoo pub": "publish",
+    "zoo publish --lic": "--licence",
+}
+
+
+@pytest.mark.parametrize("typed", COMPLETED)
+def test_completion(completion: str, typed: str, tmp_path: Path) -> None:
+    """As bash asks for it, of a script that a shell's start-up file can afford."""
+    (tmp_path / "mine.yaml").touch()
+    words = f"lightning-ae {typed}".split()
+    asked = f"COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; _shtab_lightning_ae; echo ${{COMPREPLY[*]}}"
+    shell = ["bash", "--norc", "-c", f"{completion}\n{asked}"]
+    assert subprocess.run(shell, cwd=tmp_path, capture_output=True, text=True).stdout.split() == [COMPLETED[typed]]
+    assert len(completion) < 100_000
 
 
 def test_features_of_a_checkpoint_that_names_no_data(fit: Any, digits: Any, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import PIL.Image
 import pytest
 import pytorch_lightning as pl
 import torch
-import torch.multiprocessing as mp
 from datasets import Dataset, DatasetDict
 
 from lightning_ae import VAE, Autoencoder, HFDataModule, InputError
@@ -21,6 +20,7 @@ from lightning_ae.data import Image
 from lightning_ae.exact import Noise
 from lightning_ae.parts import Bernoulli
 from lightning_ae.preprocess import ImagePreprocess
+from lightning_ae.training import processes
 
 
 def photo(width: int, height: int) -> PIL.Image.Image:
@@ -174,7 +174,7 @@ def test_two_processes_train_on_the_images_of_one(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(_rank, (port, str(tmp_path)), nprocs=2)
+    processes.run(_rank, (port, str(tmp_path)), 2)
     assert len(seen) == 2 * 8
     for rank in range(2):
         of_it, part = torch.load(tmp_path / f"{rank}.pt", weights_only=True)

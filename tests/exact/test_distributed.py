@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from cover import CODES, Cover, cover, named, pairs
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessRaisedException
@@ -36,6 +36,7 @@ from lightning_ae.exact import (
 )
 from lightning_ae.parts import Mixed
 from lightning_ae.parts.penalties import kl_sparsity
+from lightning_ae.training import processes
 from lightning_ae.training.certify import Case, Certificate, certify
 
 DEEP = {"class_path": "MLP", "init_args": {"hidden": [24]}}
@@ -192,9 +193,14 @@ class Apart(VAE):
 
 
 def of_registry(**options: Any) -> list[Case]:
-    # a stack's phases take an epoch each, so that three epochs see two layers and the whole
-    layers = {"stacked": {"hidden": [8], "epochs_per_layer": 1}}
-    return [Case(get_model(name).__name__, layers.get(name, {}), title=name, **options) for name in list_models()]
+    names = [name for name in list_models() if name != "stacked"]
+    return [Case(get_model(name).__name__, title=name, **options) for name in names] + [stacked(**options)]
+
+
+def stacked(title: str = "stacked", trainer: Any = None, **options: Any) -> Case:
+    """A stack's phases take an epoch each, so that three epochs see two layers and the whole."""
+    options = {"hidden": [8], "epochs_per_layer": 1} | options
+    return Case("StackedAutoencoder", options, {**(trainer or {}), "max_epochs": 3}, title=title)
 
 
 def fine_tuned() -> Case:
@@ -217,7 +223,7 @@ CASES = [
     fine_tuned(),
     Case("ContractiveAutoencoder", {"architecture": DROPPING}, title="contractive, exact, dropout"),
     Case("ScoreMatchingAutoencoder", {"architecture": TIED, "code_activation": "sigmoid"}, title="score of an energy"),
-    Case("StackedAutoencoder", {"hidden": [8], "epochs_per_layer": 1, "objective": SPARSE}, title="stacked, sparse"),
+    stacked("stacked, sparse", objective=SPARSE),
     Case("test_distributed.SeveralSamples", {"architecture": DROPPING}, title="three samples each, dropout"),
     Case("test_distributed.BatchThrice", {"architecture": DROPPING}, title="the batch thrice, dropout"),
     Case("test_distributed.PseudoInputs", {"architecture": DROPPING}, title="pseudo-inputs, dropout"),
@@ -238,6 +244,8 @@ CASES = [
     Case("VAE", {"architecture": ATTENTION}, {"precision": "32-true"}, title="attention in float32"),
 ]
 COVER = cover()
+RUNS = [*VARIANTS, *CASES, *COVER.once()]
+"""What every run of the tests certifies on two ranks; the slow ones all pairs of parts, and on three."""
 WRONG = [Case(f"test_distributed.{name}", title=name) for name in ("Careless", "Scaled", "ScaledLayer", "Apart")]
 
 
@@ -247,17 +255,14 @@ def certificates() -> dict[tuple[str, int], Certificate]:
     return {(found.title, found.world): found for found in [*wrong, *right]}
 
 
-RUNS = [*VARIANTS, *CASES, *COVER.cases]
-
-
 @pytest.mark.parametrize("case", RUNS, ids=lambda case: case.title)
 def test_the_same_run(certificates: dict[tuple[str, int], Certificate], case: Case) -> None:
     assert certificates[case.title, 2].passed, certificates[case.title, 2]
 
 
 @pytest.mark.slow
-def test_the_same_run_of_all_cases_on_three_ranks() -> None:
-    for found in certify(RUNS, worlds=[3]):
+def test_the_same_run_of_all_cases_on_two_and_three_ranks() -> None:
+    for found in certify([*VARIANTS, *CASES, *COVER.cases], worlds=[2, 3]):
         assert found.passed, found
 
 
@@ -291,6 +296,8 @@ def test_each_pair_of_parts_is_covered_or_refused_with_a_reason() -> None:
         assert any(type(quantizer).__name__ in title for title in COVER.covered)
     certified = "; ".join(case.title for case in COVER.cases).split("; ")
     assert set(COVER.covered) == set(certified)
+    once = {name for case in COVER.once() for name in re.split("; | x ", case.title)}
+    assert once == {name for title in certified for name in title.split(" x ")}
     for title, reason in COVER.refused.items():
         assert any(name in reason for name in title.split(" x ")), f"{title}: {reason}"
 
@@ -416,7 +423,7 @@ def work(index: int, world: int, folder: str) -> None:
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_the_pieces(world: int, tmp_path: Path) -> None:
-    mp.spawn(work, (world, str(tmp_path)), nprocs=world)
+    processes.run(work, (world, str(tmp_path)), world)
     found, expected = torch.load(tmp_path / "found.pt", weights_only=True), pieces(whole())
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")

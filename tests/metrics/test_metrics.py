@@ -15,7 +15,6 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from sklearn.metrics import explained_variance_score, r2_score
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -31,6 +30,7 @@ from lightning_ae.metrics import (
     Sparsity,
     SquaredErrorPerSample,
 )
+from lightning_ae.training import processes
 
 SHAPE = (3, 4, 5)
 SIZE = 60
@@ -133,7 +133,7 @@ def in_a_process(rank: int, world: int, folder: str) -> None:
 
 
 def test_two_processes_have_the_value_of_one(tmp_path: Path) -> None:
-    mp.spawn(in_a_process, (2, str(tmp_path)), nprocs=2)
+    processes.run(in_a_process, (2, str(tmp_path)), 2)
     for rank in range(2):
         values = torch.load(tmp_path / f"{rank}.pt")
         for name, case in CASES.items():

@@ -60,15 +60,16 @@ def test_denoising_gives_the_smoothed_density_s_score() -> None:
     assert cosine >= 0.995
 
 
+@pytest.mark.slow
 def test_several_noise_levels_and_langevin_samples() -> None:
     model = trained(epochs=40, sigma=[1.0, 0.5, 0.25])
     for sigma in (1.0, 0.5, 0.25):
         relative, cosine = agreement(model, sigma, sigma)
         assert relative <= 0.2, sigma
         assert cosine >= 0.98, sigma
-    samples = model.sample(3000)
+    samples = model.sample(1000)
     nearest = (samples[:, None] - CENTRES).norm(dim=2)
-    shares = nearest.argmin(dim=1).bincount(minlength=3) / 3000
+    shares = nearest.argmin(dim=1).bincount(minlength=3) / 1000
     assert (shares - 1 / 3).abs().max() < 0.1
     # each blob has the data's spread, smoothed by the lowest level
     assert float(nearest.min(dim=1).values.square().mean().sqrt()) == pytest.approx(
@@ -106,8 +107,9 @@ def test_the_sliced_loss_has_the_expectation_of_the_exact_one() -> None:
     trace = torch.einsum("bii->b", jacobian)
     expected = (trace + 0.5 * model.grad_log_density(x).square().sum(dim=1)).mean()
     with torch.no_grad():
-        losses = torch.stack([model.eval().loss(x, x)["loss"] for _ in range(4000)])
-    assert abs(losses.mean() - expected) < 5 * losses.std() / 4000**0.5
+        many = x.repeat(100, 1)  # draws of their own for each
+        losses = torch.stack([model.eval().loss(many, many)["loss"] for _ in range(100)])
+    assert abs(losses.mean() - expected) < 5 * losses.std() / 100**0.5
 
 
 def jacobian_of_the_score(model: ScoreMatchingAutoencoder, x: Tensor, sigma: float | None) -> Tensor:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from lightning_ae import InputError
@@ -18,6 +17,7 @@ from lightning_ae.config import from_plain, to_plain
 from lightning_ae.exact import Noise
 from lightning_ae.parts import GradientVectorQuantizer, Quantizer, VectorQuantizer
 from lightning_ae.parts.quantizers import Codebook
+from lightning_ae.training import processes
 
 SHAPES = [(), (5,), (4, 3)]
 QUANTIZERS = [VectorQuantizer(codes=9), GradientVectorQuantizer(codes=9)]
@@ -269,7 +269,7 @@ def work(index: int, world: int, folder: str) -> None:
 
 @pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_several_ranks_have_the_codebook_of_one(world: int, tmp_path: Path) -> None:
-    mp.spawn(work, (world, str(tmp_path)), nprocs=world)
+    processes.run(work, (world, str(tmp_path)), world)
     expected = several_steps(1, 0)
     found = [torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in range(world)]
     for name, value in expected.items():

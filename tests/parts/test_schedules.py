@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from lightning_ae import VAE, Autoencoder, HFDataModule, InputError
@@ -17,6 +16,7 @@ from lightning_ae.architectures import MLP
 from lightning_ae.cli import main
 from lightning_ae.cli.training import TrainingCLI
 from lightning_ae.parts import CosineDecay, LinearDecay, Schedule, Warmup
+from lightning_ae.training import processes
 
 SMALL = MLP(hidden=(8,))
 LR = 0.01
@@ -160,7 +160,7 @@ def test_resumed_in_the_middle_it_goes_on(tmp_path: Path, options: dict[str, Any
 def test_two_ranks_see_the_rates_of_one(tmp_path: Path) -> None:
     """The total is that of the whole batches, whatever the number of ranks."""
     alone, weights, _ = fitted(tmp_path, grouped(CosineDecay(warmup=10)))
-    mp.spawn(_rank, (str(tmp_path),), nprocs=2)
+    processes.run(_rank, (str(tmp_path),), 2)
     found = torch.load(tmp_path / "found.pt", weights_only=True)
     assert found["seen"] == alone
     torch.testing.assert_close(found["weights"], weights, rtol=1e-3, atol=1e-4)

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-import torch.multiprocessing as mp
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint, WeightAveraging
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor
 
 from lightning_ae import VAE, Autoencoder, HFDataModule, InputError, load_model
 from lightning_ae.architectures import MLP
+from lightning_ae.training import processes
 
 DECAY = 0.9
 NORMED = MLP(hidden=(8,), norm="batch")
@@ -194,7 +194,7 @@ def test_a_run_goes_on_bit_for_bit(cls: Any, options: dict[str, Any], tmp_path: 
 def test_two_ranks_have_the_average_of_one(tmp_path: Path) -> None:
     alone = model().double()
     fitted(tmp_path, alone, precision="64-true")
-    mp.spawn(_rank, (str(tmp_path),), nprocs=2)
+    processes.run(_rank, (str(tmp_path),), 2)
     close(torch.load(tmp_path / "found.pt", weights_only=True), dict(alone.state_dict()), rtol=1e-6, atol=1e-8)
 
 

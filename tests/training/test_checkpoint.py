@@ -581,10 +581,10 @@ def test_loading_draws_nothing(contents: dict[str, Content], tmp_path: Path) -> 
 
 def test_many_layers_of_one_storage(contents: dict[str, Content], tmp_path: Path) -> None:
     content = copy.deepcopy(contents["vae"])
-    content["hyper_parameters"]["architecture"]["init_args"]["hidden"] = [2000] * 300
+    content["hyper_parameters"]["architecture"]["init_args"]["hidden"] = [2000] * 60
     one = torch.zeros(2000 * 2000)
     with torch.device("meta"):
-        deep = VAE(DIGITS, 3, architecture=MLP(hidden=(2000,) * 300))
+        deep = VAE(DIGITS, 3, architecture=MLP(hidden=(2000,) * 60))
     content["state_dict"] = {name: one[: p.numel()].view(p.shape) for name, p in deep.state_dict().items()}
     torch.save(content, tmp_path / "deep.ckpt")
     before = peak()

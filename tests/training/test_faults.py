@@ -469,7 +469,7 @@ BEST = "{class_path: ModelCheckpoint, init_args: {monitor: worse, filename: best
 
 @pytest.mark.parametrize(
     "callbacks",
-    ["", BEST.replace("LAST", "true"), BEST.replace("LAST", "false"), BEST.replace("LAST", "link"),
+    ["", *(pytest.param(BEST.replace("LAST", last), marks=pytest.mark.slow) for last in ("true", "false", "link")),
      BEST.replace("LAST", "true") + ", {class_path: ModelCheckpoint, init_args: {save_last: true}}"],
 )  # fmt: skip
 def test_last_is_the_newest_state(callbacks: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
