@@ -6,7 +6,7 @@ data and the trainer, one level deep, with the names of the classes that they ta
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, _SubParsersAction
+from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
@@ -82,8 +82,8 @@ def _zoo(parser: ArgumentParser) -> None:
     known = ToolParser()
     zoo.add_commands(known)
     inner = parser.add_subparsers()
-    (commands,) = [action for action in known._actions if isinstance(action, _SubParsersAction)]
-    for name, each in commands.choices.items():
+    (commands,) = [action.choices for action in known._actions if isinstance(action.choices, Mapping)]
+    for name, each in commands.items():
         own = inner.add_parser(name, help=_escaped(zoo.COMMANDS[name]))
         for action in each._actions:
             for option in action.option_strings[-1:]:
