@@ -93,7 +93,7 @@ def stress(name: str, lr: float, precision: Any, steps: int) -> str:
     return ""
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", pytest.param("bf16-true", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", list_models())
 def test_extreme_inputs_at_a_usual_rate(name: str, precision: Any) -> None:
     assert not stress(name, 1e-3, precision, steps=30)
@@ -104,7 +104,7 @@ def test_extreme_inputs_at_a_usual_rate(name: str, precision: Any) -> None:
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
 @pytest.mark.parametrize("name", list_models())
 def test_no_silent_nan(name: str, precision: Any, lr: float) -> None:
-    ended = stress(name, lr, precision, steps=1000)
+    ended = stress(name, lr, precision, steps=300)
     print(f"{name} {precision} lr {lr:g}: {ended.splitlines()[0] if ended else 'finite'}")
 
 
