@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lightning_ae.models.contractive import ContractiveAutoencoder
     from lightning_ae.models.denoising import DenoisingAutoencoder
     from lightning_ae.models.dictionary import TopKDictionary
+    from lightning_ae.models.factor import FactorVAE
     from lightning_ae.models.finetune import FineTuneClassifier
     from lightning_ae.models.hierarchical import LadderVAE
     from lightning_ae.models.linear import LinearAutoencoder
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from lightning_ae.models.sparse import KSparseAutoencoder, SparseAutoencoder
     from lightning_ae.models.stacked import StackedAutoencoder
     from lightning_ae.models.vae import VAE
-    from lightning_ae.models.vae_variants import IWAE, BetaTCVAE, VampPriorVAE
+    from lightning_ae.models.vae_variants import DIPVAE, IWAE, BetaTCVAE, BetaVAE, InfoVAE, VampPriorVAE
     from lightning_ae.models.vq import VQVAE
     from lightning_ae.registry import get_model, list_models
     from lightning_ae.training.checkpoint import load_model
@@ -34,12 +35,16 @@ __all__ = [
     "Autoencoder",
     "AutoencoderEstimator",
     "BetaTCVAE",
+    "BetaVAE",
     "ConditionalVAE",
     "ContractiveAutoencoder",
     "DenoisingAutoencoder",
+    "DIPVAE",
+    "FactorVAE",
     "FineTuneClassifier",
     "HFDataModule",
     "IWAE",
+    "InfoVAE",
     "InputError",
     "KSparseAutoencoder",
     "LadderVAE",

@@ -34,6 +34,10 @@ MODELS: dict[str, str] = {
     "vampprior_vae": "lightning_ae.models.vae_variants:VampPriorVAE",
     "iwae": "lightning_ae.models.vae_variants:IWAE",
     "beta_tc_vae": "lightning_ae.models.vae_variants:BetaTCVAE",
+    "beta_vae": "lightning_ae.models.vae_variants:BetaVAE",
+    "dip_vae": "lightning_ae.models.vae_variants:DIPVAE",
+    "factor_vae": "lightning_ae.models.factor:FactorVAE",
+    "info_vae": "lightning_ae.models.vae_variants:InfoVAE",
 }
 ALIASES: dict[str, str] = {
     "autoencoder": "ae", "vanilla": "ae", "deep_ae": "ae", "pca": "linear", "linear_ae": "linear",
@@ -41,17 +45,25 @@ ALIASES: dict[str, str] = {
     "topk": "topk_dictionary", "topk_sae": "topk_dictionary", "sparse_dictionary": "topk_dictionary",
     "dictionary": "topk_dictionary", "dae": "denoising", "denoising_ae": "denoising", "cae": "contractive",
     "contractive_ae": "contractive", "sdae": "stacked", "stacked_ae": "stacked", "dsm": "score_matching",
-    "variational": "vae", "beta_vae": "vae", "cvae": "conditional_vae", "conditional": "conditional_vae",
+    "variational": "vae", "annealed_vae": "beta_vae", "capacity_vae": "beta_vae",
+    "cvae": "conditional_vae", "conditional": "conditional_vae",
     "aae": "adversarial", "adversarial_ae": "adversarial", "lvae": "ladder_vae", "ladder": "ladder_vae",
     "vq": "vq_vae", "vamp": "vampprior_vae", "vampprior": "vampprior_vae", "vamp_vae": "vampprior_vae",
     "importance_weighted": "iwae", "tc_vae": "beta_tc_vae", "btc_vae": "beta_tc_vae",
+    "mmd_vae": "info_vae", "disentangled_beta_vae": "beta_vae", "dip_vae_i": "dip_vae", "dip_vae_ii": "dip_vae",
 }  # fmt: skip
 """What variants are called elsewhere; case, "_" and "-" do not matter."""
-SETTINGS = {"beta_vae": "give beta, 4 say: at its default of 1 it is the plain VAE"}
+SETTINGS = {
+    "annealed_vae": "give capacity, 25.0 nats say, and a capacity_schedule",
+    "capacity_vae": "give capacity, 25.0 nats say, and a capacity_schedule",
+    "disentangled_beta_vae": "give capacity, 25.0 nats say, and a capacity_schedule",
+    "mmd_vae": "give alpha 1, which leaves out the divergence of each sample",
+    "dip_vae_ii": "give kind II",
+}
 """What makes an alias more than another name."""
 NEAREST: dict[str, str] = {
-    "mae": "denoising", "masked": "denoising", "wae": "adversarial", "info_vae": "adversarial",
-    "mmd_vae": "adversarial", "factor_vae": "beta_tc_vae", "dip_vae": "beta_tc_vae", "nvae": "ladder_vae",
+    "mae": "denoising", "masked": "denoising", "wae": "info_vae",
+    "nvae": "ladder_vae",
     "vd_vae": "ladder_vae", "hvae": "ladder_vae", "vq_vae_2": "vq_vae", "vq_gan": "vq_vae",
     "rq_vae": "vq_vae", "fsq": "vq_vae",
     "gated_sae": "topk_dictionary", "jump_relu": "topk_dictionary", "batch_topk": "topk_dictionary",

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from typing_extensions import Unpack
 
 from lightning_ae.autoencoder import NetworkOptions
+from lightning_ae.errors import InputError
 from lightning_ae.models.vae import VAE, VAEOptions
+from lightning_ae.parts.aggregated import Capacity, DisentangledPrior, MaximumMeanDiscrepancy
 from lightning_ae.parts.likelihoods import Likelihood
-from lightning_ae.parts.objectives import IWAEObjective, Objective, TotalCorrelation
+from lightning_ae.parts.objectives import ELBO, IWAEObjective, Objective, TotalCorrelation
 from lightning_ae.parts.posteriors import Posterior
 from lightning_ae.parts.priors import Prior, VampPrior
 from lightning_ae.parts.schedules import Schedule
@@ -35,6 +37,12 @@ class BetaTCVAEOptions(IWAEOptions, total=False):
     """What `BetaTCVAE` passes on to `VAE`."""
 
     beta_schedule: Schedule | None
+
+
+class DIPVAEOptions(BetaTCVAEOptions, total=False):
+    """What `DIPVAE` passes on to `VAE`."""
+
+    beta: float
 
 
 class VampPriorVAE(VAE):
@@ -117,3 +125,99 @@ class BetaTCVAE(VAE):
         **options: Unpack[BetaTCVAEOptions],
     ) -> None:
         super().__init__(input_shape, latent_dim, beta=beta, objective=TotalCorrelation(alpha, gamma), **options)
+
+
+class BetaVAE(VAE):
+    r"""A variational autoencoder that weights the divergence of its code (Higgins et al. 2017; Burgess et al. 2018).
+
+    .. math:: -\mathbb E_{q(z \mid x)} [\log p(x \mid z)] + \beta\, KL(q(z \mid x) \,\|\, p(z)),
+
+    or, with a capacity C in nats that the code is to take up, :math:`\beta\, |KL - C|` instead, of the mean divergence
+    over the batch of all ranks. The likelihood's scale and beta weigh the same: with the default, a scale that follows
+    the errors, beta is relative to the bound's own balance.
+
+    Args:
+        beta: the weight of the divergence; with a capacity, of its distance from that, gamma in the paper (1000).
+        capacity: C, at the end of its schedule; None is the weight on the whole divergence.
+        capacity_schedule: what C is multiplied with at each step of a fit, a schedule of `lightning_ae.parts`.
+    """
+
+    reference: ClassVar[str] = "Higgins et al. 2017, https://openreview.net/forum?id=Sy2fzU9gl"
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        latent_dim: int = 16,
+        *,
+        beta: float = 4.0,
+        capacity: float | None = None,
+        capacity_schedule: Schedule | None = None,
+        **options: Unpack[BetaTCVAEOptions],
+    ) -> None:
+        if capacity is None and capacity_schedule is not None:
+            raise InputError("capacity_schedule is of a capacity, and none is given", "give capacity, 25.0 nats say")
+        objective = ELBO() if capacity is None else Capacity(capacity, capacity_schedule)
+        super().__init__(input_shape, latent_dim, beta=beta, objective=objective, **options)
+
+
+class DIPVAE(VAE):
+    r"""A variational autoencoder whose codes have the prior's covariance (Kumar, Sattigeri & Balakrishnan 2018).
+
+    To the bound it adds :math:`\lambda_{od} \sum_{i \ne j} C_{ij}^2 + \lambda_d \sum_i (C_{ii} - 1)^2`, C being the
+    covariance of the posteriors' means (I) or of draws (II) over the batch of all ranks; see
+    `lightning_ae.parts.DisentangledPrior`.
+
+    Args:
+        kind: "I" or "II".
+        off_diagonal: lambda_od.
+        diagonal: lambda_d; None is ten times off_diagonal in I, and the same in II.
+    """
+
+    reference: ClassVar[str] = "Kumar et al. 2018, https://arxiv.org/abs/1711.00848"
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        latent_dim: int = 16,
+        *,
+        kind: Literal["I", "II"] = "I",
+        off_diagonal: float = 10.0,
+        diagonal: float | None = None,
+        **options: Unpack[DIPVAEOptions],
+    ) -> None:
+        objective = DisentangledPrior(kind, off_diagonal, diagonal)
+        super().__init__(input_shape, latent_dim, objective=objective, **options)
+
+
+class InfoVAE(VAE):
+    r"""A variational autoencoder that keeps what its code knows of the input (Zhao, Song & Ermon 2019).
+
+    .. math:: -\mathbb E [\log p(x \mid z)] + (1 - \alpha)\, KL(q(z \mid x) \,\|\, p(z)) + (\alpha + \lambda - 1)\,
+        MMD(q(z), p(z))
+
+    The divergence of each sample's posterior, which takes information out of the code, gives way to the distance of
+    all of them together from the prior, over the batch of all ranks; see
+    `lightning_ae.parts.MaximumMeanDiscrepancy`. With alpha = 1, the MMD-VAE, nothing else holds the code.
+
+    Args:
+        alpha: how much of the divergence is left out, at most 1.
+        marginal_weight: lambda, of the distance; at least 1 - alpha.
+    """
+
+    reference: ClassVar[str] = "Zhao et al. 2019, https://arxiv.org/abs/1706.02262"
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        latent_dim: int = 16,
+        *,
+        alpha: float = 0.5,
+        marginal_weight: float = 100.0,
+        **options: Unpack[BetaTCVAEOptions],
+    ) -> None:
+        if not alpha <= 1:
+            raise InputError(f"alpha must be at most 1, got {alpha}", "0 is the variational autoencoder's divergence")
+        if not marginal_weight >= 1 - alpha:
+            raise InputError(f"marginal_weight must be at least 1 - alpha = {1 - alpha:g}, got {marginal_weight}")
+        objective = MaximumMeanDiscrepancy(alpha + marginal_weight - 1)
+        super().__init__(input_shape, latent_dim, beta=1 - alpha, objective=objective, **options)

@@ -1,5 +1,6 @@
 """What models are made of: plain data that hold the mathematics, a file a kind."""
 
+from lightning_ae.parts.aggregated import Capacity, DisentangledPrior, FreeBits, MaximumMeanDiscrepancy
 from lightning_ae.parts.corruptions import Corruption, GaussianNoise, Masking, SaltAndPepper
 from lightning_ae.parts.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from lightning_ae.parts.likelihoods import Bernoulli, Gaussian, Laplace, Likelihood
@@ -9,18 +10,22 @@ from lightning_ae.parts.posteriors import DiagonalGaussian, Posterior
 from lightning_ae.parts.priors import MixturePrior, Prior, StandardNormal, VampPrior
 from lightning_ae.parts.quantizers import GradientVectorQuantizer, Quantizer, VectorQuantizer
 from lightning_ae.parts.schedules import CosineDecay, LinearDecay, Schedule, Warmup
+from lightning_ae.parts.similarity import StructuralSimilarity
 from lightning_ae.parts.sparsity import KLSparsity, L1Sparsity, Sparsity, TopK
 from lightning_ae.parts.unit_interval import ContinuousBernoulli, DiscretizedLogistic
 
 __all__ = [
     "Bernoulli",
+    "Capacity",
     "Categorical",
     "ContinuousBernoulli",
     "Corruption",
     "CosineDecay",
     "DiagonalGaussian",
     "DiscretizedLogistic",
+    "DisentangledPrior",
     "ELBO",
+    "FreeBits",
     "Gaussian",
     "GaussianNoise",
     "GradientVectorQuantizer",
@@ -31,6 +36,7 @@ __all__ = [
     "Likelihood",
     "LinearDecay",
     "Masking",
+    "MaximumMeanDiscrepancy",
     "Mixed",
     "MixturePrior",
     "NegativeBinomial",
@@ -43,6 +49,7 @@ __all__ = [
     "Schedule",
     "Sparsity",
     "StandardNormal",
+    "StructuralSimilarity",
     "StudentT",
     "TopK",
     "TotalCorrelation",

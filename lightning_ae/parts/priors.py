@@ -81,8 +81,12 @@ class StandardNormal(Prior):
         r"""Of a diagonal Gaussian in closed form, :math:`\tfrac12 \sum \mu^2 + \sigma^2 - \log \sigma^2 - 1`."""
         if not isinstance(q, DiagonalNormal):
             return super().kl(model, q, z)
-        terms = q.mean.square() + q.log_variance.exp() - q.log_variance - 1
-        return 0.5 * terms.flatten(1).sum(dim=1)
+        return self.kl_by_unit(q).flatten(1).sum(dim=1)
+
+    @staticmethod
+    def kl_by_unit(q: DiagonalNormal) -> Tensor:
+        """The terms of that sum, (B, *code_shape)."""
+        return 0.5 * (q.mean.square() + q.log_variance.exp() - q.log_variance - 1)
 
     def sample(self, model: Autoencoder, n: int, noise: Noise) -> Tensor:
         """`n` draws, (n, *code_shape)."""
