@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import pytest
 import torch
+
+from lightning_ae import get_model, list_models
+
+
+def variants(names: Iterable[str] | None = None, of: Callable[[str], str] = str) -> list[Any]:
+    """The registry's names, for tests that take a second of each: slow where a class only settles another's parts.
+
+    Args:
+        names: others, such as those of recipes.
+        of: the variant that each is of.
+    """
+    found = []
+    for name in list_models() if names is None else names:
+        own = {
+            key for key, value in vars(get_model(of(name))).items() if callable(value) or isinstance(value, property)
+        }
+        found.append(pytest.param(name, marks=[] if own - {"__init__"} else pytest.mark.slow))
+    return found
 
 
 def given_of(model: Any, n: int) -> dict[str, torch.Tensor]:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import yaml
+from asking import variants
 
-from lightning_ae import InputError, list_models, recipes
+from lightning_ae import InputError, list_models, recipes, registry
 from lightning_ae.cli import main
 from lightning_ae.cli.training import TrainingParser, training_parser
 from lightning_ae.zoo.publishing.entry import DATASETS
@@ -24,6 +25,11 @@ PAIRS = sorted(file for name in DATA_SETS for file in (RECIPES / "data" / name).
 def content(kind: str, name: str) -> dict[str, Any]:
     found: dict[str, Any] = yaml.safe_load((RECIPES / kind / f"{name}.yaml").read_text())
     return found
+
+
+def variant_of(recipe: str) -> str:
+    """The variant that a recipe trains."""
+    return registry.variant(content("models", recipe)["model"]["class_path"])
 
 
 def leaves(value: Any, at: str = "") -> set[str]:
@@ -214,7 +220,7 @@ def test_the_name_of_a_run(
 # ---- what they do ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", variants(MODELS, of=variant_of))
 def test_recipes_run_on_the_digits(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from asking import variants
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -19,7 +20,6 @@ from lightning_ae import (
     InputError,
     StackedAutoencoder,
     get_model,
-    list_models,
     load_model,
 )
 from lightning_ae.models.stacked import Contractive, Denoising, Layerwise, Plain, Sparse
@@ -132,7 +132,7 @@ def test_refusals(options: dict[str, Any], named: str) -> None:
 # ---- the supervised stage ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", variants())
 def test_fine_tuning_any_variant(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     pretrained = get_model(name)((1, 8, 8), latent_dim=24)

@@ -11,10 +11,30 @@ import torch
 from torch import Tensor, distributions
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_ae import IWAE, VAE, BetaTCVAE, HFDataModule, VampPriorVAE, get_model, load_model
+from lightning_ae import (
+    DIPVAE,
+    IWAE,
+    VAE,
+    BetaTCVAE,
+    BetaVAE,
+    HFDataModule,
+    InfoVAE,
+    VampPriorVAE,
+    get_model,
+    load_model,
+)
 from lightning_ae.architectures import MLP, ConvNet, ResNet
 from lightning_ae.cli.training import training_parser
-from lightning_ae.parts import Bernoulli, IWAEObjective, MixturePrior, TotalCorrelation, VampPrior
+from lightning_ae.parts import (
+    Bernoulli,
+    Capacity,
+    DisentangledPrior,
+    IWAEObjective,
+    MaximumMeanDiscrepancy,
+    MixturePrior,
+    TotalCorrelation,
+    VampPrior,
+)
 from lightning_ae.parts.posteriors import DiagonalNormal
 
 NAMES = ["vampprior_vae", "iwae", "beta_tc_vae"]
@@ -25,6 +45,10 @@ PAIRS: list[tuple[type[VAE], dict[str, Any], dict[str, Any]]] = [
     (IWAE, {}, {"objective": IWAEObjective(5)}),
     (BetaTCVAE, {"alpha": 0.5, "gamma": 2.0}, {"objective": TotalCorrelation(0.5, 2.0), "beta": 6.0}),
     (BetaTCVAE, {"beta": 3.0}, {"objective": TotalCorrelation(), "beta": 3.0}),
+    (BetaVAE, {}, {"beta": 4.0}),
+    (BetaVAE, {"capacity": 9.0, "beta": 2.0}, {"objective": Capacity(9.0), "beta": 2.0}),
+    (DIPVAE, {"kind": "II", "diagonal": 3.0}, {"objective": DisentangledPrior("II", 10.0, 3.0)}),
+    (InfoVAE, {"alpha": 0.5, "marginal_weight": 5.0}, {"objective": MaximumMeanDiscrepancy(4.5), "beta": 0.5}),
 ]
 
 

@@ -280,7 +280,7 @@ def test_it_is_that_of_scipys_filters(side: int) -> None:
     for mine, image, other in zip(ms_ssim(x, y, 1.0), x.numpy(), y.numpy(), strict=True):
         each = []
         for a, b in zip(image, other, strict=True):
-            product, a0, b0 = 1.0, a, b
+            product = 1.0
             for scale, weight in enumerate(weights / weights.sum()):
                 ma, mb = blurred(a), blurred(b)
                 va, vb, ab = blurred(a * a) - ma**2, blurred(b * b) - mb**2, blurred(a * b) - ma * mb

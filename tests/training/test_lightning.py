@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from asking import variants
 from torch import Tensor
 
-from lightning_ae import VAE, Autoencoder, FineTuneClassifier, HFDataModule, get_model, list_models
+from lightning_ae import VAE, Autoencoder, FineTuneClassifier, HFDataModule, get_model
 
 SHAPE = (1, 8, 8)
-NAMES = [*list_models(), "fine-tuned"]
+NAMES = [*variants(), "fine-tuned"]
 WAYS: list[dict[str, Any]] = [
     {"barebones": True},
     {"log_every_n_steps": 0, "logger": True},

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from asking import variants
 from pytorch_lightning.trainer.states import TrainerState
 from torch import Tensor, nn
 
-from lightning_ae import VAE, Autoencoder, get_model, list_models
+from lightning_ae import VAE, Autoencoder, get_model
 from lightning_ae.architectures import Architecture, ConvNet
 from lightning_ae.cli import main
 from lightning_ae.parts import Bernoulli, DiscretizedLogistic, Gaussian, Laplace, Likelihood
@@ -41,7 +42,7 @@ class Graphs:
         return graph.forward
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", variants())
 def test_every_variant_trains_the_same_when_compiled(name: str, digits: Tensor, fit: Any) -> None:
     def trained(graphs: Graphs | None) -> dict[str, Tensor]:
         torch.manual_seed(0)
