@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_ae import HFDataModule, InputError, TopKDictionary
+from lightning_ae.data import Tabular
 from lightning_ae.exact import world_size
 from lightning_ae.parts import LinearDecay
 from lightning_ae.training.certify import Case, certify
@@ -374,7 +375,7 @@ def test_token_activations_are_explained_better_than_by_components(shared_data: 
     if not folder.is_dir():
         pytest.skip("needs the token activations in shared/data/minilm_activations beside the checkout")
     pl.seed_everything(0, verbose=False)
-    data = HFDataModule(str(folder), batch_size=512)
+    data = HFDataModule(str(folder), kind=Tabular(scaling="none"), batch_size=512)
     model = TopKDictionary((384,), 1536, k=32, dead_after=50_000, lr=2e-3, lr_schedule=LinearDecay(100, decay=0.2))
     options: dict[str, Any] = {"gradient_clip_val": 1.0, "limit_val_batches": 0, "enable_checkpointing": False}
     pl.Trainer(max_steps=300, **options, **QUIET).fit(model, data)
