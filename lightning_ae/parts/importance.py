@@ -39,14 +39,14 @@ class IWAEObjective(Objective):
     :math:`-\sum_k \tilde w_k \nabla_\theta \log w_k`; that of the encoder is one of three, and the loss has the same
     value under each:
 
-    - "plain", :math:`-\sum_k \tilde w_k \frac{d \log w_k}{d \phi}`: the loss's own. Its signal-to-noise ratio falls with
-      K (Rainforth et al. 2018, "Tighter variational bounds are not necessarily better").
+    - "plain", :math:`-\sum_k \tilde w_k \frac{d \log w_k}{d \phi}`: the loss's own. Its signal-to-noise ratio falls
+      with K (Rainforth et al. 2018, "Tighter variational bounds are not necessarily better").
     - "stl" (sticking the landing, Roeder et al. 2017, equation 8),
-      :math:`-\sum_k \tilde w_k \frac{\partial \log w_k}{\partial z_k} \frac{\partial z_k}{\partial \phi}`: q's parameters
-      are constants in log q. Where q is the posterior it is exactly zero. With K > 1 it is biased.
+      :math:`-\sum_k \tilde w_k \frac{\partial \log w_k}{\partial z_k} \frac{\partial z_k}{\partial \phi}`: q's
+      parameters are constants in log q. Where q is the posterior it is exactly zero. With K > 1 it is biased.
     - "dreg" (doubly reparametrised, Tucker et al. 2019, equation 8),
-      :math:`-\sum_k \tilde w_k^2 \frac{\partial \log w_k}{\partial z_k} \frac{\partial z_k}{\partial \phi}`: as that, and
-      without bias. With K = 1 the two are the same.
+      :math:`-\sum_k \tilde w_k^2 \frac{\partial \log w_k}{\partial z_k} \frac{\partial z_k}{\partial \phi}`: as that,
+      and without bias. With K = 1 the two are the same.
 
     An encoder that is a part of the prior, as in `VampPrior`, has the prior's gradient for that part, so "dreg" is
     without bias there, too; but then only the posterior's part is zero where q is the posterior.
