@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lightning_ae.models.finetune import FineTuneClassifier
     from lightning_ae.models.hierarchical import LadderVAE
     from lightning_ae.models.linear import LinearAutoencoder
+    from lightning_ae.models.missing import MissingDataIWAE
     from lightning_ae.models.score_matching import ScoreMatchingAutoencoder
     from lightning_ae.models.sparse import KSparseAutoencoder, SparseAutoencoder
     from lightning_ae.models.stacked import StackedAutoencoder
@@ -49,6 +50,7 @@ __all__ = [
     "KSparseAutoencoder",
     "LadderVAE",
     "LinearAutoencoder",
+    "MissingDataIWAE",
     "ScoreMatchingAutoencoder",
     "SparseAutoencoder",
     "StackedAutoencoder",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
 from lightning_ae.data.signature import Natural, Signature, listed
@@ -160,6 +162,9 @@ class Batches:
             rest = list(batch[1:]) if isinstance(batch, tuple | list) else []
             found = dict(zip(self.given, [*rest, *[None] * len(self.given)], strict=False))
             there = f"{len(rest)} further values"
+        if found.get("mask", batch) is None and "mask" not in self.columns:
+            del found["mask"]
+            _tell_complete(type(self).__name__)
         for role, value in found.items():
             if not isinstance(value, Tensor) or value.shape[:1] != (size,):
                 form = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
@@ -219,6 +224,11 @@ class Batches:
     @property
     def _type(self) -> Any:
         return weights_type(self.encoder, self)  # type: ignore[arg-type]  # a module, too
+
+
+@cache
+def _tell_complete(name: str) -> None:
+    rank_zero_info(f"{name} takes a mask, and the batches hold none: every value counts as known")
 
 
 def fitting(shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:

@@ -33,6 +33,7 @@ MODELS: dict[str, str] = {
     "vq_vae": "lightning_ae.models.vq:VQVAE",
     "vampprior_vae": "lightning_ae.models.vae_variants:VampPriorVAE",
     "iwae": "lightning_ae.models.vae_variants:IWAE",
+    "missing_data_iwae": "lightning_ae.models.missing:MissingDataIWAE",
     "beta_tc_vae": "lightning_ae.models.vae_variants:BetaTCVAE",
     "beta_vae": "lightning_ae.models.vae_variants:BetaVAE",
     "dip_vae": "lightning_ae.models.vae_variants:DIPVAE",
@@ -49,7 +50,7 @@ ALIASES: dict[str, str] = {
     "cvae": "conditional_vae", "conditional": "conditional_vae",
     "aae": "adversarial", "adversarial_ae": "adversarial", "lvae": "ladder_vae", "ladder": "ladder_vae",
     "vq": "vq_vae", "vamp": "vampprior_vae", "vampprior": "vampprior_vae", "vamp_vae": "vampprior_vae",
-    "importance_weighted": "iwae", "tc_vae": "beta_tc_vae", "btc_vae": "beta_tc_vae",
+    "importance_weighted": "iwae", "miwae": "missing_data_iwae", "tc_vae": "beta_tc_vae", "btc_vae": "beta_tc_vae",
     "mmd_vae": "info_vae", "disentangled_beta_vae": "beta_vae", "dip_vae_i": "dip_vae", "dip_vae_ii": "dip_vae",
 }  # fmt: skip
 """What variants are called elsewhere; case, "_" and "-" do not matter."""

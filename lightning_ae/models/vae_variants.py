@@ -11,8 +11,9 @@ from lightning_ae.autoencoder import NetworkOptions
 from lightning_ae.errors import InputError
 from lightning_ae.models.vae import VAE, VAEOptions
 from lightning_ae.parts.aggregated import Capacity, DisentangledPrior, MaximumMeanDiscrepancy
+from lightning_ae.parts.importance import Gradient, IWAEObjective
 from lightning_ae.parts.likelihoods import Likelihood
-from lightning_ae.parts.objectives import ELBO, IWAEObjective, Objective, TotalCorrelation
+from lightning_ae.parts.objectives import ELBO, Objective, TotalCorrelation
 from lightning_ae.parts.posteriors import Posterior
 from lightning_ae.parts.priors import Prior, VampPrior
 from lightning_ae.parts.schedules import Schedule
@@ -80,18 +81,28 @@ class IWAE(VAE):
     .. math:: -\mathbb E_{z_1 \ldots z_K \sim q(z \mid x)} \log \frac1K \sum_k
         \frac{p(x \mid z_k)\, p(z_k)}{q(z_k \mid x)}.
 
-    A step decodes K codes for each sample.
+    A step decodes K codes for each sample. The encoder's plain gradient gets the noisier the more draws there are;
+    `gradient="dreg"` (Tucker et al. 2019) does not. `lightning_ae.parts.IWAEObjective` has the equations.
 
     Args:
         samples: K, how many draws.
+        gradient: the encoder's: "plain", "stl" or "dreg".
+        chunk: how many draws of each sample are computed at a time, so that many fit into memory; by default all.
     """
 
     reference: ClassVar[str] = "Burda et al. 2016, https://arxiv.org/abs/1509.00519"
 
     def __init__(
-        self, input_shape: Sequence[int], latent_dim: int = 16, *, samples: int = 5, **options: Unpack[IWAEOptions]
+        self,
+        input_shape: Sequence[int],
+        latent_dim: int = 16,
+        *,
+        samples: int = 5,
+        gradient: Gradient = "plain",
+        chunk: int | None = None,
+        **options: Unpack[IWAEOptions],
     ) -> None:
-        super().__init__(input_shape, latent_dim, objective=IWAEObjective(samples), **options)
+        super().__init__(input_shape, latent_dim, objective=IWAEObjective(samples, gradient, chunk), **options)
 
 
 class BetaTCVAE(VAE):

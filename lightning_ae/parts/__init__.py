@@ -3,9 +3,10 @@
 from lightning_ae.parts.aggregated import Capacity, DisentangledPrior, FreeBits, MaximumMeanDiscrepancy
 from lightning_ae.parts.corruptions import Corruption, GaussianNoise, Masking, SaltAndPepper
 from lightning_ae.parts.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
+from lightning_ae.parts.importance import IWAEObjective
 from lightning_ae.parts.likelihoods import Bernoulli, Gaussian, Laplace, Likelihood
 from lightning_ae.parts.mixed import Categorical, Mixed, StudentT
-from lightning_ae.parts.objectives import ELBO, IWAEObjective, Objective, TotalCorrelation
+from lightning_ae.parts.objectives import ELBO, Objective, TotalCorrelation
 from lightning_ae.parts.posteriors import DiagonalGaussian, Posterior
 from lightning_ae.parts.priors import MixturePrior, Prior, StandardNormal, VampPrior
 from lightning_ae.parts.quantizers import GradientVectorQuantizer, Quantizer, VectorQuantizer

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,9 @@ class LikelihoodHead(nn.Module):
         super().__init__()
         self.likelihood = likelihood
         self.shape = shape
+        self._parts: list[Tensor] | None = None  # the errors of a batch's parts, while they are summed
+        self._taken: Tensor | None = None
+        self._held = False
         start = likelihood.shared_parameters()
         each = likelihood.shared_values(shape)
         shared = torch.tensor(start) if each == 1 else torch.tensor(start).unsqueeze(1).repeat(1, each)
@@ -78,6 +82,30 @@ class LikelihoodHead(nn.Module):
         fitted = self._fit(params, x, mask, held) if self.training else self.fitted
         return self.likelihood.log_prob_fitted(fitted, params, x, mask)
 
+    @contextmanager
+    def summing(self) -> Iterator[list[Tensor]]:
+        """Inside, `log_prob` in training takes parts of one batch; at the end, the list holds what suits them all.
+
+        Until then it has no use for what it returns. Every rank must ask.
+        """
+        found: list[Tensor] = []
+        self._parts = []
+        try:
+            yield found
+            parts, self._parts = self._parts, None
+            found.append(self._settle(torch.stack(parts).sum(dim=0), self._held))
+        finally:
+            self._parts = None
+
+    @contextmanager
+    def taking(self, fitted: Tensor) -> Iterator[None]:
+        """Inside, `log_prob` in training takes this, and counts no errors."""
+        self._taken = fitted
+        try:
+            yield
+        finally:
+            self._taken = None
+
     def log_prob_each(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Each value's share of `log_prob` as evaluation has it, (B, *shape)."""
         return self.likelihood.log_prob_each(params, x, mask, self.fitted if self.fits else None)
@@ -104,7 +132,18 @@ class LikelihoodHead(nn.Module):
 
     @torch.no_grad()
     def _fit(self, params: Tensor, x: Tensor, mask: Tensor | None, held: bool) -> Tensor:
-        (sums,) = sum_over_ranks(torch.stack(self.likelihood.errors(params, x, mask)).to(self.sums.dtype))
+        if self._taken is not None:
+            return self._taken
+        errors = torch.stack(self.likelihood.errors(params, x, mask)).to(self.sums.dtype)
+        if self._parts is not None:
+            self._parts.append(errors)
+            self._held = held
+            return self.fitted
+        return self._settle(errors, held)
+
+    def _settle(self, errors: Tensor, held: bool) -> Tensor:
+        """What suits a batch of which this rank has these errors."""
+        (sums,) = sum_over_ranks(errors)
         self.sums[1].add_(sums)
         found = self._optimum(sums)
         self.fitted.copy_(torch.where(self.settled, self.fitted, found) if held else found)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_ae.config import Configurable
 from lightning_ae.errors import InputError, unknown
-from lightning_ae.exact import rank, rows, world_size
+from lightning_ae.exact import rank, world_size
 from lightning_ae.parts.posteriors import Distribution, Independent
 
 if TYPE_CHECKING:
@@ -86,55 +86,6 @@ class ELBO(Objective):
         each = q.log_prob(z) - model.prior.log_prob(model, z) if drawn else model.prior.kl(model, q, z)
         kl = each.mean()
         return {"loss": reconstruction + model.kl_weight * kl, "reconstruction": reconstruction, "kl": kl}
-
-
-@dataclass(frozen=True)
-class IWAEObjective(Objective):
-    r"""The importance-weighted bound from K draws of each sample (Burda et al. 2016, equation 8).
-
-    .. math:: -\mathbb E_{z_1 \ldots z_K \sim q(z \mid x)} \log \frac1K \sum_k
-        \frac{p(x \mid z_k)\, p(z_k)}{q(z_k \mid x)}
-
-    It bounds :math:`-\log p(x)` from above, the tighter the more draws; with one it is the negative evidence lower
-    bound. The gradient is that of the draws by reparametrisation.
-
-    Args:
-        samples: K.
-    """
-
-    samples: int = 5
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.samples, int) or self.samples < 1:
-            raise InputError(f"samples of IWAEObjective must be a positive integer, got {self.samples!r}")
-
-    def name(self, model: VAE) -> str:
-        """What an evaluation calls the loss."""
-        return "negative_iwae_bound"
-
-    def check(self, model: VAE) -> None:
-        """Raises InputError where beta would make it no bound: no divergence stands apart that it could weight."""
-        if model.beta != 1 or model.beta_schedule is not None:
-            raise InputError(
-                f"IWAEObjective has no divergence to weight, got beta={model.beta:g}"
-                + ("" if model.beta_schedule is None else " with a beta_schedule"),
-                "leave out beta and beta_schedule, or use the objective ELBO()",
-            )
-
-    def __call__(self, model: VAE, q: Distribution, target: Tensor, **given: Tensor) -> dict[str, Tensor]:
-        """The "loss", which is the bound, and, as means over the draws, "reconstruction" and "kl"."""
-        k = self.samples
-        z = q.draw(model.noise("posterior"), k)
-        repeated = {role: value.repeat_interleave(k, dim=0) for role, value in given.items()}
-        with rows("by_sample"):
-            likelihood = model.log_likelihood(z.flatten(0, 1), target.repeat_interleave(k, dim=0), **repeated)
-        log_p, log_ratio = likelihood.unflatten(0, (-1, k)), q.log_prob(z) - model.prior.log_prob(model, z)
-        loss = math.log(k) - (log_p - log_ratio).logsumexp(dim=1).mean()
-        return {"loss": loss, "reconstruction": -log_p.mean(), "kl": log_ratio.mean()}
-
-    def bound(self, terms: dict[str, Tensor]) -> Tensor:
-        """The loss."""
-        return terms["loss"]
 
 
 @dataclass(frozen=True)
