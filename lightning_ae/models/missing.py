@@ -31,7 +31,7 @@ class MissingDataIWAE(IWAE):
     .. math:: -\mathbb E_{z_1 \ldots z_K \sim q(z \mid x^o)} \log \frac1K \sum_k w_k, \quad
         w_k = \frac{p(x^o \mid z_k)\, p(z_k)}{q(z_k \mid x^o)},
 
-    equation 4 of the paper, where what is missing does not depend on its value given what is known (at random). The
+    the bound of the paper, where what is missing does not depend on its value given what is known (at random). The
     encoder sees the sample with zeros for what is missing, as in the paper, and beside its channels the mask, 1 where a
     value is known, so that a zero can be told from none. `impute` fills in what is missing.
 
@@ -79,7 +79,7 @@ class MissingDataIWAE(IWAE):
     ) -> Tensor:
         r"""Samples with what is missing filled in by its mean given the rest; what is known stays as it is.
 
-        By self-normalised importance sampling, equation 9 of the paper with the mean,
+        By self-normalised importance sampling, as in the paper, with the mean,
 
         .. math:: \mathbb E[x^m \mid x^o] \approx \sum_k \frac{w_k}{\sum_j w_j}\, \mathbb E[x^m \mid z_k],
 

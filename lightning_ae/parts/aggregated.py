@@ -29,7 +29,7 @@ SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 @dataclass(frozen=True)
 class FreeBits(Objective):
-    r"""The negative evidence lower bound, without a price on the first nats of each unit (Kingma et al. 2016, C.8).
+    r"""The negative evidence lower bound, without a price on the first nats of each unit (Kingma et al. 2016).
 
     A unit is one of the code, with all positions of a map together. With :math:`K_{ij}` the divergence of sample i and
     unit j, it minimises the reconstruction and, weighted by the model's beta, one of two objectives that are not the
@@ -81,7 +81,7 @@ class FreeBits(Objective):
 
 @dataclass(frozen=True)
 class Capacity(Objective):
-    r"""The reconstruction, and how far the divergence is from what a code may hold (Burgess et al. 2018, equation 8).
+    r"""The reconstruction, and how far the divergence is from what a code may hold (Burgess et al. 2018).
 
     .. math:: -\mathbb E_{q(z \mid x)} [\log p(x \mid z)] + \gamma\, |KL(q(z \mid x) \,\|\, p(z)) - C|
 
@@ -150,7 +150,7 @@ class DisentangledPrior(Regularised):
     .. math:: \lambda_{od} \sum_{i \ne j} C_{ij}^2 + \lambda_d \sum_i (C_{ii} - 1)^2
 
     C is the covariance over the batch of all N samples (divided by N): of the posteriors' means in DIP-VAE-I
-    (equation 6), of the draws in DIP-VAE-II, which is that and the mean of the variances (equation 7).
+    and of the draws in DIP-VAE-II, which is that and the mean of the variances.
 
     Args:
         kind: "I" or "II".
@@ -200,7 +200,7 @@ class DisentangledPrior(Regularised):
 
 @dataclass(frozen=True)
 class MaximumMeanDiscrepancy(Regularised):
-    r"""The bound, and the distance of the aggregated posterior from the prior (Zhao, Song & Ermon 2019, equation 6).
+    r"""The bound, and the distance of the aggregated posterior from the prior (Zhao, Song & Ermon 2019).
 
     .. math:: MMD = \frac{1}{n (n - 1)} \sum_{i \ne j} k(z_i, z_j) + k(z'_i, z'_j)
         - \frac{2}{n^2} \sum_{ij} k(z_i, z'_j)

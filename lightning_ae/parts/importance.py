@@ -41,10 +41,10 @@ class IWAEObjective(Objective):
 
     - "plain", :math:`-\sum_k \tilde w_k \frac{d \log w_k}{d \phi}`: the loss's own. Its signal-to-noise ratio falls
       with K (Rainforth et al. 2018, "Tighter variational bounds are not necessarily better").
-    - "stl" (sticking the landing, Roeder et al. 2017, equation 8),
+    - "stl" (sticking the landing, Roeder et al. 2017),
       :math:`-\sum_k \tilde w_k \frac{\partial \log w_k}{\partial z_k} \frac{\partial z_k}{\partial \phi}`: q's
       parameters are constants in log q. Where q is the posterior it is exactly zero. With K > 1 it is biased.
-    - "dreg" (doubly reparametrised, Tucker et al. 2019, equation 8),
+    - "dreg" (doubly reparametrised, Tucker et al. 2019),
       :math:`-\sum_k \tilde w_k^2 \frac{\partial \log w_k}{\partial z_k} \frac{\partial z_k}{\partial \phi}`: as that,
       and without bias. With K = 1 the two are the same.
 

@@ -178,6 +178,7 @@ def test_double_reparametrisation_is_without_bias_and_a_single_one_is_not() -> N
     assert (dreg.mean(0).abs() > 5 * dreg.std(0) / math.sqrt(len(dreg))).all()  # there is something to agree on
 
 
+@pytest.mark.slow
 def test_more_draws_leave_less_signal_in_the_plain_gradient_only() -> None:
     def signal_to_noise(gradient: str, samples: int) -> float:
         found = draws_of_the_gradient(gradient, samples, 200, 100)
@@ -254,6 +255,7 @@ def test_more_draws_in_chunks_are_tighter() -> None:
     assert found[-1] == pytest.approx(evidence, abs=0.01)
 
 
+@pytest.mark.slow
 def test_any_number_of_ranks() -> None:
     options = {"samples": 4, "gradient": "dreg", "chunk": 3, "architecture": MLP((8,))}  # a scale of all draws, too
     (found,) = certify([Case("IWAE", options)], worlds=[2])
