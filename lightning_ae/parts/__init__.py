@@ -5,7 +5,7 @@ from lightning_ae.parts.counts import NegativeBinomial, Poisson, ZeroInflatedNeg
 from lightning_ae.parts.likelihoods import Bernoulli, Gaussian, Laplace, Likelihood
 from lightning_ae.parts.mixed import Categorical, Mixed, StudentT
 from lightning_ae.parts.objectives import ELBO, IWAEObjective, Objective, TotalCorrelation
-from lightning_ae.parts.posteriors import DiagonalGaussian, Posterior
+from lightning_ae.parts.posteriors import DiagonalGaussian, FullCovarianceGaussian, Posterior
 from lightning_ae.parts.priors import MixturePrior, Prior, StandardNormal, VampPrior
 from lightning_ae.parts.quantizers import GradientVectorQuantizer, Quantizer, VectorQuantizer
 from lightning_ae.parts.schedules import CosineDecay, LinearDecay, Schedule, Warmup
@@ -21,6 +21,7 @@ __all__ = [
     "DiagonalGaussian",
     "DiscretizedLogistic",
     "ELBO",
+    "FullCovarianceGaussian",
     "Gaussian",
     "GaussianNoise",
     "GradientVectorQuantizer",

@@ -80,10 +80,11 @@ class ELBO(Objective):
 
     def __call__(self, model: VAE, q: Distribution, target: Tensor, **given: Tensor) -> dict[str, Tensor]:
         """The "loss" and its terms "reconstruction" and "kl"."""
-        z = q.draw(model.noise("posterior"))
-        reconstruction = model.reconstruction_loss(z, target, **given)
+        noise, prior = model.noise("posterior"), model.prior
         drawn = self.divergence == "drawn"
-        each = q.log_prob(z) - model.prior.log_prob(model, z) if drawn else model.prior.kl(model, q, z)
+        z, log_q = q.draw_with_log_prob(noise) if drawn else prior.draw_for_kl(model.posterior, q, noise)
+        reconstruction = model.reconstruction_loss(z, target, **given)
+        each = log_q - prior.log_prob(model, z) if drawn and log_q is not None else prior.kl(model, q, z, log_q)
         kl = each.mean()
         return {"loss": reconstruction + model.kl_weight * kl, "reconstruction": reconstruction, "kl": kl}
 
@@ -124,11 +125,11 @@ class IWAEObjective(Objective):
     def __call__(self, model: VAE, q: Distribution, target: Tensor, **given: Tensor) -> dict[str, Tensor]:
         """The "loss", which is the bound, and, as means over the draws, "reconstruction" and "kl"."""
         k = self.samples
-        z = q.draw(model.noise("posterior"), k)
+        z, log_q = q.draw_with_log_prob(model.noise("posterior"), k)
         repeated = {role: value.repeat_interleave(k, dim=0) for role, value in given.items()}
         with rows("by_sample"):
             likelihood = model.log_likelihood(z.flatten(0, 1), target.repeat_interleave(k, dim=0), **repeated)
-        log_p, log_ratio = likelihood.unflatten(0, (-1, k)), q.log_prob(z) - model.prior.log_prob(model, z)
+        log_p, log_ratio = likelihood.unflatten(0, (-1, k)), log_q - model.prior.log_prob(model, z)
         loss = math.log(k) - (log_p - log_ratio).logsumexp(dim=1).mean()
         return {"loss": loss, "reconstruction": -log_p.mean(), "kl": log_ratio.mean()}
 

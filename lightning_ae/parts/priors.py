@@ -18,7 +18,14 @@ from lightning_ae.config import Configurable
 from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise, rows
 from lightning_ae.parts.likelihoods import at_least_float32
-from lightning_ae.parts.posteriors import DiagonalGaussian, DiagonalNormal, Distribution, Posterior
+from lightning_ae.parts.posteriors import (
+    CorrelatedNormal,
+    DiagonalGaussian,
+    DiagonalNormal,
+    Distribution,
+    FullCovarianceGaussian,
+    Posterior,
+)
 
 if TYPE_CHECKING:
     from lightning_ae.autoencoder import Autoencoder
@@ -50,9 +57,16 @@ class Prior(Configurable):
     def log_prob(self, model: Autoencoder, z: Tensor) -> Tensor:
         """log p(z) in nats: (..., *code_shape) to (...)."""
 
-    def kl(self, model: Autoencoder, q: Distribution, z: Tensor) -> Tensor:
-        """KL(q(z | x) || p(z)) in nats for each sample, (B,); by default from one draw z ~ q, (B, *code_shape)."""
-        return q.log_prob(z) - self.log_prob(model, z)
+    def kl(self, model: Autoencoder, q: Distribution, z: Tensor, log_q: Tensor | None = None) -> Tensor:
+        """KL(q(z | x) || p(z)) in nats for each sample, (B,); by default from one draw z ~ q, (B, *code_shape).
+
+        `log_q` is log q(z | x) where it is known, (B,).
+        """
+        return (q.log_prob(z) if log_q is None else log_q) - self.log_prob(model, z)
+
+    def draw_for_kl(self, posterior: Posterior, q: Distribution, noise: Noise) -> tuple[Tensor, Tensor | None]:
+        """A draw z ~ q, (B, *code_shape), and its log q(z | x), (B,), where `kl` has no closed form and needs it."""
+        return (q.draw(noise), None) if self.closed_form(posterior) else q.draw_with_log_prob(noise)
 
     @abstractmethod
     def sample(self, model: Autoencoder, n: int, noise: Noise) -> Tensor:
@@ -69,18 +83,25 @@ class StandardNormal(Prior):
         return True
 
     def closed_form(self, posterior: Posterior) -> bool:
-        """Of a diagonal Gaussian."""
-        return isinstance(posterior, DiagonalGaussian)
+        """Of a Gaussian."""
+        return isinstance(posterior, DiagonalGaussian | FullCovarianceGaussian)
 
     def log_prob(self, model: Autoencoder, z: Tensor) -> Tensor:
         """log p(z) in nats: (..., *code_shape) to (...)."""
         dims = tuple(range(z.ndim - len(model.code_shape), z.ndim))
         return -0.5 * (z.square() + math.log(2 * math.pi)).sum(dim=dims)
 
-    def kl(self, model: Autoencoder, q: Distribution, z: Tensor) -> Tensor:
-        r"""Of a diagonal Gaussian in closed form, :math:`\tfrac12 \sum \mu^2 + \sigma^2 - \log \sigma^2 - 1`."""
+    def kl(self, model: Autoencoder, q: Distribution, z: Tensor, log_q: Tensor | None = None) -> Tensor:
+        r"""Of a diagonal Gaussian in closed form, :math:`\tfrac12 \sum \mu^2 + \sigma^2 - \log \sigma^2 - 1`.
+
+        Of one with the covariance :math:`L L^T` it is
+        :math:`\tfrac12 \sum \mu^2 + \tfrac12 \|L\|_F^2 - \sum \log L_{jj} - \tfrac{D}{2}`.
+        """
+        if isinstance(q, CorrelatedNormal):
+            terms = q.mean.square() + (2 * q.log_diagonal).exp() - 2 * q.log_diagonal - 1
+            return 0.5 * (terms.flatten(1).sum(dim=1) + q.below.tril(-1).square().flatten(1).sum(dim=1))
         if not isinstance(q, DiagonalNormal):
-            return super().kl(model, q, z)
+            return super().kl(model, q, z, log_q)
         terms = q.mean.square() + q.log_variance.exp() - q.log_variance - 1
         return 0.5 * terms.flatten(1).sum(dim=1)
 
@@ -177,6 +198,13 @@ class VampPrior(Mixture):
 
     def check(self, model: Autoencoder) -> None:
         """Raises InputError where the encoder cannot take a pseudo-input as it takes a sample."""
+        posterior: Posterior = model.posterior  # type: ignore[assignment]
+        if not posterior.evaluates:
+            raise InputError(
+                f"VampPrior asks for the density of any code under the posteriors of its pseudo-inputs, and "
+                f"{type(posterior).__name__} knows that of its own draws only",
+                "use the prior MixturePrior(), or a posterior such as SplineFlow() or DiagonalGaussian()",
+            )
         if model.given:
             raise InputError(
                 f"VampPrior encodes pseudo-inputs, which come without {', '.join(model.given)}, but "
