@@ -2,11 +2,12 @@
 
 from lightning_ae.parts.corruptions import Corruption, GaussianNoise, Masking, SaltAndPepper
 from lightning_ae.parts.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
+from lightning_ae.parts.flow_posteriors import IAF, PlanarFlow, SplineFlow
 from lightning_ae.parts.likelihoods import Bernoulli, Gaussian, Laplace, Likelihood
 from lightning_ae.parts.mixed import Categorical, Mixed, StudentT
 from lightning_ae.parts.objectives import ELBO, IWAEObjective, Objective, TotalCorrelation
 from lightning_ae.parts.posteriors import DiagonalGaussian, FullCovarianceGaussian, Posterior
-from lightning_ae.parts.priors import MixturePrior, Prior, StandardNormal, VampPrior
+from lightning_ae.parts.priors import FlowPrior, MixturePrior, Prior, StandardNormal, VampPrior
 from lightning_ae.parts.quantizers import GradientVectorQuantizer, Quantizer, VectorQuantizer
 from lightning_ae.parts.schedules import CosineDecay, LinearDecay, Schedule, Warmup
 from lightning_ae.parts.sparsity import KLSparsity, L1Sparsity, Sparsity, TopK
@@ -21,10 +22,12 @@ __all__ = [
     "DiagonalGaussian",
     "DiscretizedLogistic",
     "ELBO",
+    "FlowPrior",
     "FullCovarianceGaussian",
     "Gaussian",
     "GaussianNoise",
     "GradientVectorQuantizer",
+    "IAF",
     "IWAEObjective",
     "KLSparsity",
     "L1Sparsity",
@@ -36,6 +39,7 @@ __all__ = [
     "MixturePrior",
     "NegativeBinomial",
     "Objective",
+    "PlanarFlow",
     "Poisson",
     "Posterior",
     "Prior",
@@ -43,6 +47,7 @@ __all__ = [
     "SaltAndPepper",
     "Schedule",
     "Sparsity",
+    "SplineFlow",
     "StandardNormal",
     "StudentT",
     "TopK",
