@@ -247,6 +247,22 @@ def test_extreme_outputs_stay_finite(posterior: Posterior, value: float) -> None
         assert all(each.dtype == torch.float32 for each in low.draw_with_log_prob(Noise()))
 
 
+@pytest.mark.parametrize("value", [1e3, -1e3])
+def test_gates_stay_open_enough_to_invert_and_come_back(value: float) -> None:
+    step = GatedAutoregressive(3, 8)
+    nn.init.constant_(step.network.last.bias, value)
+    y, log_det = step(torch.randn(4, 3))
+    x, _ = step.inverse(y.detach())
+    assert x.isfinite().all()
+    assert log_det.min() > -3 * 5.1
+    x, log_det = step.inverse(torch.full((4, 3), 10.0))
+    assert x.isfinite().all()
+    log_det.sum().backward()
+    bias = step.network.last.bias.grad
+    assert bias is not None
+    assert value > 0 or (bias[3:] > 0).all()
+
+
 @each_posterior
 def test_every_weight_learns(posterior: Posterior) -> None:
     model = build(posterior).train()
