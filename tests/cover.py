@@ -20,12 +20,16 @@ from lightning_ae.training.certify import Case
 Pair = Mapping[str, Configurable]
 CODES: dict[str, Configurable] = {"vector": MLP(hidden=(24,)), "map": ConvNet(channels=(4, 8), code="map")}
 
+SMALL: dict[str, dict[str, Any]] = {"VampPrior": {"pseudo_inputs": 20}}
+"""What other sizes show as well, in less time: each draw asks for the density under each pseudo-input's posterior."""
+
 
 def named(kind: str) -> list[Any]:
-    """The parts of a kind, with their defaults; none where there is no such kind."""
+    """The parts of a kind, with their defaults but for `SMALL`; none where there is no such kind."""
     base = getattr(parts, kind, None)
     found = [getattr(parts, name) for name in parts.__all__]
-    return [cls() for cls in found if base and issubclass(cls, base) and hasattr(cls, "__dataclass_fields__")]
+    found = [cls for cls in found if base and issubclass(cls, base) and hasattr(cls, "__dataclass_fields__")]
+    return [cls(**SMALL.get(cls.__name__, {})) for cls in found]
 
 
 @dataclass

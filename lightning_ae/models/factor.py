@@ -73,9 +73,9 @@ class FactorVAE(VAE):
         In nats; "critic", a sum over both halves, is 2 log 2 where it can tell nothing.
         """
         q = self.infer(x, **given)
-        z = q.draw(self.noise("posterior"))
+        z, log_q = self.prior.draw_for_kl(self.posterior, q, self.noise("posterior"))
         reconstruction = self.reconstruction_loss(z, target, **given)
-        kl = self.prior.kl(self, q, z).mean()
+        kl = self.prior.kl(self, q, z, log_q).mean()
         total_correlation = at_least_float32(detached(self.critic, z.to(self.dtype))).mean()
         critic = self._critic_loss(z.detach())
         weight = self.gamma * self.scheduled(self.gamma_schedule)

@@ -116,16 +116,16 @@ class MissingDataIWAE(IWAE):
 
     def _conditional_mean(self, x: Tensor, samples: int, chunk: int, given: dict[str, Tensor]) -> Tensor:
         q = self.infer(x, **given)
-        z = q.draw(self.noise("impute"), samples)
+        z, log_q = q.draw_with_log_prob(self.noise("impute"), samples)
         of_sample = (-1, *[1] * (x.ndim - 1))
         highest, total, mean = x.new_full((len(x),), -torch.inf), x.new_zeros(len(x)), torch.zeros_like(x)
-        for part in z.split(chunk, dim=1):
+        for part, log_q_part in zip(z.split(chunk, dim=1), log_q.split(chunk, dim=1), strict=True):
             n = part.shape[1]
             repeated = {role: value.repeat_interleave(n, dim=0) for role, value in given.items()}
             with rows("by_sample"):
                 parameters = self.decoder_parameters(part.flatten(0, 1), **repeated)
                 log_p = self.log_prob(parameters, x.repeat_interleave(n, dim=0), **repeated).unflatten(0, (-1, n))
-            log_weights = log_p + self.prior.log_prob(self, part) - q.log_prob(part)
+            log_weights = log_p + self.prior.log_prob(self, part) - log_q_part
             # weights relative to the highest so far, so that none overflows
             before, highest = highest, torch.maximum(highest, log_weights.amax(dim=1))
             weights, kept = (log_weights - highest.unsqueeze(1)).exp(), (before - highest).exp()

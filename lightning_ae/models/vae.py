@@ -63,7 +63,7 @@ class VAE(Autoencoder):
         beta: the weight of the divergence.
         beta_schedule: what beta is multiplied with at each step of a fit, a schedule of `lightning_ae.parts`.
         prior: p(z), a prior of `lightning_ae.parts`.
-        posterior: the family of q(z | x); it says how many values the encoder gives for each unit of the code.
+        posterior: the family of q(z | x); it says how many values the encoder gives for a code.
         objective: what is minimised; the default is the bound above.
         lr: the learning rate of AdamW; three times that of other models, so that a few epochs of a small set
             take it further.
@@ -93,6 +93,8 @@ class VAE(Autoencoder):
         super().__init__(input_shape, latent_dim, likelihood=likelihood, lr=lr, **options)
         if not beta >= 0:
             raise InputError(f"beta must not be negative, got {beta}")
+        self.posterior.check(self)
+        self.posterior_weights: nn.Module | None = self.posterior.build(self)
         self.beta = beta
         self.beta_schedule = None if beta_schedule is None else from_plain(Schedule, beta_schedule, "beta_schedule")
         self.prior = from_plain(Prior, prior, "prior")
@@ -107,8 +109,8 @@ class VAE(Autoencoder):
 
     @property
     def encoder_features(self) -> int:
-        """What the posterior takes for each unit of the code."""
-        return self.posterior.values_per_unit * self.latent_dim
+        """What the posterior takes at each position of the code."""
+        return self.posterior.values(self.latent_dim)
 
     @property
     def kl_weight(self) -> float:
@@ -118,7 +120,7 @@ class VAE(Autoencoder):
     def infer(self, x: Tensor, **given: Tensor) -> Distribution:
         """q(z | x): of (B, *input_shape), over codes (B, *code_shape), in float32 at least."""
         self.check_given(given)
-        return self.posterior(self.encoder(x))
+        return self.posterior(self.encoder(x), self.posterior_weights)
 
     def encode(self, x: Tensor, **given: Tensor) -> Tensor:
         """The posterior's mean: (B, *input_shape) to (B, *code_shape), in the weights' type."""
@@ -147,13 +149,14 @@ class VAE(Autoencoder):
         """Draws from q(z | x), with the divergence from the prior: of the bound with beta = 1."""
         q = self.infer(x, **given)
         for _ in range(draws):
-            z = q.draw(self.noise("score"))
             if draws == 1:
-                yield Coded(z, divergence=self.prior.kl(self, q, z))
+                z, density = self.prior.draw_for_kl(self.posterior, q, self.noise("score"))
+                yield Coded(z, divergence=self.prior.kl(self, q, z, density))
             else:
-                yield Coded(z, log_ratio=q.log_prob(z) - self.prior.log_prob(self, z))
+                z, log_q = q.draw_with_log_prob(self.noise("score"))
+                yield Coded(z, log_ratio=log_q - self.prior.log_prob(self, z))
 
     def rate(self, x: Tensor, **given: Tensor) -> Tensor:
         """KL(q(z | x) || p(z)) of each sample in bits, (B,), by a draw where it has no closed form."""
         q = self.infer(x, **given)
-        return self.prior.kl(self, q, q.draw(self.noise("rate"))) / math.log(2)
+        return self.prior.kl(self, q, *self.prior.draw_for_kl(self.posterior, q, self.noise("rate"))) / math.log(2)

@@ -3,12 +3,13 @@
 from lightning_ae.parts.aggregated import Capacity, DisentangledPrior, FreeBits, MaximumMeanDiscrepancy
 from lightning_ae.parts.corruptions import Corruption, GaussianNoise, Masking, SaltAndPepper
 from lightning_ae.parts.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
+from lightning_ae.parts.flow_posteriors import IAF, PlanarFlow, SplineFlow
 from lightning_ae.parts.importance import IWAEObjective
 from lightning_ae.parts.likelihoods import Bernoulli, Gaussian, Laplace, Likelihood
 from lightning_ae.parts.mixed import Categorical, Mixed, StudentT
 from lightning_ae.parts.objectives import ELBO, Objective, TotalCorrelation
-from lightning_ae.parts.posteriors import DiagonalGaussian, Posterior
-from lightning_ae.parts.priors import MixturePrior, Prior, StandardNormal, VampPrior
+from lightning_ae.parts.posteriors import DiagonalGaussian, FullCovarianceGaussian, Posterior
+from lightning_ae.parts.priors import FlowPrior, MixturePrior, Prior, StandardNormal, VampPrior
 from lightning_ae.parts.quantizers import GradientVectorQuantizer, Quantizer, VectorQuantizer
 from lightning_ae.parts.schedules import CosineDecay, LinearDecay, Schedule, Warmup
 from lightning_ae.parts.similarity import StructuralSimilarity
@@ -26,10 +27,13 @@ __all__ = [
     "DiscretizedLogistic",
     "DisentangledPrior",
     "ELBO",
+    "FlowPrior",
     "FreeBits",
+    "FullCovarianceGaussian",
     "Gaussian",
     "GaussianNoise",
     "GradientVectorQuantizer",
+    "IAF",
     "IWAEObjective",
     "KLSparsity",
     "L1Sparsity",
@@ -42,6 +46,7 @@ __all__ = [
     "MixturePrior",
     "NegativeBinomial",
     "Objective",
+    "PlanarFlow",
     "Poisson",
     "Posterior",
     "Prior",
@@ -49,6 +54,7 @@ __all__ = [
     "SaltAndPepper",
     "Schedule",
     "Sparsity",
+    "SplineFlow",
     "StandardNormal",
     "StructuralSimilarity",
     "StudentT",

@@ -105,9 +105,9 @@ class Capacity(Objective):
 
     def __call__(self, model: VAE, q: Distribution, target: Tensor, **given: Tensor) -> dict[str, Tensor]:
         """The "loss" and its terms "reconstruction", "kl" and "excess", |KL - C|."""
-        z = q.draw(model.noise("posterior"))
+        z, log_q = model.prior.draw_for_kl(model.posterior, q, model.noise("posterior"))
         reconstruction = model.reconstruction_loss(z, target, **given)
-        kl = _mean_of_all(model.prior.kl(model, q, z))
+        kl = _mean_of_all(model.prior.kl(model, q, z, log_q))
         excess = (kl - self.capacity * model.scheduled(self.schedule)).abs()
         loss = reconstruction + model.kl_weight * excess
         return {"loss": loss, "reconstruction": reconstruction, "kl": kl, "excess": excess}
@@ -121,11 +121,11 @@ class Regularised(Objective):
 
     def __call__(self, model: VAE, q: Distribution, target: Tensor, **given: Tensor) -> dict[str, Tensor]:
         """The "loss" and its terms "reconstruction", "kl", and the further one without its weight."""
-        z = q.draw(model.noise("posterior"))
+        z, log_q = model.prior.draw_for_kl(model.posterior, q, model.noise("posterior"))
         given = model.completed(target, given)
         parameters = model.decoder_parameters(z, **given)
         reconstruction = -model.log_prob(parameters, target, **given).mean()
-        kl = model.prior.kl(model, q, z).mean()
+        kl = model.prior.kl(model, q, z, log_q).mean()
         weight, term = self.weighted(model, q, z, model.likelihood.mean(parameters), target)
         loss = reconstruction + model.kl_weight * kl + weight * term
         return {"loss": loss, "reconstruction": reconstruction, "kl": kl, self.term: term}

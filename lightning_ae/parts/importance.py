@@ -90,6 +90,12 @@ class IWAEObjective(Objective):
                 + ("" if model.beta_schedule is None else " with a beta_schedule"),
                 "leave out beta and beta_schedule, or use the objective ELBO()",
             )
+        if self.gradient != "plain" and not model.posterior.evaluates:
+            raise InputError(
+                f"gradient={self.gradient!r} of {type(self).__name__} asks for the density of draws as constants, and "
+                f"{type(model.posterior).__name__} knows that of its own draws only",
+                "use gradient='plain', or a posterior such as DiagonalGaussian() or SplineFlow()",
+            )
         if self._whole:
             return
         networks = {"decoder": model.decoder}
@@ -106,13 +112,16 @@ class IWAEObjective(Objective):
 
     def __call__(self, model: VAE, q: Distribution, target: Tensor, **given: Tensor) -> dict[str, Tensor]:
         """The "loss", which is the bound, and, as means over the draws, "reconstruction" and "kl"."""
-        z = q.draw(model.noise("posterior"), self.samples)
+        z, log_q = q.draw_with_log_prob(model.noise("posterior"), self.samples)
         if q.mean.requires_grad and not z.requires_grad:
             raise InputError(
                 f"{type(self).__name__} takes its gradient through the draws, and those of {model.posterior} have none",
                 "use the posterior DiagonalGaussian()",
             )
-        log_p, log_ratio = self._log_weights(model, q if self.gradient == "plain" else q.detach(), z, target, given)
+        if self.gradient != "plain":
+            log_q = q.detach().log_prob(z)
+        log_p, log_prior = self._log_joint(model, z, target, given)
+        log_ratio = log_q - log_prior
         log_weights = log_p - log_ratio
         if self.gradient == "dreg" and z.requires_grad:
             shares = log_weights.detach().softmax(dim=1).view(*log_weights.shape, *[1] * (z.ndim - 2))
@@ -128,37 +137,36 @@ class IWAEObjective(Objective):
     def _whole(self) -> bool:
         return self.chunk is None or self.chunk >= self.samples
 
-    def _log_weights(self, model: VAE, q: Distribution, z: Tensor, target: Tensor, given: Mapping[str, Tensor]) -> Pair:
-        """log p(x | z) and log q(z | x) - log p(z) of draws (B, K, *code_shape), (B, K) each."""
+    def _log_joint(self, model: VAE, z: Tensor, target: Tensor, given: Mapping[str, Tensor]) -> Pair:
+        """log p(x | z) and log p(z) of draws (B, K, *code_shape), (B, K) each."""
         if self._whole:
-            return log_weights_of(model, q, z, target, given)
+            return log_joint(model, z, target, given)
         parts = z.split(self.chunk or self.samples, dim=1)
         fitted = None
         if model.training and model.head.fits:
             with torch.no_grad(), model.head.summing() as found:
                 for part in parts:
-                    log_weights_of(model, q, part, target, given)
+                    log_joint(model, part, target, given)
             (fitted,) = found
 
         def of_part(part: Tensor) -> Pair:
             with nullcontext() if fitted is None else model.head.taking(fitted):
-                return log_weights_of(model, q, part, target, given)
+                return log_joint(model, part, target, given)
 
         again = torch.is_grad_enabled()
         each = [
             checkpoint(of_part, part, use_reentrant=False, preserve_rng_state=False) if again else of_part(part)
             for part in parts
         ]
-        log_p, log_ratio = zip(*each, strict=True)
-        return torch.cat(log_p, dim=1), torch.cat(log_ratio, dim=1)
+        log_p, log_prior = zip(*each, strict=True)
+        return torch.cat(log_p, dim=1), torch.cat(log_prior, dim=1)
 
 
-def log_weights_of(model: VAE, q: Distribution, z: Tensor, target: Tensor, given: Mapping[str, Tensor]) -> Pair:
-    """log p(x | z) and log q(z | x) - log p(z), (B, n) each.
+def log_joint(model: VAE, z: Tensor, target: Tensor, given: Mapping[str, Tensor]) -> Pair:
+    """log p(x | z) and log p(z), (B, n) each.
 
     Args:
         model: whose likelihood and prior it takes.
-        q: q(z | x).
         z: n draws of each sample, (B, n, *code_shape).
         target: (B, *input_shape).
         given: what else the model takes of the batch.
@@ -167,4 +175,4 @@ def log_weights_of(model: VAE, q: Distribution, z: Tensor, target: Tensor, given
     repeated = {role: value.repeat_interleave(n, dim=0) for role, value in given.items()}
     with rows("by_sample"):
         likelihood = model.log_likelihood(z.flatten(0, 1), target.repeat_interleave(n, dim=0), **repeated)
-    return likelihood.unflatten(0, (-1, n)), q.log_prob(z) - model.prior.log_prob(model, z)
+    return likelihood.unflatten(0, (-1, n)), model.prior.log_prob(model, z)

@@ -80,10 +80,11 @@ class ELBO(Objective):
 
     def __call__(self, model: VAE, q: Distribution, target: Tensor, **given: Tensor) -> dict[str, Tensor]:
         """The "loss" and its terms "reconstruction" and "kl"."""
-        z = q.draw(model.noise("posterior"))
-        reconstruction = model.reconstruction_loss(z, target, **given)
+        noise, prior = model.noise("posterior"), model.prior
         drawn = self.divergence == "drawn"
-        each = q.log_prob(z) - model.prior.log_prob(model, z) if drawn else model.prior.kl(model, q, z)
+        z, log_q = q.draw_with_log_prob(noise) if drawn else prior.draw_for_kl(model.posterior, q, noise)
+        reconstruction = model.reconstruction_loss(z, target, **given)
+        each = log_q - prior.log_prob(model, z) if drawn and log_q is not None else prior.kl(model, q, z, log_q)
         kl = each.mean()
         return {"loss": reconstruction + model.kl_weight * kl, "reconstruction": reconstruction, "kl": kl}
 

@@ -1,8 +1,9 @@
 """Approximate posteriors q(z | x): what the encoder's output means.
 
-A posterior is stateless plain data. It makes a distribution of the encoder's output, whose dimension 1, channels, holds
-`values_per_unit` values for each unit of the code. Computed in float32 (float64 where the output is), also under
-autocast.
+A posterior is plain data; where it has weights, they are a module that it builds and the model holds as
+`posterior_weights`. It makes a distribution of the encoder's output, whose dimension 1, channels, holds `values(units)`
+values at each position for a code of so many units there. What ties units together ties those of one position; the
+positions of a map are independent. Computed in float32 (float64 where the output is), also under autocast.
 """
 
 from __future__ import annotations
@@ -10,21 +11,24 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_ae.config import Configurable
 from lightning_ae.exact import Noise, gather_batch
 from lightning_ae.parts.likelihoods import at_least_float32
+
+if TYPE_CHECKING:
+    from lightning_ae.autoencoder import Autoencoder
 
 
 class Distribution(ABC):
     """A distribution over the code of each sample of a batch."""
 
     mean: Tensor
-    """(B, *code_shape)."""
+    """What the model's `encode` gives, (B, *code_shape): the mean, or what the class says where that is not known."""
 
     @abstractmethod
     def draw(self, noise: Noise, n: int | None = None) -> Tensor:
@@ -33,6 +37,11 @@ class Distribution(ABC):
     @abstractmethod
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z | x) in nats: (B, *code_shape) to (B,), (B, n, *code_shape) to (B, n)."""
+
+    def draw_with_log_prob(self, noise: Noise, n: int | None = None) -> tuple[Tensor, Tensor]:
+        """A draw as of `draw`, and its log q(z | x), (B,) or (B, n), which may cost less than asking for it later."""
+        z = self.draw(noise, n)
+        return z, self.log_prob(z)
 
     @abstractmethod
     def detach(self) -> Distribution:
@@ -60,15 +69,23 @@ class Posterior(Configurable):
 
     independent: ClassVar[bool] = False
     """Whether its distributions are `Independent`."""
-
-    @property
-    @abstractmethod
-    def values_per_unit(self) -> int:
-        """How many values the encoder gives for each unit of the code."""
+    evaluates: ClassVar[bool] = True
+    """Whether `log_prob` takes any z, and not only draws by `draw_with_log_prob`, which bring theirs."""
 
     @abstractmethod
-    def __call__(self, output: Tensor) -> Distribution:
-        """The distributions that the encoder's output (B, values_per_unit * units, ...) describes."""
+    def values(self, units: int) -> int:
+        """How many values the encoder gives at each position, for a code that has so many units there."""
+
+    def check(self, model: Autoencoder) -> None:
+        """Raises InputError where it cannot work with the model's code."""
+
+    def build(self, model: Autoencoder) -> nn.Module | None:
+        """The module that holds its weights, where it has some."""
+        return None
+
+    @abstractmethod
+    def __call__(self, output: Tensor, weights: nn.Module | None = None) -> Distribution:
+        """The distributions that the encoder's output (B, values(units), ...) describes, with the weights if any."""
 
 
 class DiagonalNormal(Independent):
@@ -115,14 +132,96 @@ class DiagonalGaussian(Posterior):
 
     independent: ClassVar[bool] = True
 
-    @property
-    def values_per_unit(self) -> int:
-        """Mean and log-variance."""
-        return 2
+    def values(self, units: int) -> int:
+        """Means and log-variances."""
+        return 2 * units
 
-    def __call__(self, output: Tensor) -> DiagonalNormal:
+    def __call__(self, output: Tensor, weights: nn.Module | None = None) -> DiagonalNormal:
         """(B, 2 * units, ...) to the distributions."""
         mean, log_variance = at_least_float32(output).chunk(2, dim=1)
-        # bounded so that exp() stays finite; the gradient passes, so that a variance can come back from beyond
-        bounded = log_variance + (log_variance.clamp(-30.0, 20.0) - log_variance).detach()
-        return DiagonalNormal(mean, bounded)
+        return DiagonalNormal(mean, bounded(log_variance, -30.0, 20.0))
+
+
+class CorrelatedNormal(Distribution):
+    """Normal distributions under which the units at a position depend on each other, and positions do not.
+
+    Args:
+        mean: (B, *code_shape).
+        log_diagonal: of the Cholesky factor L of the covariance at each position, in the shape of the mean.
+        below: the entries of L below the diagonal, (B, *positions, units, units); the others are not read.
+    """
+
+    def __init__(self, mean: Tensor, log_diagonal: Tensor, below: Tensor) -> None:
+        self.mean, self.log_diagonal, self.below = mean, log_diagonal, below
+
+    @property
+    def factor(self) -> Tensor:
+        """L, lower triangular, (B, *positions, units, units)."""
+        return self.below.tril(-1) + torch.diag_embed(self.log_diagonal.movedim(1, -1).exp())
+
+    def draw(self, noise: Noise, n: int | None = None) -> Tensor:
+        """mean + L epsilon."""
+        return self._draw(noise, n)[0]
+
+    def draw_with_log_prob(self, noise: Noise, n: int | None = None) -> tuple[Tensor, Tensor]:
+        """A draw, and its log q(z | x), which needs no solving for epsilon."""
+        z, epsilon = self._draw(noise, n)
+        return z, self._density(epsilon)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log q(z | x) in nats: (B, *code_shape) to (B,), (B, n, *code_shape) to (B, n)."""
+        factor, mean = self.factor, self.mean
+        if z.ndim > mean.ndim:
+            factor, mean = factor.unsqueeze(1), mean.unsqueeze(1)
+        units = z.ndim - self.mean.ndim + 1
+        away = (z - mean).movedim(units, -1).unsqueeze(-1)
+        return self._density(torch.linalg.solve_triangular(factor, away, upper=False).squeeze(-1).movedim(-1, units))
+
+    def detach(self) -> CorrelatedNormal:
+        """The same, without gradients to mean and factor."""
+        return CorrelatedNormal(self.mean.detach(), self.log_diagonal.detach(), self.below.detach())
+
+    def _draw(self, noise: Noise, n: int | None) -> tuple[Tensor, Tensor]:
+        """z and epsilon, both (B, *code_shape) or (B, n, *code_shape)."""
+        factor, mean = self.factor, self.mean
+        if n is not None:
+            factor, mean = factor.unsqueeze(1), mean.unsqueeze(1).expand(-1, n, *mean.shape[1:])
+        epsilon = noise.randn_like(mean)
+        units = 1 if n is None else 2
+        # not by a product of matrices, which autocast would round; the factors are small
+        scaled = (factor * epsilon.movedim(units, -1).unsqueeze(-2)).sum(dim=-1)
+        return mean + scaled.movedim(-1, units), epsilon
+
+    def _density(self, epsilon: Tensor) -> Tensor:
+        log_diagonal = self.log_diagonal.unsqueeze(1) if epsilon.ndim > self.mean.ndim else self.log_diagonal
+        each = -0.5 * (epsilon.square() + math.log(2 * math.pi)) - log_diagonal
+        return each.flatten(1 + epsilon.ndim - self.mean.ndim).sum(dim=-1)
+
+
+@dataclass(frozen=True)
+class FullCovarianceGaussian(Posterior):
+    r"""q(z | x) = N(mu(x), L(x) L(x)^T): the units of a code depend on each other (Kingma & Welling 2019, 2.5.1).
+
+    The encoder gives the mean, the logarithms of L's diagonal, doubled, and L's entries below it, row by row: of D
+    units D (D + 3) / 2 values. The doubled logarithms, log-variances where nothing is below, are kept in [-30, 20]; the
+    gradient passes. Of a map each position has a covariance of its own, and positions are independent.
+    """
+
+    def values(self, units: int) -> int:
+        """Means, log-variances, and the entries below the diagonal."""
+        return 2 * units + units * (units - 1) // 2
+
+    def __call__(self, output: Tensor, weights: nn.Module | None = None) -> CorrelatedNormal:
+        """(B, values(units), ...) to the distributions."""
+        units = (math.isqrt(9 + 8 * output.shape[1]) - 3) // 2
+        assert self.values(units) == output.shape[1]
+        mean, log_variance, entries = at_least_float32(output).split([units, units, output.shape[1] - 2 * units], dim=1)
+        row, column = torch.tril_indices(units, units, -1, device=output.device)
+        below = entries.new_zeros(len(output), *output.shape[2:], units, units)
+        below[..., row, column] = entries.movedim(1, -1)
+        return CorrelatedNormal(mean, bounded(log_variance, -30.0, 20.0) / 2, below)
+
+
+def bounded(x: Tensor, low: float, high: float) -> Tensor:
+    """`x` in [low, high], so that its exponential stays finite; the gradient passes, so that it can come back."""
+    return x + (x.clamp(low, high) - x).detach()

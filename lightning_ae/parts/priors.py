@@ -17,8 +17,16 @@ from torch.nn import functional as F
 from lightning_ae.config import Configurable
 from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise, rows
+from lightning_ae.parts.flows import Flows, MaskedAutoregressive, check_sizes, check_units
 from lightning_ae.parts.likelihoods import at_least_float32
-from lightning_ae.parts.posteriors import DiagonalGaussian, DiagonalNormal, Distribution, Posterior
+from lightning_ae.parts.posteriors import (
+    CorrelatedNormal,
+    DiagonalGaussian,
+    DiagonalNormal,
+    Distribution,
+    FullCovarianceGaussian,
+    Posterior,
+)
 
 if TYPE_CHECKING:
     from lightning_ae.autoencoder import Autoencoder
@@ -50,9 +58,16 @@ class Prior(Configurable):
     def log_prob(self, model: Autoencoder, z: Tensor) -> Tensor:
         """log p(z) in nats: (..., *code_shape) to (...)."""
 
-    def kl(self, model: Autoencoder, q: Distribution, z: Tensor) -> Tensor:
-        """KL(q(z | x) || p(z)) in nats for each sample, (B,); by default from one draw z ~ q, (B, *code_shape)."""
-        return q.log_prob(z) - self.log_prob(model, z)
+    def kl(self, model: Autoencoder, q: Distribution, z: Tensor, log_q: Tensor | None = None) -> Tensor:
+        """KL(q(z | x) || p(z)) in nats for each sample, (B,); by default from one draw z ~ q, (B, *code_shape).
+
+        `log_q` is log q(z | x) where it is known, (B,).
+        """
+        return (q.log_prob(z) if log_q is None else log_q) - self.log_prob(model, z)
+
+    def draw_for_kl(self, posterior: Posterior, q: Distribution, noise: Noise) -> tuple[Tensor, Tensor | None]:
+        """A draw z ~ q, (B, *code_shape), and its log q(z | x), (B,), where `kl` has no closed form and needs it."""
+        return (q.draw(noise), None) if self.closed_form(posterior) else q.draw_with_log_prob(noise)
 
     @abstractmethod
     def sample(self, model: Autoencoder, n: int, noise: Noise) -> Tensor:
@@ -69,18 +84,25 @@ class StandardNormal(Prior):
         return True
 
     def closed_form(self, posterior: Posterior) -> bool:
-        """Of a diagonal Gaussian."""
-        return isinstance(posterior, DiagonalGaussian)
+        """Of a Gaussian."""
+        return isinstance(posterior, DiagonalGaussian | FullCovarianceGaussian)
 
     def log_prob(self, model: Autoencoder, z: Tensor) -> Tensor:
         """log p(z) in nats: (..., *code_shape) to (...)."""
         dims = tuple(range(z.ndim - len(model.code_shape), z.ndim))
         return -0.5 * (z.square() + math.log(2 * math.pi)).sum(dim=dims)
 
-    def kl(self, model: Autoencoder, q: Distribution, z: Tensor) -> Tensor:
-        r"""Of a diagonal Gaussian in closed form, :math:`\tfrac12 \sum \mu^2 + \sigma^2 - \log \sigma^2 - 1`."""
+    def kl(self, model: Autoencoder, q: Distribution, z: Tensor, log_q: Tensor | None = None) -> Tensor:
+        r"""Of a diagonal Gaussian in closed form, :math:`\tfrac12 \sum \mu^2 + \sigma^2 - \log \sigma^2 - 1`.
+
+        Of one with the covariance :math:`L L^T` it is
+        :math:`\tfrac12 \sum \mu^2 + \tfrac12 \|L\|_F^2 - \sum \log L_{jj} - \tfrac{D}{2}`.
+        """
+        if isinstance(q, CorrelatedNormal):
+            terms = q.mean.square() + (2 * q.log_diagonal).exp() - 2 * q.log_diagonal - 1
+            return 0.5 * (terms.flatten(1).sum(dim=1) + q.below.tril(-1).square().flatten(1).sum(dim=1))
         if not isinstance(q, DiagonalNormal):
-            return super().kl(model, q, z)
+            return super().kl(model, q, z, log_q)
         return self.kl_by_unit(q).flatten(1).sum(dim=1)
 
     @staticmethod
@@ -136,7 +158,7 @@ class MixturePrior(Mixture):
     components: int = 10
 
     def __post_init__(self) -> None:
-        _check_count(self, "components")
+        check_sizes(self, "components")
 
     @property
     def independent(self) -> bool:
@@ -177,10 +199,17 @@ class VampPrior(Mixture):
     pseudo_inputs: int = 500
 
     def __post_init__(self) -> None:
-        _check_count(self, "pseudo_inputs")
+        check_sizes(self, "pseudo_inputs")
 
     def check(self, model: Autoencoder) -> None:
         """Raises InputError where the encoder cannot take a pseudo-input as it takes a sample."""
+        posterior: Posterior = model.posterior  # type: ignore[assignment]
+        if not posterior.evaluates:
+            raise InputError(
+                f"VampPrior asks for the density of any code under the posteriors of its pseudo-inputs, and "
+                f"{type(posterior).__name__} knows that of its own draws only",
+                "use the prior MixturePrior(), or a posterior such as SplineFlow() or DiagonalGaussian()",
+            )
         if model.given:
             raise InputError(
                 f"VampPrior encodes pseudo-inputs, which come without {', '.join(model.given)}, but "
@@ -209,6 +238,54 @@ class VampPrior(Mixture):
         """Equal weights, (K,)."""
         zeros = _weights(model, PseudoInputs).values.new_zeros(self.pseudo_inputs)
         return at_least_float32(zeros) - math.log(self.pseudo_inputs)
+
+
+@dataclass(frozen=True)
+class FlowPrior(Prior):
+    r"""A masked autoregressive flow from N(0, I) to codes (Chen et al. 2017, section 3.2; Papamakarios et al. 2017).
+
+    .. math:: \log p(z) = \log N(f^{-1}(z); 0, I) - \log \left| \det \frac{\partial f}{\partial x} \right|,
+        \quad z_i = m_i(z_{<i}) + e^{a_i(z_{<i})} x_i \ \text{in each step}
+
+    It is the direction whose density takes one pass a step, as training does; a draw takes as many passes a step as a
+    code has values. Each step takes the values in the reverse order of the one before. The values of a map are taken
+    as one vector, in the order of `flatten`, so that positions depend on each other. Scales are kept in (e^-4, e^4) a
+    step. A fresh one is N(0, I).
+
+    Args:
+        steps: how many.
+        hidden: the units of each of a step's two hidden layers.
+    """
+
+    steps: int = 2
+    hidden: int = 64
+
+    def __post_init__(self) -> None:
+        check_sizes(self, "steps", "hidden")
+
+    def build(self, model: Autoencoder) -> nn.Module:
+        """The steps' weights.
+
+        Raises:
+            InputError: when a code is a single value.
+        """
+        units = math.prod(model.code_shape)
+        check_units(self, units)
+        return Flows(
+            units, [MaskedAutoregressive(units, self.hidden, backwards=step % 2 == 1) for step in range(self.steps)]
+        )
+
+    def log_prob(self, model: Autoencoder, z: Tensor) -> Tensor:
+        """log p(z) in nats: (..., *code_shape) to (...)."""
+        z = at_least_float32(z).flatten(z.ndim - len(model.code_shape))
+        x, log_det = _weights(model, Flows)(z, inverse=True)
+        return -0.5 * (x.square() + math.log(2 * math.pi)).sum(dim=-1) - log_det
+
+    def sample(self, model: Autoencoder, n: int, noise: Noise) -> Tensor:
+        """`n` draws, (n, *code_shape), value by value."""
+        zeros = at_least_float32(model.zeros(n))
+        z: Tensor = _weights(model, Flows)(noise.randn_like(zeros).flatten(1))[0]
+        return z.view_as(zeros)
 
 
 class GaussianComponents(nn.Module):
@@ -256,9 +333,3 @@ class PseudoInputs(nn.Module):
 def _weights(model: Autoencoder, kind: type[M]) -> M:
     assert isinstance(model.prior_weights, kind)
     return model.prior_weights
-
-
-def _check_count(prior: Prior, argument: str) -> None:
-    count = getattr(prior, argument)
-    if not isinstance(count, int) or count < 1:
-        raise InputError(f"{argument} of {type(prior).__name__} must be a positive integer, got {count!r}")

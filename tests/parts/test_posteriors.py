@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor, distributions
 
+from lightning_ae import VAE
+from lightning_ae.architectures import MLP
 from lightning_ae.exact import Noise
-from lightning_ae.parts import DiagonalGaussian
-from lightning_ae.parts.posteriors import DiagonalNormal
+from lightning_ae.parts import DiagonalGaussian, FullCovarianceGaussian, StandardNormal
+from lightning_ae.parts.posteriors import CorrelatedNormal, DiagonalNormal
 
 SHAPES = [(3,), (2, 3, 3)]
 
@@ -81,3 +83,65 @@ def test_detached_has_no_gradient() -> None:
     z = q.draw(Noise())
     assert q.log_prob(z.detach()).requires_grad
     assert not q.detach().log_prob(z.detach()).requires_grad
+
+
+# ---- full covariance ------------------------------------------------------------------------------------------------
+
+
+def correlated(shape: tuple[int, ...], n: int = 5) -> tuple[CorrelatedNormal, distributions.Distribution]:
+    """Those that an encoder's output describes, and the same by torch, each position's factor filled by hand."""
+    generator = torch.Generator().manual_seed(0)
+    units, family = shape[0], FullCovarianceGaussian()
+    output = torch.randn(n, family.values(units), *shape[1:], generator=generator, dtype=torch.float64)
+    last = output.movedim(1, -1)
+    factor = torch.zeros(n, *shape[1:], units, units, dtype=torch.float64)
+    entry = 2 * units
+    for i in range(units):
+        for j in range(i):
+            factor[..., i, j] = last[..., entry]
+            entry += 1
+        factor[..., i, i] = (last[..., units + i] / 2).exp()
+    assert entry == family.values(units)
+    plain = distributions.MultivariateNormal(last[..., :units], scale_tril=factor)
+    return family(output), distributions.Independent(plain, len(shape) - 1)
+
+
+@pytest.mark.parametrize("shape", [(1,), *SHAPES], ids=str)
+def test_correlated_densities_draws_and_divergences_are_those_of_torch(shape: tuple[int, ...]) -> None:
+    q, expected = correlated(shape)
+    one, several = torch.randn(5, *shape, dtype=torch.float64), torch.randn(5, 4, *shape, dtype=torch.float64)
+    torch.testing.assert_close(q.log_prob(one), expected.log_prob(one.movedim(1, -1)))
+    by_draw = torch.stack([expected.log_prob(several[:, k].movedim(1, -1)) for k in range(4)], dim=1)
+    torch.testing.assert_close(q.log_prob(several), by_draw)
+    for n in (None, 3):
+        z, log_q = q.draw_with_log_prob(Noise(1, "a"), n)
+        assert torch.equal(z, q.draw(Noise(1, "a"), n))
+        torch.testing.assert_close(log_q, q.log_prob(z))
+        each = expected.base_dist  # type: ignore[attr-defined]
+        epsilon = Noise(1, "a").randn_like(z).movedim(1 if n is None else 2, -1)
+        factor = each.scale_tril if n is None else each.scale_tril.unsqueeze(1)
+        mean = each.mean if n is None else each.mean.unsqueeze(1)
+        drawn = mean + (factor @ epsilon.unsqueeze(-1)).squeeze(-1)
+        torch.testing.assert_close(z, drawn.movedim(-1, 1 if n is None else 2))
+    torch.manual_seed(0)
+    model = VAE((6,), shape[0], posterior=FullCovarianceGaussian(), architecture=MLP((8,)))
+    standard = distributions.MultivariateNormal(torch.zeros(shape[0]).double(), torch.eye(shape[0]).double())
+    kl = distributions.kl_divergence(expected.base_dist, standard).reshape(5, -1).sum(dim=1)  # type: ignore[attr-defined]
+    torch.testing.assert_close(StandardNormal().kl(model, q, one), kl)
+    assert StandardNormal().closed_form(FullCovarianceGaussian())
+
+
+def test_extreme_correlations_stay_finite() -> None:
+    family = FullCovarianceGaussian()
+    for value in (1e4, -1e4):
+        output = torch.full((2, family.values(3)), value).requires_grad_()
+        q = family(output)
+        z, log_q = q.draw_with_log_prob(Noise(1, "a"))
+        (z.sum() + log_q.sum()).backward()
+        assert z.isfinite().all()
+        assert log_q.isfinite().all()
+        assert output.grad is not None
+        assert output.grad.isfinite().all()
+    z = family(output).draw(Noise())
+    assert not family(output).detach().log_prob(z.detach()).requires_grad
+    assert family(torch.randn(2, 9).bfloat16()).draw(Noise()).dtype == torch.float32
