@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lightning_ae.models.dictionary import TopKDictionary
     from lightning_ae.models.finetune import FineTuneClassifier
     from lightning_ae.models.hierarchical import LadderVAE
+    from lightning_ae.models.latent_spaces import CategoricalVAE, HypersphericalVAE
     from lightning_ae.models.linear import LinearAutoencoder
     from lightning_ae.models.score_matching import ScoreMatchingAutoencoder
     from lightning_ae.models.sparse import KSparseAutoencoder, SparseAutoencoder
@@ -34,6 +35,7 @@ __all__ = [
     "Autoencoder",
     "AutoencoderEstimator",
     "BetaTCVAE",
+    "CategoricalVAE",
     "ConditionalVAE",
     "ContractiveAutoencoder",
     "DenoisingAutoencoder",
@@ -42,6 +44,7 @@ __all__ = [
     "IWAE",
     "InputError",
     "KSparseAutoencoder",
+    "HypersphericalVAE",
     "LadderVAE",
     "LinearAutoencoder",
     "ScoreMatchingAutoencoder",

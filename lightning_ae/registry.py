@@ -34,6 +34,8 @@ MODELS: dict[str, str] = {
     "vampprior_vae": "lightning_ae.models.vae_variants:VampPriorVAE",
     "iwae": "lightning_ae.models.vae_variants:IWAE",
     "beta_tc_vae": "lightning_ae.models.vae_variants:BetaTCVAE",
+    "hyperspherical_vae": "lightning_ae.models.latent_spaces:HypersphericalVAE",
+    "categorical_vae": "lightning_ae.models.latent_spaces:CategoricalVAE",
 }
 ALIASES: dict[str, str] = {
     "autoencoder": "ae", "vanilla": "ae", "deep_ae": "ae", "pca": "linear", "linear_ae": "linear",
@@ -45,6 +47,8 @@ ALIASES: dict[str, str] = {
     "aae": "adversarial", "adversarial_ae": "adversarial", "lvae": "ladder_vae", "ladder": "ladder_vae",
     "vq": "vq_vae", "vamp": "vampprior_vae", "vampprior": "vampprior_vae", "vamp_vae": "vampprior_vae",
     "importance_weighted": "iwae", "tc_vae": "beta_tc_vae", "btc_vae": "beta_tc_vae",
+    "svae": "hyperspherical_vae", "s_vae": "hyperspherical_vae", "vmf_vae": "hyperspherical_vae",
+    "gumbel_vae": "categorical_vae", "concrete_vae": "categorical_vae", "gumbel_softmax_vae": "categorical_vae",
 }  # fmt: skip
 """What variants are called elsewhere; case, "_" and "-" do not matter."""
 SETTINGS = {"beta_vae": "give beta, 4 say: at its default of 1 it is the plain VAE"}

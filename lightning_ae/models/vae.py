@@ -96,6 +96,7 @@ class VAE(Autoencoder):
         self.beta = beta
         self.beta_schedule = None if beta_schedule is None else from_plain(Schedule, beta_schedule, "beta_schedule")
         self.prior = from_plain(Prior, prior, "prior")
+        self.posterior.check(self)
         self.prior.check(self)
         self.prior_weights: nn.Module | None = self.prior.build(self)
         self.objective.check(self)
@@ -108,7 +109,12 @@ class VAE(Autoencoder):
     @property
     def encoder_features(self) -> int:
         """What the posterior takes for each unit of the code."""
-        return self.posterior.values_per_unit * self.latent_dim
+        return self.posterior.encoder_features(self.latent_dim)
+
+    @property
+    def code_features(self) -> int:
+        """What the posterior's code has."""
+        return self.posterior.code_features(self.latent_dim)
 
     @property
     def kl_weight(self) -> float:
@@ -118,7 +124,7 @@ class VAE(Autoencoder):
     def infer(self, x: Tensor, **given: Tensor) -> Distribution:
         """q(z | x): of (B, *input_shape), over codes (B, *code_shape), in float32 at least."""
         self.check_given(given)
-        return self.posterior(self.encoder(x))
+        return self.posterior.infer(self, self.encoder(x))
 
     def encode(self, x: Tensor, **given: Tensor) -> Tensor:
         """The posterior's mean: (B, *input_shape) to (B, *code_shape), in the weights' type."""

@@ -1,7 +1,9 @@
 """What models are made of: plain data that hold the mathematics, a file a kind."""
 
+from lightning_ae.parts.categorical import Concrete, UniformOnCategories
 from lightning_ae.parts.corruptions import Corruption, GaussianNoise, Masking, SaltAndPepper
 from lightning_ae.parts.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
+from lightning_ae.parts.hyperspherical import UniformOnSphere, VonMisesFisher
 from lightning_ae.parts.likelihoods import Bernoulli, Gaussian, Laplace, Likelihood
 from lightning_ae.parts.mixed import Categorical, Mixed, StudentT
 from lightning_ae.parts.objectives import ELBO, IWAEObjective, Objective, TotalCorrelation
@@ -15,6 +17,7 @@ from lightning_ae.parts.unit_interval import ContinuousBernoulli, DiscretizedLog
 __all__ = [
     "Bernoulli",
     "Categorical",
+    "Concrete",
     "ContinuousBernoulli",
     "Corruption",
     "CosineDecay",
@@ -46,8 +49,11 @@ __all__ = [
     "StudentT",
     "TopK",
     "TotalCorrelation",
+    "UniformOnCategories",
+    "UniformOnSphere",
     "VampPrior",
     "VectorQuantizer",
+    "VonMisesFisher",
     "Warmup",
     "ZeroInflatedNegativeBinomial",
 ]

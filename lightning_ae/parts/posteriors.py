@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,12 +19,15 @@ from lightning_ae.config import Configurable
 from lightning_ae.exact import Noise, gather_batch
 from lightning_ae.parts.likelihoods import at_least_float32
 
+if TYPE_CHECKING:
+    from lightning_ae.models.vae import VAE
+
 
 class Distribution(ABC):
     """A distribution over the code of each sample of a batch."""
 
     mean: Tensor
-    """(B, *code_shape)."""
+    """What `encode` gives, (B, *code_shape): the mean, or what stands for it where no code lies there."""
 
     @abstractmethod
     def draw(self, noise: Noise, n: int | None = None) -> Tensor:
@@ -66,9 +69,24 @@ class Posterior(Configurable):
     def values_per_unit(self) -> int:
         """How many values the encoder gives for each unit of the code."""
 
+    def encoder_features(self, latent_dim: int) -> int:
+        """How many values the encoder gives at each position."""
+        return self.values_per_unit * latent_dim
+
+    def code_features(self, latent_dim: int) -> int:
+        """How many values the code has at each position, which is what the decoder takes."""
+        return latent_dim
+
+    def check(self, model: VAE) -> None:
+        """Raises InputError where it cannot work with the model's other parts."""
+
     @abstractmethod
     def __call__(self, output: Tensor) -> Distribution:
-        """The distributions that the encoder's output (B, values_per_unit * units, ...) describes."""
+        """The distributions that the encoder's output (B, encoder_features, ...) describes."""
+
+    def infer(self, model: VAE, output: Tensor) -> Distribution:
+        """The same, at the model's step of a fit."""
+        return self(output)
 
 
 class DiagonalNormal(Independent):
