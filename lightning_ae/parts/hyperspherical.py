@@ -54,8 +54,8 @@ def bessel(dimensions: int, kappa: Tensor) -> tuple[Tensor, Tensor]:
     :math:`\mu = \nu + N \ge 30` both follow from Debye's expansions in :math:`p = \mu / t`,
     :math:`t = \sqrt{\mu^2 + \kappa^2}` (DLMF 10.41.3 and 10.41.5), which hold uniformly for all kappa > 0; from there
     down :math:`A_{j} = \kappa / (2 (j + 1) + \kappa A_{j+1})` and
-    :math:`F_j / F_{j+1} = 1 + \kappa A_{j+1} / (2 (j + 1))`, sums of positive terms, in which nothing cancels. Gradients
-    of any order are those of these operations.
+    :math:`F_j / F_{j+1} = 1 + \kappa A_{j+1} / (2 (j + 1))`, sums of positive terms, in which nothing cancels.
+    Gradients of any order are those of these operations.
 
     Args:
         dimensions: m, of the space around the sphere.
@@ -191,7 +191,7 @@ def _gauss(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 class OnSphere(Distribution):
-    r"""Von Mises-Fisher distributions, :math:`q(z) \propto e^{\kappa \mu \cdot z}` with respect to the sphere's surface.
+    r"""Von Mises-Fisher distributions, :math:`q(z) \propto e^{\kappa \mu \cdot z}` over the sphere's surface.
 
     Args:
         mean: the mean directions, of length 1, (B, m).
@@ -202,7 +202,7 @@ class OnSphere(Distribution):
         self.mean, self.kappa = mean, kappa
 
     def draw(self, noise: Noise, n: int | None = None) -> Tensor:
-        """cos(theta) mu + sin(theta) v, with a uniform direction v at right angles to mu, by a Householder reflection."""
+        """cos(theta) mu + sin(theta) v, v uniform at right angles to mu, by a Householder reflection."""
         mean, uniform = self.mean, self.kappa.detach().double()
         if n is not None:
             mean, uniform = mean.unsqueeze(1).expand(-1, n, -1), uniform.unsqueeze(1).expand(-1, n)
