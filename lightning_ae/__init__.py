@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lightning_ae.models.factor import FactorVAE
     from lightning_ae.models.finetune import FineTuneClassifier
     from lightning_ae.models.hierarchical import LadderVAE
+    from lightning_ae.models.latent_spaces import CategoricalVAE, HypersphericalVAE
     from lightning_ae.models.linear import LinearAutoencoder
     from lightning_ae.models.missing import MissingDataIWAE
     from lightning_ae.models.score_matching import ScoreMatchingAutoencoder
@@ -37,6 +38,7 @@ __all__ = [
     "AutoencoderEstimator",
     "BetaTCVAE",
     "BetaVAE",
+    "CategoricalVAE",
     "ConditionalVAE",
     "ContractiveAutoencoder",
     "DenoisingAutoencoder",
@@ -48,6 +50,7 @@ __all__ = [
     "InfoVAE",
     "InputError",
     "KSparseAutoencoder",
+    "HypersphericalVAE",
     "LadderVAE",
     "LinearAutoencoder",
     "MissingDataIWAE",

@@ -165,13 +165,18 @@ class Autoencoder(Scores, ExactModule):  # type: ignore[misc]  # Lightning's loa
         """How many values the encoder network gives for a sample, at each position."""
         return self.latent_dim
 
+    @property
+    def code_features(self) -> int:
+        """How many values the code has at each position, which is what the decoder network takes."""
+        return self.latent_dim
+
     def build_encoder(self) -> nn.Module:
         """The network from (B, *input_shape) to (B, encoder_features, ...)."""
         return self.architecture.encoder(self.input_shape, self.encoder_features)
 
     def build_decoder(self) -> nn.Module:
         """The network from (B, *code_shape) to (B, *shape), where the likelihood says how many values it needs."""
-        return self.architecture.decoder(self.latent_dim, self.likelihood.output_shape(self.input_shape))
+        return self.architecture.decoder(self.code_features, self.likelihood.output_shape(self.input_shape))
 
     def corrupt(self, x: Tensor) -> Tensor:
         """What the encoder sees of `x` (B, *input_shape) in a step; the reconstruction's target stays clean."""
@@ -495,7 +500,7 @@ def _check_decoder(model: Autoencoder) -> None:
     wanted = model.likelihood.output_shape(model.input_shape)
     with asked(model):
         output = model.encoder(model.new_inputs(1))
-        code = torch.zeros(1, model.latent_dim, *output.shape[2:], dtype=output.dtype, device=output.device)
+        code = torch.zeros(1, model.code_features, *output.shape[2:], dtype=output.dtype, device=output.device)
         found = tuple(model.decoder(code).shape[1:])
     if found != wanted:
         raise InputError(

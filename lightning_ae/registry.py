@@ -39,6 +39,8 @@ MODELS: dict[str, str] = {
     "dip_vae": "lightning_ae.models.vae_variants:DIPVAE",
     "factor_vae": "lightning_ae.models.factor:FactorVAE",
     "info_vae": "lightning_ae.models.vae_variants:InfoVAE",
+    "hyperspherical_vae": "lightning_ae.models.latent_spaces:HypersphericalVAE",
+    "categorical_vae": "lightning_ae.models.latent_spaces:CategoricalVAE",
 }
 ALIASES: dict[str, str] = {
     "autoencoder": "ae", "vanilla": "ae", "deep_ae": "ae", "pca": "linear", "linear_ae": "linear",
@@ -52,6 +54,8 @@ ALIASES: dict[str, str] = {
     "vq": "vq_vae", "vamp": "vampprior_vae", "vampprior": "vampprior_vae", "vamp_vae": "vampprior_vae",
     "importance_weighted": "iwae", "miwae": "missing_data_iwae", "tc_vae": "beta_tc_vae", "btc_vae": "beta_tc_vae",
     "mmd_vae": "info_vae", "disentangled_beta_vae": "beta_vae", "dip_vae_i": "dip_vae", "dip_vae_ii": "dip_vae",
+    "svae": "hyperspherical_vae", "s_vae": "hyperspherical_vae", "vmf_vae": "hyperspherical_vae",
+    "gumbel_vae": "categorical_vae", "concrete_vae": "categorical_vae", "gumbel_softmax_vae": "categorical_vae",
 }  # fmt: skip
 """What variants are called elsewhere; case, "_" and "-" do not matter."""
 SETTINGS = {

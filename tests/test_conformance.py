@@ -267,7 +267,7 @@ def test_shapes(variant: type[Autoencoder], shape: tuple[int, ...]) -> None:
     shapes = model.code_shape if isinstance(code, tuple) else (model.code_shape,)
     assert [part.shape[1:] for part in parts] == list(shapes)
     if not isinstance(code, tuple):
-        assert model.code_shape[0] == model.latent_dim
+        assert model.code_shape[0] == model.code_features
     assert model.pool(code).shape == (12, model.feature_dim)
     assert model.units(code).shape == (12, sum(part[0].numel() for part in parts))
     for decoded in (model.decode(code, **given), model.decode(model.zeros(12), **given), model(x, **given)):

@@ -82,9 +82,9 @@ class ConditionalVAE(VAE):
         return self.architecture.encoder((channels + self.num_classes, *rest), self.encoder_features)
 
     def build_decoder(self) -> nn.Module:
-        """The network from (B, latent_dim + num_classes, ...) to what the likelihood takes."""
+        """The network from (B, code_features + num_classes, ...) to what the likelihood takes."""
         shape = self.likelihood.output_shape(self.input_shape)
-        return self.architecture.decoder(self.latent_dim + self.num_classes, shape)
+        return self.architecture.decoder(self.code_features + self.num_classes, shape)
 
     def infer(self, x: Tensor, **given: Tensor) -> Distribution:
         """q(z | x, y): of (B, *input_shape) and label (B,), over codes (B, *code_shape), in float32 at least."""

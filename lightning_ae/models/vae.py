@@ -93,11 +93,11 @@ class VAE(Autoencoder):
         super().__init__(input_shape, latent_dim, likelihood=likelihood, lr=lr, **options)
         if not beta >= 0:
             raise InputError(f"beta must not be negative, got {beta}")
-        self.posterior.check(self)
-        self.posterior_weights: nn.Module | None = self.posterior.build(self)
         self.beta = beta
         self.beta_schedule = None if beta_schedule is None else from_plain(Schedule, beta_schedule, "beta_schedule")
         self.prior = from_plain(Prior, prior, "prior")
+        self.posterior.check(self)
+        self.posterior_weights: nn.Module | None = self.posterior.build(self)
         self.prior.check(self)
         self.prior_weights: nn.Module | None = self.prior.build(self)
         self.objective.check(self)
@@ -113,6 +113,11 @@ class VAE(Autoencoder):
         return self.posterior.values(self.latent_dim)
 
     @property
+    def code_features(self) -> int:
+        """How many values the posterior's code has at each position."""
+        return self.posterior.code_features(self.latent_dim)
+
+    @property
     def kl_weight(self) -> float:
         """beta, at this step."""
         return self.beta * self.scheduled(self.beta_schedule)
@@ -120,7 +125,7 @@ class VAE(Autoencoder):
     def infer(self, x: Tensor, **given: Tensor) -> Distribution:
         """q(z | x): of (B, *input_shape), over codes (B, *code_shape), in float32 at least."""
         self.check_given(given)
-        return self.posterior(self.encoder(x), self.posterior_weights)
+        return self.posterior.infer(self, self.encoder(x))
 
     def encode(self, x: Tensor, **given: Tensor) -> Tensor:
         """The posterior's mean: (B, *input_shape) to (B, *code_shape), in the weights' type."""

@@ -1,9 +1,11 @@
 """What models are made of: plain data that hold the mathematics, a file a kind."""
 
 from lightning_ae.parts.aggregated import Capacity, DisentangledPrior, FreeBits, MaximumMeanDiscrepancy
+from lightning_ae.parts.categorical import Concrete, UniformOnCategories
 from lightning_ae.parts.corruptions import Corruption, GaussianNoise, Masking, SaltAndPepper
 from lightning_ae.parts.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from lightning_ae.parts.flow_posteriors import IAF, PlanarFlow, SplineFlow
+from lightning_ae.parts.hyperspherical import UniformOnSphere, VonMisesFisher
 from lightning_ae.parts.importance import IWAEObjective
 from lightning_ae.parts.likelihoods import Bernoulli, Gaussian, Laplace, Likelihood
 from lightning_ae.parts.mixed import Categorical, Mixed, StudentT
@@ -20,6 +22,7 @@ __all__ = [
     "Bernoulli",
     "Capacity",
     "Categorical",
+    "Concrete",
     "ContinuousBernoulli",
     "Corruption",
     "CosineDecay",
@@ -60,8 +63,11 @@ __all__ = [
     "StudentT",
     "TopK",
     "TotalCorrelation",
+    "UniformOnCategories",
+    "UniformOnSphere",
     "VampPrior",
     "VectorQuantizer",
+    "VonMisesFisher",
     "Warmup",
     "ZeroInflatedNegativeBinomial",
 ]

@@ -21,14 +21,14 @@ from lightning_ae.exact import Noise, gather_batch
 from lightning_ae.parts.likelihoods import at_least_float32
 
 if TYPE_CHECKING:
-    from lightning_ae.autoencoder import Autoencoder
+    from lightning_ae.models.vae import VAE
 
 
 class Distribution(ABC):
     """A distribution over the code of each sample of a batch."""
 
     mean: Tensor
-    """What the model's `encode` gives, (B, *code_shape): the mean, or what the class says where that is not known."""
+    """What `encode` gives, (B, *code_shape): the mean, or what the class says where that is not known or no code."""
 
     @abstractmethod
     def draw(self, noise: Noise, n: int | None = None) -> Tensor:
@@ -72,20 +72,28 @@ class Posterior(Configurable):
     evaluates: ClassVar[bool] = True
     """Whether `log_prob` takes any z, and not only draws by `draw_with_log_prob`, which bring theirs."""
 
+    def code_features(self, units: int) -> int:
+        """How many values a code of so many units has at each position, which is what the decoder takes."""
+        return units
+
+    def check(self, model: VAE) -> None:
+        """Raises InputError where it cannot work with the model's other parts."""
+
     @abstractmethod
     def values(self, units: int) -> int:
         """How many values the encoder gives at each position, for a code that has so many units there."""
 
-    def check(self, model: Autoencoder) -> None:
-        """Raises InputError where it cannot work with the model's code."""
-
-    def build(self, model: Autoencoder) -> nn.Module | None:
+    def build(self, model: VAE) -> nn.Module | None:
         """The module that holds its weights, where it has some."""
         return None
 
     @abstractmethod
     def __call__(self, output: Tensor, weights: nn.Module | None = None) -> Distribution:
         """The distributions that the encoder's output (B, values(units), ...) describes, with the weights if any."""
+
+    def infer(self, model: VAE, output: Tensor) -> Distribution:
+        """The same, at the model's step of a fit."""
+        return self(output, model.posterior_weights)
 
 
 class DiagonalNormal(Independent):
