@@ -96,8 +96,9 @@ class VAE(Autoencoder):
         self.beta = beta
         self.beta_schedule = None if beta_schedule is None else from_plain(Schedule, beta_schedule, "beta_schedule")
         self.prior = from_plain(Prior, prior, "prior")
+        self.posterior_weights: nn.Module | None = None
         self.posterior.check(self)
-        self.posterior_weights: nn.Module | None = self.posterior.build(self)
+        self.posterior_weights = self.posterior.build(self)
         self.prior.check(self)
         self.prior_weights: nn.Module | None = self.prior.build(self)
         self.objective.check(self)

@@ -23,7 +23,15 @@ if TYPE_CHECKING:
 
 Gradient = Literal["plain", "stl", "dreg"]
 Pair = tuple[Tensor, Tensor]
-DROPOUTS = (Dropout, nn.modules.dropout._DropoutNd)
+DROPOUTS = (
+    Dropout,
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.FeatureAlphaDropout,
+)
 
 
 @dataclass(frozen=True)
