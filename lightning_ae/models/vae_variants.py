@@ -174,8 +174,11 @@ class BetaVAE(VAE):
 class DIPVAE(VAE):
     r"""A variational autoencoder whose codes have the prior's covariance (Kumar, Sattigeri & Balakrishnan 2018).
 
-    To the bound it adds :math:`\lambda_{od} \sum_{i \ne j} C_{ij}^2 + \lambda_d \sum_i (C_{ii} - 1)^2`, C being the
-    covariance of the posteriors' means (I) or of draws (II) over the batch of all ranks; see
+    To the bound it adds
+
+    .. math:: \lambda_{od} \sum_{i \ne j} C_{ij}^2 + \lambda_d \sum_i (C_{ii} - 1)^2,
+
+    C being the covariance of the posteriors' means (I) or of draws (II) over the batch of all ranks; see
     `lightning_ae.parts.DisentangledPrior`.
 
     Args:

@@ -87,7 +87,7 @@ CASES = [
     Case(
         "names of elsewhere",
         lambda folder: [variant(name) for name in ("vqvae", "VQ-VAE", "sae", "betavae", "cvae", "aae", "topk")],
-        ["vq_vae", "vq_vae", "sparse", "vae", "conditional_vae", "adversarial", "topk_dictionary"],
+        ["vq_vae", "vq_vae", "sparse", "beta_vae", "conditional_vae", "adversarial", "topk_dictionary"],
     ),
     Case("-c vqvae", lambda folder: Path(recipes.find("vqvae")).stem, "vq_vae"),
     Case("a list with commas", values(DIGITS + "--model.architecture.hidden 8,4", "model.architecture.hidden"), [8, 4]),
