@@ -61,3 +61,11 @@ def detached(module: nn.Module, *inputs: Any) -> Tensor:
     constants = {name: parameter.detach() for name, parameter in module.named_parameters()}
     found: Tensor = functional_call(module, constants, inputs)
     return found
+
+
+def groups_of(model: nn.Module, critic: nn.Module, lr: float | None) -> list[dict[str, Any]]:
+    """Groups of parameters: all but the critic's, and the critic's, with its learning rate where it has one."""
+    own = {id(parameter) for parameter in critic.parameters()}
+    others = [parameter for parameter in model.parameters() if id(parameter) not in own]
+    group: dict[str, Any] = {"params": list(critic.parameters())}
+    return [{"params": others}, group if lr is None else group | {"lr": lr}]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Unpack
 
-from lightning_ae.architectures.critic import Critic, detached
+from lightning_ae.architectures.critic import Critic, detached, groups_of
 from lightning_ae.autoencoder import Autoencoder, Options
 from lightning_ae.config import from_plain
 from lightning_ae.errors import InputError
@@ -95,10 +95,7 @@ class AdversarialAutoencoder(Autoencoder):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The critic's weights, with its learning rate, and all others."""
-        own = {id(parameter) for parameter in self.critic.parameters()}
-        others = [parameter for parameter in self.parameters() if id(parameter) not in own]
-        critic: dict[str, Any] = {"params": list(self.critic.parameters())}
-        return [{"params": others}, critic if self.critic_lr is None else critic | {"lr": self.critic_lr}]
+        return groups_of(self, self.critic, self.critic_lr)
 
 
 def _surprise(logits: Tensor) -> Tensor:

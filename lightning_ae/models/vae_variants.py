@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from typing_extensions import Unpack
 
 from lightning_ae.autoencoder import NetworkOptions
+from lightning_ae.config import from_plain
 from lightning_ae.errors import InputError
 from lightning_ae.models.vae import VAE, VAEOptions
 from lightning_ae.parts.aggregated import Capacity, DisentangledPrior, MaximumMeanDiscrepancy
@@ -167,6 +168,8 @@ class BetaVAE(VAE):
     ) -> None:
         if capacity is None and capacity_schedule is not None:
             raise InputError("capacity_schedule is of a capacity, and none is given", "give capacity, 25.0 nats say")
+        if capacity_schedule is not None:  # plain data, from a checkpoint
+            capacity_schedule = from_plain(Schedule, capacity_schedule, "capacity_schedule")
         objective = ELBO() if capacity is None else Capacity(capacity, capacity_schedule)
         super().__init__(input_shape, latent_dim, beta=beta, objective=objective, **options)
 

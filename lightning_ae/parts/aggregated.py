@@ -65,7 +65,7 @@ class FreeBits(Objective):
         """The "loss" and its terms "reconstruction", "kl" and "free_kl", what of "kl" is paid for and what is free."""
         assert isinstance(q, DiagonalNormal)
         reconstruction = model.reconstruction_loss(q.draw(model.noise("posterior")), target, **given)
-        each = StandardNormal.kl_by_unit(q).flatten(2).sum(dim=2) if q.mean.ndim > 2 else StandardNormal.kl_by_unit(q)
+        each = StandardNormal.kl_by_unit(q).unsqueeze(-1).flatten(2).sum(dim=2)
         kl = each.sum(dim=1).mean()
         if self.form == "per_sample":
             paid = each.clamp(min=self.threshold).sum(dim=1).mean()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from lightning_ae import DIPVAE, VAE, BetaVAE, FactorVAE, InfoVAE, InputError
+from lightning_ae import DIPVAE, VAE, BetaVAE, FactorVAE, InfoVAE, InputError, load_model
 from lightning_ae.architectures import MLP, ConvNet
 from lightning_ae.config import to_plain
 from lightning_ae.exact import Noise
@@ -130,6 +131,15 @@ def test_capacity_rises_by_its_schedule(digits: Tensor, fit: Any) -> None:
     model = Seen((1, 8, 8), 2, capacity=1e4, capacity_schedule=Warmup(4), architecture=MLP((8,)))
     fit(model, digits[:384], max_epochs=1)
     assert capacities == pytest.approx([2500.0, 5000.0, 7500.0, 1e4, 1e4, 1e4], rel=1e-4)
+
+
+def test_a_capacity_goes_on_from_a_checkpoint(digits: Tensor, fit: Any, tmp_path: Path) -> None:
+    """Its schedule is plain data there."""
+    model = BetaVAE((1, 8, 8), 2, capacity=9.0, capacity_schedule=Warmup(40), architecture=MLP((8,)))
+    fit(model, digits[:128]).save_checkpoint(tmp_path / "m.ckpt")
+    loaded = load_model(tmp_path / "m.ckpt")
+    assert loaded.objective == model.objective == Capacity(9.0, Warmup(40))
+    fit(loaded, digits[:128])
 
 
 # ---- moments and distances ------------------------------------------------------------------------------------------
