@@ -60,8 +60,8 @@ def score(
 
     Large data are scored in shards, as by `features`: with shard_rows or actors, or by several processes of torchrun or
     SLURM. A shard's file has no column "rank", since that needs the scores of all: who ends last writes the ranks of a
-    split, the strangest first with score and "row", to a file beside its folder (test-ranks.parquet). Masks are not
-    looked at there, and nothing is added to a log.
+    split, the strangest first with score and "row", to a file beside its folder (test-ranks.parquet), and adds to
+    the run's log. Masks are not looked at there.
 
     Args:
         checkpoint: the model's checkpoint, or the name of a zoo entry.
@@ -191,11 +191,7 @@ class Found:
 
     def measured(self, threshold: Threshold | None) -> dict[str, float]:
         """What is logged of them, by the names that `ScoreMetrics` gives it."""
-        import numpy as np
-
-        found = {"median": float(np.median(self.scores.numpy()))}
-        if threshold is not None:
-            found["exceeds"] = float((self.scores > threshold.value).double().mean())
+        found = measured_scores(self.scores, threshold)
         if self.pixels is not None and (value := self.pixels.auroc) is not None:
             found["pixel_auroc"] = value
         return found
@@ -310,6 +306,16 @@ def _by_pixel(found: Scored) -> Tensor:
     """The scores of pixels, (B, height, width), float32 on the CPU."""
     assert found.shares is not None
     return found.shares.sum(dim=1).float().cpu()
+
+
+def measured_scores(scores: Tensor, threshold: Threshold | None) -> dict[str, float]:
+    """The scores' median, and the share of them that exceeds a threshold."""
+    import numpy as np
+
+    found = {"median": float(np.median(scores.numpy()))}
+    if threshold is not None:
+        found["exceeds"] = float((scores > threshold.value).double().mean())
+    return found
 
 
 def feature_names(model: Autoencoder) -> list[str] | None:

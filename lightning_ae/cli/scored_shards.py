@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +33,7 @@ from lightning_ae.cli.score import (
     feature_names,
     label_titles,
     measured_by_labels,
+    measured_scores,
     score_split,
     threshold_for,
     wanted_classes,
@@ -41,6 +42,9 @@ from lightning_ae.data.module import HFDataModule
 from lightning_ae.files import whole_file
 from lightning_ae.shards import Shard
 from lightning_ae.thresholds import Threshold
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -111,11 +115,14 @@ def score(
         lock = folder / ".ranks.lock"
         with _one(lock, console), FileLock(lock, timeout=0):
             threshold = threshold_under(made_under)
-            files, results = finish(
+            files, results, logged, figures = finish(
                 model, data, checkpoint, splits, folder, all_shards, made_under, options, threshold, wanted
             )
+            log = written.log_beside(checkpoint, logged, figures) if own and logged else None
             for file in files:
                 console.print(f"  {file}")
+            if log is not None:
+                console.print(f"  {log}  (added to what is there)")
             console.print(results)
             for each in (lock, folder / ".threshold.lock"):
                 each.unlink(missing_ok=True)
@@ -201,14 +208,15 @@ def finish(
     options: Options,
     threshold: Threshold | None,
     wanted: list[int] | str,
-) -> tuple[list[Path], Table]:
+) -> tuple[list[Path], Table, dict[str, float], dict[str, Figure]]:
     """Writes the ranks of each split and, of images, the strangest, where they are not there.
 
     Returns:
-        These files, and what was found of each split.
+        These files, what was found of each split, and the values and pictures of those whose ranks were not there.
     """
     results = Table("split", "rows", "median", *([] if threshold is None else ["exceed"]), *label_titles(data, wanted))
-    files = []
+    files, logged = [], dict[str, float]()
+    figures: dict[str, Figure] = {}
     about = {**about_scores(model, checkpoint, options.draws, options.seed, threshold), "manifest": made_under}
     pictures = len(model.input_shape) == 3 and options.n > 0
     for split in splits:
@@ -216,18 +224,20 @@ def finish(
         scores, rows = _read(data, split, [folder / shard.name for shard in each], threshold, options.draws, model)
         file = folder / f"{split}-ranks.parquet"
         files.append(file)
+        parted, measured = measured_by_labels(data, split, scores, wanted)
+        found = {**measured_scores(scores, threshold), **parted}
         if not shards.is_there(file, Shard(split, 0, len(scores), 0, 1), made_under, overwrite=True):
             if pictures and split == splits[-1]:  # before the ranks, which say that all is there
-                figure = extremes(model, data, split, scores, options.n, options.seed)
+                figures["strangest"] = extremes(model, data, split, scores, options.n, options.seed)
                 with whole_file(folder / "strangest.png") as part:
-                    figure.savefig(part)
+                    figures["strangest"].savefig(part)
             order = scores.argsort(descending=True, stable=True).numpy()
             ranks = {"rank": np.arange(1, len(order) + 1), "score": scores.numpy()[order], "row": rows[order]}
             written.write_parquet(Dataset(pa.table({})), ranks, about, file, overwrite=True)
+            logged |= {f"{split}/score_{name}": value for name, value in found.items()}
         exceed = [] if threshold is None else [str(int((scores > threshold.value).sum()))]
-        _, measured = measured_by_labels(data, split, scores, wanted)
-        results.add_row(split, str(len(scores)), f"{np.median(scores.numpy()):.2f}", *exceed, *measured)
-    return [*files, *([folder / "strangest.png"] if pictures else [])], results
+        results.add_row(split, str(len(scores)), f"{found['median']:.2f}", *exceed, *measured)
+    return [*files, *([folder / "strangest.png"] if pictures else [])], results, logged, figures
 
 
 def _read(

@@ -134,3 +134,23 @@ def test_images_have_a_picture() -> None:
     main(["score", "vae_mlp.digits_v1", *args])
     assert Path("images/strangest.png").stat().st_size > 1000
     assert pd.read_parquet("images/test/").columns[0] == "score"
+
+
+def test_the_run_of_a_checkpoint_gets_what_was_found_once(folder: Path, tmp_path: Path) -> None:
+    """By who writes the ranks, as from a job without shards; not again where all is there."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (tmp_path / "checkpoints").mkdir()
+    log = tmp_path / "tensorboard"
+    log.mkdir()
+    checkpoint = tmp_path / "checkpoints" / "best.ckpt"
+    checkpoint.write_bytes((folder / "model.ckpt").read_bytes())
+    words = ["score", str(checkpoint), "--device", "cpu", "--splits", "[val]", "--shard_rows", "20"]
+    main([*words, "--path", "mixed.csv", "--output", str(tmp_path / "other")])
+    assert not list(log.iterdir())
+    for _ in range(2):
+        main(words)
+    (median,) = EventAccumulator(str(log)).Reload().Scalars("val/score_median")
+    scores = pd.read_parquet(tmp_path / "scores" / "val-ranks.parquet")["score"]
+    assert median.value == pytest.approx(scores.median(), rel=1e-6)
+    assert median.step == 8  # four epochs of two batches
