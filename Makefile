@@ -13,7 +13,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Installing lightning_ae into $(VENV) (once; some minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e ".[dev]"
-	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true  # on all cores, as pip does not; templates fail
+	@nice $(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 &  # as pip does before it goes on
 	@touch $@
 
 quickstart: $(READY)  ## Install, train a VAE on embedded images of clothes, show what it learned and where its pictures are

@@ -75,7 +75,7 @@ def test_options_build_and_learn(family: Any, option: str, value: str) -> None:
     x = 3 + torch.rand(8, *shape)  # far from what any network starts at
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     losses = []
-    for _ in range(15):
+    for _ in range(10):
         optimizer.zero_grad()
         loss = model.loss(x, x)["loss"]
         loss.backward()

@@ -140,6 +140,7 @@ def test_logits_are_in_float32_under_autocast() -> None:
     assert {terms[name].dtype for name in ("adversarial", "critic")} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_codes_come_to_be_distributed_as_the_prior(digits: Tensor, fit: Any) -> None:
     def distance(model: AdversarialAutoencoder) -> float:
         with torch.no_grad():

@@ -43,6 +43,7 @@ def trainer(epochs: int) -> pl.Trainer:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_gradient_descent_reaches_pca(digits_data: Any) -> None:
     class Descent(LinearAutoencoder):
         def configure_optimizers(self) -> Any:

@@ -54,6 +54,7 @@ def trained(epochs: int = 25, **options: Any) -> ScoreMatchingAutoencoder:
     return model
 
 
+@pytest.mark.slow
 def test_denoising_gives_the_smoothed_density_s_score() -> None:
     relative, cosine = agreement(trained(sigma=0.5), 0.5, None)
     assert relative <= 0.10

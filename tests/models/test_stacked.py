@@ -141,8 +141,8 @@ def test_fine_tuning_any_variant(name: str, tmp_path: Path) -> None:
             FineTuneClassifier(pretrained, num_classes=10)
         return
     data = HFDataModule("digits", batch_size=64)
-    trainer = pl.Trainer(max_epochs=12, enable_checkpointing=False, **QUIET)
-    classifier = FineTuneClassifier(pretrained, num_classes=10, lr=5e-3)
+    trainer = pl.Trainer(max_epochs=5, enable_checkpointing=False, **QUIET)
+    classifier = FineTuneClassifier(pretrained, num_classes=10, lr=1e-2)
     trainer.fit(classifier, data)
     floor = 0.2 if "indices" in pretrained.latents else 0.75  # a codebook that nobody trained says little
     assert trainer.test(classifier, data, verbose=False)[0]["test/accuracy"] > floor

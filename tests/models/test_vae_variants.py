@@ -65,6 +65,7 @@ def test_each_is_the_vae_with_its_part(cls: type[VAE], own: Any, settled: Any, d
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_trains_on_the_digits(name: str, precision: Any, tmp_path: Any) -> None:

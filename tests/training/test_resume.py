@@ -20,7 +20,7 @@ from lightning_ae import VAE, HFDataModule
 from lightning_ae.architectures import MLP
 
 STEPS = 7  # batches in an epoch: 1293 samples in batches of 200
-EPOCHS = 4
+EPOCHS = 3
 
 
 class Model(VAE):
