@@ -12,7 +12,7 @@ from lightning_ae.config import from_plain
 from lightning_ae.errors import InputError
 from lightning_ae.models.vae import VAE, VAEOptions
 from lightning_ae.parts.aggregated import Capacity, DisentangledPrior, MaximumMeanDiscrepancy
-from lightning_ae.parts.importance import Gradient, IWAEObjective
+from lightning_ae.parts.importance import CIWAEObjective, Gradient, IWAEObjective, PIWAEObjective
 from lightning_ae.parts.likelihoods import Likelihood
 from lightning_ae.parts.objectives import ELBO, Objective, TotalCorrelation
 from lightning_ae.parts.posteriors import Posterior
@@ -104,6 +104,76 @@ class IWAE(VAE):
         **options: Unpack[IWAEOptions],
     ) -> None:
         super().__init__(input_shape, latent_dim, objective=IWAEObjective(samples, gradient, chunk), **options)
+
+
+class CIWAE(VAE):
+    r"""The combination importance-weighted autoencoder (Rainforth et al. 2018).
+
+    A variational autoencoder trained by a mean of two bounds on :math:`-\log p(x)` from the same K draws, the evidence
+    lower bound and that of `IWAE`; with the importance weights w,
+
+    .. math:: -\mathbb E_{z_1 \ldots z_K \sim q(z \mid x)} \Big[ \beta \frac1K \sum_k \log w_k
+        + (1 - \beta) \log \frac1K \sum_k w_k \Big].
+
+    Args:
+        samples: K, how many draws.
+        elbo_weight: beta, in [0, 1]; with 0 it is `IWAE`.
+        weight_schedule: what that is multiplied with at each step of a fit, a schedule of `lightning_ae.parts`.
+        gradient: the encoder's: "plain", "stl" or "dreg"; see `lightning_ae.parts.CIWAEObjective`.
+        chunk: how many draws of each sample are computed at a time, so that many fit into memory; by default all.
+    """
+
+    reference: ClassVar[str] = "Rainforth et al. 2018, https://arxiv.org/abs/1802.04537"
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        latent_dim: int = 16,
+        *,
+        samples: int = 5,
+        elbo_weight: float = 0.5,
+        weight_schedule: Schedule | None = None,
+        gradient: Gradient = "plain",
+        chunk: int | None = None,
+        **options: Unpack[IWAEOptions],
+    ) -> None:
+        objective = CIWAEObjective(samples, gradient, chunk, elbo_weight, weight_schedule)
+        super().__init__(input_shape, latent_dim, objective=objective, **options)
+
+
+class PIWAE(VAE):
+    r"""The partially importance-weighted autoencoder (Rainforth et al. 2018).
+
+    Of the same K = M L draws of each sample the decoder minimises the bound of all, that of `IWAE`, and the encoder the
+    mean of M bounds of L draws each, whose gradient has less noise,
+
+    .. math:: -\log \frac{1}{M L} \sum_{ml} w_{ml} \quad \text{and} \quad
+        -\frac1M \sum_m \log \frac1L \sum_l w_{ml}.
+
+    "loss" is the first. One backward pass gives both gradients; `lightning_ae.parts.PIWAEObjective` has the equations.
+
+    Args:
+        samples: K, how many draws.
+        bounds: M, of which K is a multiple; with 1 it is `IWAE`.
+        gradient: the encoder's: "plain", "stl" or "dreg".
+        chunk: how many draws of each sample are computed at a time, so that many fit into memory; by default all.
+    """
+
+    reference: ClassVar[str] = "Rainforth et al. 2018, https://arxiv.org/abs/1802.04537"
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        latent_dim: int = 16,
+        *,
+        samples: int = 16,
+        bounds: int = 4,
+        gradient: Gradient = "plain",
+        chunk: int | None = None,
+        **options: Unpack[IWAEOptions],
+    ) -> None:
+        objective = PIWAEObjective(samples, gradient, chunk, bounds)
+        super().__init__(input_shape, latent_dim, objective=objective, **options)
 
 
 class BetaTCVAE(VAE):

@@ -6,7 +6,7 @@ from lightning_ae.parts.corruptions import Corruption, GaussianNoise, Masking, S
 from lightning_ae.parts.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from lightning_ae.parts.flow_posteriors import IAF, PlanarFlow, SplineFlow
 from lightning_ae.parts.hyperspherical import UniformOnSphere, VonMisesFisher
-from lightning_ae.parts.importance import IWAEObjective
+from lightning_ae.parts.importance import CIWAEObjective, IWAEObjective, MIWAEObjective, PIWAEObjective
 from lightning_ae.parts.likelihoods import Bernoulli, Gaussian, Laplace, Likelihood
 from lightning_ae.parts.mixed import Categorical, Mixed, StudentT
 from lightning_ae.parts.objectives import ELBO, Objective, TotalCorrelation
@@ -20,6 +20,7 @@ from lightning_ae.parts.unit_interval import ContinuousBernoulli, DiscretizedLog
 
 __all__ = [
     "Bernoulli",
+    "CIWAEObjective",
     "Capacity",
     "Categorical",
     "Concrete",
@@ -43,12 +44,14 @@ __all__ = [
     "Laplace",
     "Likelihood",
     "LinearDecay",
+    "MIWAEObjective",
     "Masking",
     "MaximumMeanDiscrepancy",
     "Mixed",
     "MixturePrior",
     "NegativeBinomial",
     "Objective",
+    "PIWAEObjective",
     "PlanarFlow",
     "Poisson",
     "Posterior",

@@ -12,8 +12,10 @@ from torch import Tensor, distributions
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_ae import (
+    CIWAE,
     DIPVAE,
     IWAE,
+    PIWAE,
     VAE,
     BetaTCVAE,
     BetaVAE,
@@ -28,21 +30,25 @@ from lightning_ae.cli.training import training_parser
 from lightning_ae.parts import (
     Bernoulli,
     Capacity,
+    CIWAEObjective,
     DisentangledPrior,
     IWAEObjective,
     MaximumMeanDiscrepancy,
     MixturePrior,
+    PIWAEObjective,
     TotalCorrelation,
     VampPrior,
 )
 from lightning_ae.parts.posteriors import DiagonalNormal
 
-NAMES = ["vampprior_vae", "iwae", "beta_tc_vae"]
+NAMES = ["vampprior_vae", "iwae", "ciwae", "piwae", "beta_tc_vae"]
 PAIRS: list[tuple[type[VAE], dict[str, Any], dict[str, Any]]] = [
     (VampPriorVAE, {"pseudo_inputs": 7, "beta": 2.0}, {"prior": VampPrior(7), "beta": 2.0}),
     (VampPriorVAE, {}, {"prior": VampPrior(500)}),
     (IWAE, {"samples": 3, "prior": MixturePrior(2)}, {"objective": IWAEObjective(3), "prior": MixturePrior(2)}),
     (IWAE, {}, {"objective": IWAEObjective(5)}),
+    (CIWAE, {"samples": 3, "elbo_weight": 0.2}, {"objective": CIWAEObjective(3, elbo_weight=0.2)}),
+    (PIWAE, {"samples": 6, "bounds": 3}, {"objective": PIWAEObjective(6, bounds=3)}),
     (BetaTCVAE, {"alpha": 0.5, "gamma": 2.0}, {"objective": TotalCorrelation(0.5, 2.0), "beta": 6.0}),
     (BetaTCVAE, {"beta": 3.0}, {"objective": TotalCorrelation(), "beta": 3.0}),
     (BetaVAE, {}, {"beta": 4.0}),
