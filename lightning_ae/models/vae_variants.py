@@ -12,6 +12,7 @@ from lightning_ae.config import from_plain
 from lightning_ae.errors import InputError
 from lightning_ae.models.vae import VAE, VAEOptions
 from lightning_ae.parts.aggregated import Capacity, DisentangledPrior, MaximumMeanDiscrepancy
+from lightning_ae.parts.hamiltonian import HamiltonianFlow
 from lightning_ae.parts.importance import CIWAEObjective, Gradient, IWAEObjective, PIWAEObjective
 from lightning_ae.parts.likelihoods import Likelihood
 from lightning_ae.parts.objectives import ELBO, Objective, TotalCorrelation
@@ -33,6 +34,13 @@ class IWAEOptions(NetworkOptions, total=False):
     likelihood: Likelihood
     prior: Prior
     posterior: Posterior
+
+
+class HamiltonianVAEOptions(VAEOptions, total=False):
+    """What `HamiltonianVAE` passes on to `VAE`."""
+
+    prior: Prior
+    objective: Objective
 
 
 class BetaTCVAEOptions(IWAEOptions, total=False):
@@ -174,6 +182,45 @@ class PIWAE(VAE):
     ) -> None:
         objective = PIWAEObjective(samples, gradient, chunk, bounds)
         super().__init__(input_shape, latent_dim, objective=objective, **options)
+
+
+class HamiltonianVAE(VAE):
+    r"""A variational autoencoder whose codes follow Hamiltonian dynamics (Caterini, Doucet & Sejdinovic 2018).
+
+    A draw of the encoder's Gaussian, :math:`z_0`, and of a momentum :math:`\rho_0 \sim N(0, I / \beta_0)` takes K
+    leapfrog steps in the potential :math:`-\log p(x, z)`, the momentum being cooled, and with where they end it
+    minimises
+
+    .. math:: -\mathbb E [\log p(x, z_K) + \log N(\rho_K; 0, I) - \log q(z_0 \mid x) - \log N(\rho_0; 0, I / \beta_0)
+        + \tfrac D2 \log \beta_0],
+
+    a bound on :math:`-\log p(x)`; scores have it, too. `encode` gives the mean of the Gaussian. A training step
+    differentiates the decoder K + 1 times and through that; `lightning_ae.parts.HamiltonianFlow` has the equations.
+
+    Args:
+        steps: K.
+        step_size: at the start of a fit; each unit of the code learns its own.
+        largest_step: no step exceeds it.
+        temperature: 1 / beta_0 >= 1, at the start of a fit.
+        learned_temperature: whether it is learned, or stays.
+    """
+
+    reference: ClassVar[str] = "Caterini et al. 2018, https://arxiv.org/abs/1805.11328"
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        latent_dim: int = 16,
+        *,
+        steps: int = 3,
+        step_size: float = 0.05,
+        largest_step: float = 0.5,
+        temperature: float = 2.0,
+        learned_temperature: bool = True,
+        **options: Unpack[HamiltonianVAEOptions],
+    ) -> None:
+        posterior = HamiltonianFlow(steps, step_size, largest_step, temperature, learned_temperature)
+        super().__init__(input_shape, latent_dim, posterior=posterior, **options)
 
 
 class BetaTCVAE(VAE):

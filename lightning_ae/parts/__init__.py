@@ -5,6 +5,7 @@ from lightning_ae.parts.categorical import Concrete, UniformOnCategories
 from lightning_ae.parts.corruptions import Corruption, GaussianNoise, Masking, SaltAndPepper
 from lightning_ae.parts.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from lightning_ae.parts.flow_posteriors import IAF, PlanarFlow, SplineFlow
+from lightning_ae.parts.hamiltonian import HamiltonianFlow
 from lightning_ae.parts.hyperspherical import UniformOnSphere, VonMisesFisher
 from lightning_ae.parts.importance import CIWAEObjective, IWAEObjective, MIWAEObjective, PIWAEObjective
 from lightning_ae.parts.likelihoods import Bernoulli, Gaussian, Laplace, Likelihood
@@ -37,6 +38,7 @@ __all__ = [
     "Gaussian",
     "GaussianNoise",
     "GradientVectorQuantizer",
+    "HamiltonianFlow",
     "IAF",
     "IWAEObjective",
     "KLSparsity",

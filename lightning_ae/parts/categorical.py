@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -147,7 +148,7 @@ class Concrete(Posterior):
         logits = at_least_float32(output).unflatten(1, (-1, self.classes))
         return Categories(logits.log_softmax(dim=2))
 
-    def infer(self, model: VAE, output: Tensor) -> Categories:
+    def infer(self, model: VAE, output: Tensor, x: Tensor, given: Mapping[str, Tensor]) -> Categories:
         """The same, relaxed in training."""
         q = self(output)
         if not model.training:
