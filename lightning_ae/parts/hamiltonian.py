@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -87,10 +87,10 @@ class Leapfrogged(Distribution):
 
     def _force(self, z: Tensor) -> Tensor:
         """The gradient of the log-density, of the shape of z; with a graph where there are gradients."""
-        training = torch.is_grad_enabled()
-        with _derivatives(z.device, kept=training):
-            place = z if training and z.requires_grad else _normal(z).detach().requires_grad_()
-            (force,) = torch.autograd.grad(self.log_density(place).sum(), place, create_graph=training)
+        kept = torch.is_grad_enabled()
+        with torch.inference_mode(False), torch.enable_grad():  # evaluation has neither
+            place = z if kept and z.requires_grad else _normal(z).detach().requires_grad_()
+            (force,) = torch.autograd.grad(self.log_density(place).sum(), place, create_graph=kept)
         return force
 
 
@@ -109,14 +109,14 @@ class Leapfrog(nn.Module):
         self.steps = nn.Parameter(torch.full((units,), math.log(share / (1 - share))))
         above = math.sqrt(flow.temperature) - 1
         if flow.learned_temperature:
-            self.above = nn.Parameter(torch.tensor(math.log(above)))
+            self.above = nn.Parameter(torch.tensor([math.log(above)]))  # of a dimension, which sharding wants
         else:
-            self.register_buffer("above", torch.tensor(above), persistent=False)
+            self.register_buffer("above", torch.tensor([above]), persistent=False)
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """The size of a step for each unit, (units,), and the momentum's scale at the beginning, ()."""
         above = self.above.exp() if isinstance(self.above, nn.Parameter) else self.above
-        return self.largest * self.steps.sigmoid(), 1 + above
+        return self.largest * self.steps.sigmoid(), 1 + above.squeeze(0)
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,8 @@ class HamiltonianFlow(Posterior):
         + \tfrac{D}{2} \log \beta_0
 
     is, in the mean, a lower bound on log p(x), in which :math:`\log N(\rho_0; 0, I / \beta_0) - \tfrac D2 \log\beta_0`
-    is :math:`\log N(\gamma; 0, I)`. It is the bound of `ELBO`, with what is subtracted, less :math:`\log N(\rho_K; 0, I)`,
-    for log q; only draws have it. "kl" is the divergence of codes and momenta together, no less than that of codes.
+    is :math:`\log N(\gamma; 0, I)`. It is the bound of `ELBO`, with all but log p(x, z) for log q, which
+    only draws have. "kl" is the divergence of codes and momenta together, no less than that of codes.
 
     The encoder gives the Gaussian, whose mean `encode` gives; sizes of steps (a unit of the code has its own, in
     (0, largest_step)) and temperature are learned. A draw takes K + 1 gradients of the decoder and, in training, theirs
@@ -222,19 +222,6 @@ class HamiltonianFlow(Posterior):
 
         step, scale = model.posterior_weights()
         return Leapfrogged(self(output), log_density, step, scale, self.steps)
-
-
-@contextmanager
-def _derivatives(device: torch.device, *, kept: bool) -> Iterator[None]:
-    """Inside, there are gradients, in inference mode, too."""
-    kind = device.type
-    with torch.inference_mode(False), torch.enable_grad():
-        if kept or kind == "meta" or not torch.is_autocast_enabled(kind):
-            yield
-            return
-        # weights that autocast has converted in inference mode could not be differentiated by
-        with torch.autocast(kind, dtype=torch.get_autocast_dtype(kind), cache_enabled=False):
-            yield
 
 
 def _normal(x: Tensor) -> Tensor:
