@@ -8,7 +8,6 @@ from typing import ClassVar, Literal
 from typing_extensions import Unpack
 
 from lightning_ae.autoencoder import NetworkOptions
-from lightning_ae.config import from_plain
 from lightning_ae.errors import InputError
 from lightning_ae.models.vae import VAE, VAEOptions
 from lightning_ae.parts.aggregated import Capacity, DisentangledPrior, MaximumMeanDiscrepancy
@@ -239,6 +238,8 @@ class BetaTCVAE(VAE):
         beta: the weight of the total correlation.
         alpha: the weight of the mutual information of code and sample.
         gamma: the weight of the divergence of each unit.
+        alpha_schedule: what alpha is multiplied with at each step of a fit, a schedule of `lightning_ae.parts`.
+        gamma_schedule: what gamma is; beta has its beta_schedule.
     """
 
     reference: ClassVar[str] = "Chen et al. 2018, https://arxiv.org/abs/1802.04942"
@@ -251,9 +252,12 @@ class BetaTCVAE(VAE):
         beta: float = 6.0,
         alpha: float = 1.0,
         gamma: float = 1.0,
+        alpha_schedule: Schedule | None = None,
+        gamma_schedule: Schedule | None = None,
         **options: Unpack[BetaTCVAEOptions],
     ) -> None:
-        super().__init__(input_shape, latent_dim, beta=beta, objective=TotalCorrelation(alpha, gamma), **options)
+        objective = TotalCorrelation(alpha, gamma, alpha_schedule=alpha_schedule, gamma_schedule=gamma_schedule)
+        super().__init__(input_shape, latent_dim, beta=beta, objective=objective, **options)
 
 
 class BetaVAE(VAE):
@@ -285,8 +289,6 @@ class BetaVAE(VAE):
     ) -> None:
         if capacity is None and capacity_schedule is not None:
             raise InputError("capacity_schedule is of a capacity, and none is given", "give capacity, 25.0 nats say")
-        if capacity_schedule is not None:  # plain data, from a checkpoint
-            capacity_schedule = from_plain(Schedule, capacity_schedule, "capacity_schedule")
         objective = ELBO() if capacity is None else Capacity(capacity, capacity_schedule)
         super().__init__(input_shape, latent_dim, beta=beta, objective=objective, **options)
 
@@ -305,6 +307,7 @@ class DIPVAE(VAE):
         kind: "I" or "II".
         off_diagonal: lambda_od.
         diagonal: lambda_d; None is ten times off_diagonal in I, and the same in II.
+        penalty_schedule: what both are multiplied with at each step of a fit, a schedule of `lightning_ae.parts`.
     """
 
     reference: ClassVar[str] = "Kumar et al. 2018, https://arxiv.org/abs/1711.00848"
@@ -317,9 +320,10 @@ class DIPVAE(VAE):
         kind: Literal["I", "II"] = "I",
         off_diagonal: float = 10.0,
         diagonal: float | None = None,
+        penalty_schedule: Schedule | None = None,
         **options: Unpack[DIPVAEOptions],
     ) -> None:
-        objective = DisentangledPrior(kind, off_diagonal, diagonal)
+        objective = DisentangledPrior(kind, off_diagonal, diagonal, penalty_schedule)
         super().__init__(input_shape, latent_dim, objective=objective, **options)
 
 
@@ -336,6 +340,8 @@ class InfoVAE(VAE):
     Args:
         alpha: how much of the divergence is left out, at most 1.
         marginal_weight: lambda, of the distance; at least 1 - alpha.
+        marginal_schedule: what the distance's whole weight is multiplied with at each step of a fit, a schedule of
+            `lightning_ae.parts`; that of the divergence has the beta_schedule.
     """
 
     reference: ClassVar[str] = "Zhao et al. 2019, https://arxiv.org/abs/1706.02262"
@@ -347,11 +353,12 @@ class InfoVAE(VAE):
         *,
         alpha: float = 0.5,
         marginal_weight: float = 100.0,
+        marginal_schedule: Schedule | None = None,
         **options: Unpack[BetaTCVAEOptions],
     ) -> None:
         if not alpha <= 1:
             raise InputError(f"alpha must be at most 1, got {alpha}", "0 is the variational autoencoder's divergence")
         if not marginal_weight >= 1 - alpha:
             raise InputError(f"marginal_weight must be at least 1 - alpha = {1 - alpha:g}, got {marginal_weight}")
-        objective = MaximumMeanDiscrepancy(alpha + marginal_weight - 1)
+        objective = MaximumMeanDiscrepancy(alpha + marginal_weight - 1, marginal_schedule)
         super().__init__(input_shape, latent_dim, beta=1 - alpha, objective=objective, **options)

@@ -12,13 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lightning_ae.config import from_plain
 from lightning_ae.errors import InputError, unknown
 from lightning_ae.exact import Dropout, rows
 from lightning_ae.parts.objectives import Objective
 from lightning_ae.parts.posteriors import Distribution
 from lightning_ae.parts.priors import BATCH_NORMS, VampPrior
-from lightning_ae.parts.schedules import Schedule
+from lightning_ae.parts.schedules import Schedule, read_schedules
 
 if TYPE_CHECKING:
     from lightning_ae.models.vae import VAE
@@ -292,8 +291,7 @@ class CIWAEObjective(IWAEObjective):
                 f"elbo_weight of {type(self).__name__} must lie in [0, 1], got {self.elbo_weight}",
                 "0 is the importance-weighted bound, 1 the evidence lower bound",
             )
-        if self.schedule is not None:
-            object.__setattr__(self, "schedule", from_plain(Schedule, self.schedule, "schedule"))
+        read_schedules(self, "schedule")
 
     def name(self, model: VAE) -> str:
         """What an evaluation calls the loss."""

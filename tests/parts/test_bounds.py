@@ -291,7 +291,7 @@ def test_any_number_of_ranks() -> None:
             lambda: PIWAE((6,), 2, gradient="dreg", posterior=PlanarFlow()),
             "gradient='dreg' of PIWAEObjective asks for the density of draws",
         ),
-        (lambda: CIWAE((6,), weight_schedule="Warmup"), "schedule must be a Schedule"),  # type: ignore[arg-type]
+        (lambda: CIWAE((6,), weight_schedule="Warmup"), "schedule of CIWAEObjective must be a Schedule"),  # type: ignore[arg-type]
     ],
 )
 def test_what_cannot_be(make: Any, words: str) -> None:
