@@ -300,6 +300,10 @@ class CIWAEObjective(IWAEObjective):
     def of_decoder(self, model: VAE) -> Bounds:
         """The mean of K bounds of one draw, and the bound of all."""
         weight = self.elbo_weight * model.scheduled(self.schedule)
+        if not 0 <= weight <= 1:
+            raise InputError(
+                f"the schedule {self.schedule} makes elbo_weight={self.elbo_weight:g} a weight of {weight:g}"
+            )
         if self.samples == 1 or weight == 0:
             return {1: 1.0}
         return {self.samples: 1.0} if weight == 1 else {self.samples: weight, 1: 1 - weight}

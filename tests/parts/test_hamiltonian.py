@@ -14,7 +14,6 @@ from lightning_ae.architectures import MLP, ConvNet
 from lightning_ae.exact import Noise
 from lightning_ae.parts import (
     ELBO,
-    Concrete,
     Gaussian,
     GaussianNoise,
     HamiltonianFlow,
@@ -365,7 +364,6 @@ IMAGE: dict[str, Any] = {"input_shape": (1, 8, 8), "posterior": HamiltonianFlow(
 def test_what_cannot_be(make: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
         make()
-    assert Concrete().evaluates  # draws of categories come with their own prior, which is refused above
 
 
 def test_the_density_of_any_code_is_refused() -> None:
