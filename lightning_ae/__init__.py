@@ -25,7 +25,17 @@ if TYPE_CHECKING:
     from lightning_ae.models.sparse import KSparseAutoencoder, SparseAutoencoder
     from lightning_ae.models.stacked import StackedAutoencoder
     from lightning_ae.models.vae import VAE
-    from lightning_ae.models.vae_variants import DIPVAE, IWAE, BetaTCVAE, BetaVAE, InfoVAE, VampPriorVAE
+    from lightning_ae.models.vae_variants import (
+        CIWAE,
+        DIPVAE,
+        IWAE,
+        PIWAE,
+        BetaTCVAE,
+        BetaVAE,
+        HamiltonianVAE,
+        InfoVAE,
+        VampPriorVAE,
+    )
     from lightning_ae.models.vq import VQVAE
     from lightning_ae.registry import get_model, list_models
     from lightning_ae.training.checkpoint import load_model
@@ -38,6 +48,7 @@ __all__ = [
     "AutoencoderEstimator",
     "BetaTCVAE",
     "BetaVAE",
+    "CIWAE",
     "CategoricalVAE",
     "ConditionalVAE",
     "ContractiveAutoencoder",
@@ -50,10 +61,12 @@ __all__ = [
     "InfoVAE",
     "InputError",
     "KSparseAutoencoder",
+    "HamiltonianVAE",
     "HypersphericalVAE",
     "LadderVAE",
     "LinearAutoencoder",
     "MissingDataIWAE",
+    "PIWAE",
     "ScoreMatchingAutoencoder",
     "SparseAutoencoder",
     "StackedAutoencoder",

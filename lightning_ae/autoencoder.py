@@ -394,7 +394,16 @@ class Autoencoder(Scores, ExactModule):  # type: ignore[misc]  # Lightning's loa
         """What a schedule gives at this step of a fit; 1 without one, and in evaluation."""
         if schedule is None or not self.training or self._trainer is None:
             return 1.0
-        return schedule(self.global_step, self.total_steps() if schedule.needs_total else 0.0)
+        return schedule(self.global_step, self._steps_of(schedule))
+
+    def _steps_of(self, schedule: Schedule) -> float:
+        """How many steps the fit has, where a schedule asks; one that does not fit in is refused, but for a trial."""
+        if not schedule.needs_total:
+            return 0.0
+        total = self.total_steps()
+        if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            schedule.check(total)
+        return total
 
     def training_samples(self) -> Tensor:
         """`data_size`, a number on the device, where it is known.
@@ -435,7 +444,7 @@ class Autoencoder(Scores, ExactModule):  # type: ignore[misc]  # Lightning's loa
         optimizer = adamw(self, self.parameter_groups(), self.lr, self.weight_decay)
         if self.lr_schedule is None:
             return optimizer
-        return scheduled(optimizer, self.lr_schedule, self.total_steps() if self.lr_schedule.needs_total else 0.0)
+        return scheduled(optimizer, self.lr_schedule, self._steps_of(self.lr_schedule))
 
     def configure_callbacks(self) -> list[Any]:
         """One more where `constrain` has something to do, or the loss asks for the data's size."""

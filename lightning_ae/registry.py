@@ -33,6 +33,9 @@ MODELS: dict[str, str] = {
     "vq_vae": "lightning_ae.models.vq:VQVAE",
     "vampprior_vae": "lightning_ae.models.vae_variants:VampPriorVAE",
     "iwae": "lightning_ae.models.vae_variants:IWAE",
+    "ciwae": "lightning_ae.models.vae_variants:CIWAE",
+    "piwae": "lightning_ae.models.vae_variants:PIWAE",
+    "hamiltonian_vae": "lightning_ae.models.vae_variants:HamiltonianVAE",
     "missing_data_iwae": "lightning_ae.models.missing:MissingDataIWAE",
     "beta_tc_vae": "lightning_ae.models.vae_variants:BetaTCVAE",
     "beta_vae": "lightning_ae.models.vae_variants:BetaVAE",
@@ -52,7 +55,9 @@ ALIASES: dict[str, str] = {
     "cvae": "conditional_vae", "conditional": "conditional_vae",
     "aae": "adversarial", "adversarial_ae": "adversarial", "lvae": "ladder_vae", "ladder": "ladder_vae",
     "vq": "vq_vae", "vamp": "vampprior_vae", "vampprior": "vampprior_vae", "vamp_vae": "vampprior_vae",
-    "importance_weighted": "iwae", "miwae": "missing_data_iwae", "tc_vae": "beta_tc_vae", "btc_vae": "beta_tc_vae",
+    "importance_weighted": "iwae", "combination_iwae": "ciwae", "partially_iwae": "piwae",
+    "miwae": "missing_data_iwae", "hvae": "hamiltonian_vae", "hamiltonian": "hamiltonian_vae",
+    "tc_vae": "beta_tc_vae", "btc_vae": "beta_tc_vae",
     "mmd_vae": "info_vae", "disentangled_beta_vae": "beta_vae", "dip_vae_i": "dip_vae", "dip_vae_ii": "dip_vae",
     "svae": "hyperspherical_vae", "s_vae": "hyperspherical_vae", "vmf_vae": "hyperspherical_vae",
     "gumbel_vae": "categorical_vae", "concrete_vae": "categorical_vae", "gumbel_softmax_vae": "categorical_vae",
@@ -64,12 +69,14 @@ SETTINGS = {
     "disentangled_beta_vae": "give capacity, 25.0 nats say, and a capacity_schedule",
     "mmd_vae": "give alpha 1, which leaves out the divergence of each sample",
     "dip_vae_ii": "give kind II",
+    "hvae": "a hierarchical one, which has that name, too, is ladder_vae",
+    "miwae": "the multiply importance-weighted autoencoder is a VAE with objective MIWAEObjective",
 }
 """What makes an alias more than another name."""
 NEAREST: dict[str, str] = {
     "mae": "denoising", "masked": "denoising", "wae": "info_vae",
     "nvae": "ladder_vae",
-    "vd_vae": "ladder_vae", "hvae": "ladder_vae", "vq_vae_2": "vq_vae", "vq_gan": "vq_vae",
+    "vd_vae": "ladder_vae", "vq_vae_2": "vq_vae", "vq_gan": "vq_vae",
     "rq_vae": "vq_vae", "fsq": "vq_vae",
     "gated_sae": "topk_dictionary", "jump_relu": "topk_dictionary", "batch_topk": "topk_dictionary",
 }  # fmt: skip

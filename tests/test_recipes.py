@@ -220,6 +220,10 @@ def test_the_name_of_a_run(
 # ---- what they do ---------------------------------------------------------------------------------------------------
 
 
+# a warm-up that an epoch of the digits has steps for
+SHORTER = {"topk_dictionary": ["--model.lr_schedule.init_args.warmup", "10"]}
+
+
 @pytest.mark.parametrize("model", variants(MODELS, of=variant_of))
 def test_recipes_run_on_the_digits(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -227,7 +231,8 @@ def test_recipes_run_on_the_digits(
     monkeypatch.chdir(tmp_path)
     with caplog.at_level("INFO"):
         main(["fit", "-c", model, "-c", "digits", "-c", "tensorboard", "--trainer.max_epochs", "1",
-              "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"])  # fmt: skip
+              "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
+              *SHORTER.get(model, [])])  # fmt: skip
     run = Path("runs", f"{model}-digits", "fit-1")
     assert (run / "checkpoints" / "best.ckpt").is_file()
     assert list((run / "tensorboard").glob("events.*"))

@@ -13,7 +13,7 @@ from lightning_ae.errors import InputError
 from lightning_ae.exact import sum_over_ranks
 from lightning_ae.models.vae import VAE, VAEOptions
 from lightning_ae.parts.objectives import Objective
-from lightning_ae.parts.posteriors import Distribution, Posterior
+from lightning_ae.parts.posteriors import Posterior
 from lightning_ae.parts.priors import Prior
 
 
@@ -86,10 +86,9 @@ class ConditionalVAE(VAE):
         shape = self.likelihood.output_shape(self.input_shape)
         return self.architecture.decoder(self.code_features + self.num_classes, shape)
 
-    def infer(self, x: Tensor, **given: Tensor) -> Distribution:
-        """q(z | x, y): of (B, *input_shape) and label (B,), over codes (B, *code_shape), in float32 at least."""
-        self.check_given(given)
-        return super().infer(self._beside(x, given["label"]), **given)
+    def encoder_input(self, x: Tensor, **given: Tensor) -> Tensor:
+        """(B, *input_shape) and label (B,) to (B, channels + num_classes, ...)."""
+        return self._beside(x, given["label"])
 
     def decoder_parameters(self, z: Tensor, **given: Tensor) -> Tensor:
         """The parameters of p(x | z, y): (B, *code_shape) and label (B,) to (B, num_parameters, *input_shape)."""

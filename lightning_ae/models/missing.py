@@ -16,7 +16,6 @@ from lightning_ae.models.vae_variants import IWAE, IWAEOptions
 from lightning_ae.parts.importance import Gradient
 from lightning_ae.parts.likelihoods import known
 from lightning_ae.parts.mixed import Categorical, Mixed
-from lightning_ae.parts.posteriors import Distribution
 from lightning_ae.scores import asked
 
 
@@ -68,11 +67,11 @@ class MissingDataIWAE(IWAE):
         network: nn.Module = architecture.encoder((2 * channels, *rest), self.encoder_features)
         return network
 
-    def infer(self, x: Tensor, **given: Tensor) -> Distribution:
-        """q(z | x): of (B, *input_shape) and the mask, of that shape, over codes (B, *code_shape)."""
+    def encoder_input(self, x: Tensor, **given: Tensor) -> Tensor:
+        """(B, *input_shape) and the mask, of that shape, to (B, 2 * channels, ...)."""
         mask = given.get("mask")
         seen = torch.ones_like(x) if mask is None else mask.to(x.dtype)
-        return super().infer(torch.cat([known(x, mask), seen], dim=1), **given)
+        return torch.cat([known(x, mask), seen], dim=1)
 
     def impute(
         self, x: Tensor, mask: Tensor | None = None, *, samples: int = 1000, chunk: int | None = None, **given: Tensor

@@ -123,10 +123,14 @@ class VAE(Autoencoder):
         """beta, at this step."""
         return self.beta * self.scheduled(self.beta_schedule)
 
+    def encoder_input(self, x: Tensor, **given: Tensor) -> Tensor:
+        """What the encoder network takes of an input (B, *input_shape); a variant may put more beside it."""
+        return x
+
     def infer(self, x: Tensor, **given: Tensor) -> Distribution:
         """q(z | x): of (B, *input_shape), over codes (B, *code_shape), in float32 at least."""
         self.check_given(given)
-        return self.posterior.infer(self, self.encoder(x))
+        return self.posterior.infer(self, self.encoder(self.encoder_input(x, **given)), x, given)
 
     def encode(self, x: Tensor, **given: Tensor) -> Tensor:
         """The posterior's mean: (B, *input_shape) to (B, *code_shape), in the weights' type."""

@@ -8,11 +8,11 @@ from typing import ClassVar, Literal
 from typing_extensions import Unpack
 
 from lightning_ae.autoencoder import NetworkOptions
-from lightning_ae.config import from_plain
 from lightning_ae.errors import InputError
 from lightning_ae.models.vae import VAE, VAEOptions
 from lightning_ae.parts.aggregated import Capacity, DisentangledPrior, MaximumMeanDiscrepancy
-from lightning_ae.parts.importance import Gradient, IWAEObjective
+from lightning_ae.parts.hamiltonian import HamiltonianFlow
+from lightning_ae.parts.importance import CIWAEObjective, Gradient, IWAEObjective, PIWAEObjective
 from lightning_ae.parts.likelihoods import Likelihood
 from lightning_ae.parts.objectives import ELBO, Objective, TotalCorrelation
 from lightning_ae.parts.posteriors import Posterior
@@ -33,6 +33,13 @@ class IWAEOptions(NetworkOptions, total=False):
     likelihood: Likelihood
     prior: Prior
     posterior: Posterior
+
+
+class HamiltonianVAEOptions(VAEOptions, total=False):
+    """What `HamiltonianVAE` passes on to `VAE`."""
+
+    prior: Prior
+    objective: Objective
 
 
 class BetaTCVAEOptions(IWAEOptions, total=False):
@@ -106,6 +113,115 @@ class IWAE(VAE):
         super().__init__(input_shape, latent_dim, objective=IWAEObjective(samples, gradient, chunk), **options)
 
 
+class CIWAE(VAE):
+    r"""The combination importance-weighted autoencoder (Rainforth et al. 2018).
+
+    A variational autoencoder trained by a mean of two bounds on :math:`-\log p(x)` from the same K draws, the evidence
+    lower bound and that of `IWAE`; with the importance weights w,
+
+    .. math:: -\mathbb E_{z_1 \ldots z_K \sim q(z \mid x)} \Big[ \beta \frac1K \sum_k \log w_k
+        + (1 - \beta) \log \frac1K \sum_k w_k \Big].
+
+    Args:
+        samples: K, how many draws.
+        elbo_weight: beta, in [0, 1]; with 0 it is `IWAE`.
+        weight_schedule: what that is multiplied with at each step of a fit, a schedule of `lightning_ae.parts`.
+        gradient: the encoder's: "plain", "stl" or "dreg"; see `lightning_ae.parts.CIWAEObjective`.
+        chunk: how many draws of each sample are computed at a time, so that many fit into memory; by default all.
+    """
+
+    reference: ClassVar[str] = "Rainforth et al. 2018, https://arxiv.org/abs/1802.04537"
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        latent_dim: int = 16,
+        *,
+        samples: int = 5,
+        elbo_weight: float = 0.5,
+        weight_schedule: Schedule | None = None,
+        gradient: Gradient = "plain",
+        chunk: int | None = None,
+        **options: Unpack[IWAEOptions],
+    ) -> None:
+        objective = CIWAEObjective(samples, gradient, chunk, elbo_weight, weight_schedule)
+        super().__init__(input_shape, latent_dim, objective=objective, **options)
+
+
+class PIWAE(VAE):
+    r"""The partially importance-weighted autoencoder (Rainforth et al. 2018).
+
+    Of the same K = M L draws of each sample the decoder minimises the bound of all, that of `IWAE`, and the encoder the
+    mean of M bounds of L draws each, whose gradient has less noise,
+
+    .. math:: -\log \frac{1}{M L} \sum_{ml} w_{ml} \quad \text{and} \quad
+        -\frac1M \sum_m \log \frac1L \sum_l w_{ml}.
+
+    "loss" is the first. One backward pass gives both gradients; `lightning_ae.parts.PIWAEObjective` has the equations.
+
+    Args:
+        samples: K, how many draws.
+        bounds: M, of which K is a multiple; with 1 it is `IWAE`.
+        gradient: the encoder's: "plain", "stl" or "dreg".
+        chunk: how many draws of each sample are computed at a time, so that many fit into memory; by default all.
+    """
+
+    reference: ClassVar[str] = "Rainforth et al. 2018, https://arxiv.org/abs/1802.04537"
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        latent_dim: int = 16,
+        *,
+        samples: int = 16,
+        bounds: int = 4,
+        gradient: Gradient = "plain",
+        chunk: int | None = None,
+        **options: Unpack[IWAEOptions],
+    ) -> None:
+        objective = PIWAEObjective(samples, gradient, chunk, bounds)
+        super().__init__(input_shape, latent_dim, objective=objective, **options)
+
+
+class HamiltonianVAE(VAE):
+    r"""A variational autoencoder whose codes follow Hamiltonian dynamics (Caterini, Doucet & Sejdinovic 2018).
+
+    A draw of the encoder's Gaussian, :math:`z_0`, and of a momentum :math:`\rho_0 \sim N(0, I / \beta_0)` takes K
+    leapfrog steps in the potential :math:`-\log p(x, z)`, the momentum being cooled, and with where they end it
+    minimises
+
+    .. math:: -\mathbb E [\log p(x, z_K) + \log N(\rho_K; 0, I) - \log q(z_0 \mid x) - \log N(\rho_0; 0, I / \beta_0)
+        + \tfrac D2 \log \beta_0],
+
+    a bound on :math:`-\log p(x)`; scores have it, too. `encode` gives the mean of the Gaussian. A training step
+    differentiates the decoder K + 1 times and through that; `lightning_ae.parts.HamiltonianFlow` has the equations.
+
+    Args:
+        steps: K.
+        step_size: at the start of a fit; each unit of the code learns its own.
+        largest_step: no step exceeds it.
+        temperature: 1 / beta_0 >= 1, at the start of a fit.
+        learned_temperature: whether it is learned, or stays.
+    """
+
+    reference: ClassVar[str] = "Caterini et al. 2018, https://arxiv.org/abs/1805.11328"
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        latent_dim: int = 16,
+        *,
+        steps: int = 3,
+        step_size: float = 0.05,
+        largest_step: float = 0.5,
+        temperature: float = 2.0,
+        learned_temperature: bool = True,
+        **options: Unpack[HamiltonianVAEOptions],
+    ) -> None:
+        posterior = HamiltonianFlow(steps, step_size, largest_step, temperature, learned_temperature)
+        super().__init__(input_shape, latent_dim, posterior=posterior, **options)
+
+
 class BetaTCVAE(VAE):
     r"""A variational autoencoder that weights the total correlation of its code (Chen et al. 2018).
 
@@ -122,6 +238,8 @@ class BetaTCVAE(VAE):
         beta: the weight of the total correlation.
         alpha: the weight of the mutual information of code and sample.
         gamma: the weight of the divergence of each unit.
+        alpha_schedule: what alpha is multiplied with at each step of a fit, a schedule of `lightning_ae.parts`.
+        gamma_schedule: what gamma is; beta has its beta_schedule.
     """
 
     reference: ClassVar[str] = "Chen et al. 2018, https://arxiv.org/abs/1802.04942"
@@ -134,9 +252,12 @@ class BetaTCVAE(VAE):
         beta: float = 6.0,
         alpha: float = 1.0,
         gamma: float = 1.0,
+        alpha_schedule: Schedule | None = None,
+        gamma_schedule: Schedule | None = None,
         **options: Unpack[BetaTCVAEOptions],
     ) -> None:
-        super().__init__(input_shape, latent_dim, beta=beta, objective=TotalCorrelation(alpha, gamma), **options)
+        objective = TotalCorrelation(alpha, gamma, alpha_schedule=alpha_schedule, gamma_schedule=gamma_schedule)
+        super().__init__(input_shape, latent_dim, beta=beta, objective=objective, **options)
 
 
 class BetaVAE(VAE):
@@ -168,8 +289,6 @@ class BetaVAE(VAE):
     ) -> None:
         if capacity is None and capacity_schedule is not None:
             raise InputError("capacity_schedule is of a capacity, and none is given", "give capacity, 25.0 nats say")
-        if capacity_schedule is not None:  # plain data, from a checkpoint
-            capacity_schedule = from_plain(Schedule, capacity_schedule, "capacity_schedule")
         objective = ELBO() if capacity is None else Capacity(capacity, capacity_schedule)
         super().__init__(input_shape, latent_dim, beta=beta, objective=objective, **options)
 
@@ -188,6 +307,7 @@ class DIPVAE(VAE):
         kind: "I" or "II".
         off_diagonal: lambda_od.
         diagonal: lambda_d; None is ten times off_diagonal in I, and the same in II.
+        penalty_schedule: what both are multiplied with at each step of a fit, a schedule of `lightning_ae.parts`.
     """
 
     reference: ClassVar[str] = "Kumar et al. 2018, https://arxiv.org/abs/1711.00848"
@@ -200,9 +320,10 @@ class DIPVAE(VAE):
         kind: Literal["I", "II"] = "I",
         off_diagonal: float = 10.0,
         diagonal: float | None = None,
+        penalty_schedule: Schedule | None = None,
         **options: Unpack[DIPVAEOptions],
     ) -> None:
-        objective = DisentangledPrior(kind, off_diagonal, diagonal)
+        objective = DisentangledPrior(kind, off_diagonal, diagonal, penalty_schedule)
         super().__init__(input_shape, latent_dim, objective=objective, **options)
 
 
@@ -219,6 +340,8 @@ class InfoVAE(VAE):
     Args:
         alpha: how much of the divergence is left out, at most 1.
         marginal_weight: lambda, of the distance; at least 1 - alpha.
+        marginal_schedule: what the distance's whole weight is multiplied with at each step of a fit, a schedule of
+            `lightning_ae.parts`; that of the divergence has the beta_schedule.
     """
 
     reference: ClassVar[str] = "Zhao et al. 2019, https://arxiv.org/abs/1706.02262"
@@ -230,11 +353,12 @@ class InfoVAE(VAE):
         *,
         alpha: float = 0.5,
         marginal_weight: float = 100.0,
+        marginal_schedule: Schedule | None = None,
         **options: Unpack[BetaTCVAEOptions],
     ) -> None:
         if not alpha <= 1:
             raise InputError(f"alpha must be at most 1, got {alpha}", "0 is the variational autoencoder's divergence")
         if not marginal_weight >= 1 - alpha:
             raise InputError(f"marginal_weight must be at least 1 - alpha = {1 - alpha:g}, got {marginal_weight}")
-        objective = MaximumMeanDiscrepancy(alpha + marginal_weight - 1)
+        objective = MaximumMeanDiscrepancy(alpha + marginal_weight - 1, marginal_schedule)
         super().__init__(input_shape, latent_dim, beta=1 - alpha, objective=objective, **options)

@@ -5,8 +5,9 @@ from lightning_ae.parts.categorical import Concrete, UniformOnCategories
 from lightning_ae.parts.corruptions import Corruption, GaussianNoise, Masking, SaltAndPepper
 from lightning_ae.parts.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from lightning_ae.parts.flow_posteriors import IAF, PlanarFlow, SplineFlow
+from lightning_ae.parts.hamiltonian import HamiltonianFlow
 from lightning_ae.parts.hyperspherical import UniformOnSphere, VonMisesFisher
-from lightning_ae.parts.importance import IWAEObjective
+from lightning_ae.parts.importance import CIWAEObjective, IWAEObjective, MIWAEObjective, PIWAEObjective
 from lightning_ae.parts.likelihoods import Bernoulli, Gaussian, Laplace, Likelihood
 from lightning_ae.parts.mixed import Categorical, Mixed, StudentT
 from lightning_ae.parts.objectives import ELBO, Objective, TotalCorrelation
@@ -20,6 +21,7 @@ from lightning_ae.parts.unit_interval import ContinuousBernoulli, DiscretizedLog
 
 __all__ = [
     "Bernoulli",
+    "CIWAEObjective",
     "Capacity",
     "Categorical",
     "Concrete",
@@ -36,6 +38,7 @@ __all__ = [
     "Gaussian",
     "GaussianNoise",
     "GradientVectorQuantizer",
+    "HamiltonianFlow",
     "IAF",
     "IWAEObjective",
     "KLSparsity",
@@ -43,12 +46,14 @@ __all__ = [
     "Laplace",
     "Likelihood",
     "LinearDecay",
+    "MIWAEObjective",
     "Masking",
     "MaximumMeanDiscrepancy",
     "Mixed",
     "MixturePrior",
     "NegativeBinomial",
     "Objective",
+    "PIWAEObjective",
     "PlanarFlow",
     "Poisson",
     "Posterior",

@@ -18,7 +18,7 @@ from lightning_ae.parts.likelihoods import at_least_float32
 from lightning_ae.parts.objectives import Objective
 from lightning_ae.parts.posteriors import DiagonalGaussian, DiagonalNormal, Distribution
 from lightning_ae.parts.priors import StandardNormal
-from lightning_ae.parts.schedules import Schedule
+from lightning_ae.parts.schedules import Schedule, read_schedules
 
 if TYPE_CHECKING:
     from lightning_ae.models.vae import VAE
@@ -43,13 +43,16 @@ class FreeBits(Objective):
     Args:
         threshold: lambda, the free nats of each unit.
         form: which of the two.
+        schedule: what lambda is multiplied with at each step of a fit.
     """
 
     threshold: float = 0.1
     form: Literal["batch_mean", "per_sample"] = "batch_mean"
+    schedule: Schedule | None = None
 
     def __post_init__(self) -> None:
         _check_weights(self, "threshold")
+        read_schedules(self, "schedule")
         if self.form not in ("batch_mean", "per_sample"):
             raise unknown("form of FreeBits", str(self.form), ("batch_mean", "per_sample"))
 
@@ -67,10 +70,11 @@ class FreeBits(Objective):
         reconstruction = model.reconstruction_loss(q.draw(model.noise("posterior")), target, **given)
         each = StandardNormal.kl_by_unit(q).unsqueeze(-1).flatten(2).sum(dim=2)
         kl = each.sum(dim=1).mean()
+        free = self.threshold * model.scheduled(self.schedule)
         if self.form == "per_sample":
-            paid = each.clamp(min=self.threshold).sum(dim=1).mean()
+            paid = each.clamp(min=free).sum(dim=1).mean()
         else:
-            paid = _mean_of_all(each).clamp(min=self.threshold).sum()
+            paid = _mean_of_all(each).clamp(min=free).sum()
         return {
             "loss": reconstruction + model.kl_weight * paid,
             "reconstruction": reconstruction,
@@ -98,6 +102,7 @@ class Capacity(Objective):
 
     def __post_init__(self) -> None:
         _check_weights(self, "capacity")
+        read_schedules(self, "schedule")
 
     def name(self, model: VAE) -> str:
         """What an evaluation calls the loss."""
@@ -168,6 +173,7 @@ class DisentangledPrior(Regularised):
 
     def __post_init__(self) -> None:
         _check_weights(self, "off_diagonal", "diagonal")
+        read_schedules(self, "schedule")
         if self.kind not in ("I", "II"):
             raise unknown("kind of DisentangledPrior", str(self.kind), ("I", "II"))
 
@@ -222,6 +228,7 @@ class MaximumMeanDiscrepancy(Regularised):
 
     def __post_init__(self) -> None:
         _check_weights(self, "weight")
+        read_schedules(self, "schedule")
 
     def name(self, model: VAE) -> str:
         """What an evaluation calls the loss."""

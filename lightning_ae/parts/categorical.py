@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_ae.config import Configurable, from_plain
+from lightning_ae.config import Configurable
 from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise
 from lightning_ae.parts.importance import IWAEObjective
@@ -18,7 +19,7 @@ from lightning_ae.parts.likelihoods import at_least_float32
 from lightning_ae.parts.objectives import ELBO
 from lightning_ae.parts.posteriors import Distribution, Posterior
 from lightning_ae.parts.priors import Prior
-from lightning_ae.parts.schedules import Schedule
+from lightning_ae.parts.schedules import Schedule, read_schedules
 
 if TYPE_CHECKING:
     from lightning_ae.autoencoder import Autoencoder
@@ -111,14 +112,13 @@ class Concrete(Posterior):
             raise InputError(f"classes of Concrete must be an integer of 2 or more, got {self.classes!r}")
         if not 0 < self.temperature < math.inf:
             raise InputError(f"temperature of Concrete must be positive and finite, got {self.temperature}")
-        if self.temperature_schedule is not None:
-            schedule = from_plain(Schedule, self.temperature_schedule, "temperature_schedule")
-            object.__setattr__(self, "temperature_schedule", schedule)
-            if not schedule(1_000_000, 1e6) > 0:
-                raise InputError(
-                    f"temperature_schedule of Concrete ends at a temperature of 0, got {schedule}",
-                    "give it a positive end, CosineDecay(last=0.5) say",
-                )
+        read_schedules(self, "temperature_schedule")
+        schedule = self.temperature_schedule
+        if schedule is not None and not schedule(1_000_000, 1e6) > 0:
+            raise InputError(
+                f"temperature_schedule of Concrete ends at a temperature of 0, got {schedule}",
+                "give it a positive end, CosineDecay(last=0.5) say",
+            )
 
     def values(self, units: int) -> int:
         """A logit for each class of each variable."""
@@ -147,7 +147,7 @@ class Concrete(Posterior):
         logits = at_least_float32(output).unflatten(1, (-1, self.classes))
         return Categories(logits.log_softmax(dim=2))
 
-    def infer(self, model: VAE, output: Tensor) -> Categories:
+    def infer(self, model: VAE, output: Tensor, x: Tensor, given: Mapping[str, Tensor]) -> Categories:
         """The same, relaxed in training."""
         q = self(output)
         if not model.training:

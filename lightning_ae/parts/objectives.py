@@ -14,6 +14,7 @@ from lightning_ae.config import Configurable
 from lightning_ae.errors import InputError, unknown
 from lightning_ae.exact import rank, world_size
 from lightning_ae.parts.posteriors import Distribution, Independent
+from lightning_ae.parts.schedules import Schedule, read_schedules
 
 if TYPE_CHECKING:
     from lightning_ae.models.vae import VAE
@@ -114,6 +115,8 @@ class TotalCorrelation(Objective):
         alpha: the weight of the mutual information.
         gamma: the weight of the divergence of each unit.
         estimator: "weighted" or "stratified".
+        alpha_schedule: what alpha is multiplied with at each step of a fit.
+        gamma_schedule: what gamma is.
     """
 
     needs_data_size: ClassVar[bool] = True
@@ -121,8 +124,11 @@ class TotalCorrelation(Objective):
     alpha: float = 1.0
     gamma: float = 1.0
     estimator: Literal["weighted", "stratified"] = "weighted"
+    alpha_schedule: Schedule | None = None
+    gamma_schedule: Schedule | None = None
 
     def __post_init__(self) -> None:
+        read_schedules(self, "alpha_schedule", "gamma_schedule")
         for name in ("alpha", "gamma"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"{name} of TotalCorrelation must not be negative, got {getattr(self, name)}")
@@ -151,7 +157,9 @@ class TotalCorrelation(Objective):
         mutual_information = (q.log_prob(z) - joint).mean()
         total_correlation = (joint - units).mean()
         dimension_wise = (units - model.prior.log_prob(model, z)).mean()
-        divergence = self.alpha * mutual_information + self.gamma * dimension_wise
+        alpha = self.alpha * model.scheduled(self.alpha_schedule)
+        gamma = self.gamma * model.scheduled(self.gamma_schedule)
+        divergence = alpha * mutual_information + gamma * dimension_wise
         return {
             "loss": reconstruction + divergence + model.kl_weight * total_correlation,
             "reconstruction": reconstruction,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -91,8 +92,15 @@ class Posterior(Configurable):
     def __call__(self, output: Tensor, weights: nn.Module | None = None) -> Distribution:
         """The distributions that the encoder's output (B, values(units), ...) describes, with the weights if any."""
 
-    def infer(self, model: VAE, output: Tensor) -> Distribution:
-        """The same, at the model's step of a fit."""
+    def infer(self, model: VAE, output: Tensor, x: Tensor, given: Mapping[str, Tensor]) -> Distribution:
+        """The same, at the model's step of a fit.
+
+        Args:
+            model: whose posterior it is.
+            output: what the encoder gave.
+            x: the input that it saw, (B, *input_shape).
+            given: what else the model takes of the batch.
+        """
         return self(output, model.posterior_weights)
 
 

@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from dataclasses import dataclass
 
-from lightning_ae.config import Configurable
+from lightning_ae.config import Configurable, from_plain
 from lightning_ae.errors import InputError
 
 
@@ -24,6 +24,9 @@ class Schedule(Configurable):
             step: how many steps the optimizer has taken.
             total: how many it takes in the whole fit.
         """
+
+    def check(self, total: float) -> None:
+        """Raises InputError where it ends before it begins, in a fit of so many steps."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class CosineDecay(Schedule):
     .. math:: l + (1 - l) \tfrac12 (1 + \cos \pi t)
 
     Args:
-        warmup: the number of steps in which the factor rises to 1.
+        warmup: the number of steps in which the factor rises to 1; a fit that has fewer is refused.
         last: l, the factor at the end, in [0, 1].
     """
 
@@ -61,6 +64,10 @@ class CosineDecay(Schedule):
 
     def __post_init__(self) -> None:
         _check(self, warmup=self.warmup, last=self.last)
+
+    def check(self, total: float) -> None:
+        """Raises InputError where the fit ends before the warm-up does."""
+        _check_warmup(self, self.warmup, total)
 
     def __call__(self, step: int, total: float) -> float:
         """The factor of the step."""
@@ -73,7 +80,7 @@ class LinearDecay(Schedule):
     """Falls linearly at the end of the fit, after a linear warm-up.
 
     Args:
-        warmup: the number of steps in which the factor rises to 1.
+        warmup: the number of steps in which the factor rises to 1; a fit that has fewer is refused.
         last: the factor at the end, in [0, 1].
         decay: the last part of the fit in which it falls, in (0, 1]: 0.2 is its last fifth.
     """
@@ -87,10 +94,34 @@ class LinearDecay(Schedule):
         if not 0 < self.decay <= 1:
             raise InputError(f"decay of LinearDecay must lie in (0, 1], got {self.decay}")
 
+    def check(self, total: float) -> None:
+        """Raises InputError where the fit ends before the warm-up does."""
+        _check_warmup(self, self.warmup, total)
+
     def __call__(self, step: int, total: float) -> float:
         """The factor of the step."""
         start = max(self.warmup, (1 - self.decay) * total)
         return _rise(step, self.warmup) * (1 - (1 - self.last) * _progress(step, start, total))
+
+
+def read_schedules(part: Configurable, *names: str) -> None:
+    """Makes schedules of those arguments of a frozen dataclass that came as plain data, from a checkpoint say.
+
+    Raises:
+        InputError: where one is no schedule.
+    """
+    for name in names:
+        if (value := getattr(part, name)) is not None:
+            object.__setattr__(part, name, from_plain(Schedule, value, f"{name} of {type(part).__name__}"))
+
+
+def _check_warmup(schedule: Schedule, warmup: int, total: float) -> None:
+    if warmup > total:
+        raise InputError(
+            f"{schedule} ends before it begins: it warms up for {warmup} steps of the optimizer, and the fit has "
+            f"{total:g}",
+            "give a shorter warmup or a longer fit",
+        )
 
 
 def _rise(step: int, warmup: int) -> float:

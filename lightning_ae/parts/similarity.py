@@ -15,6 +15,7 @@ from lightning_ae.errors import InputError
 from lightning_ae.parts.aggregated import Regularised
 from lightning_ae.parts.likelihoods import at_least_float32, without_autocast
 from lightning_ae.parts.posteriors import Distribution
+from lightning_ae.parts.schedules import Schedule, read_schedules
 
 if TYPE_CHECKING:
     from lightning_ae.models.vae import VAE
@@ -42,14 +43,17 @@ class StructuralSimilarity(Regularised):
     Args:
         weight: what an image without any similarity costs, in nats.
         value_range: the largest value of an image less the smallest; None is that of the likelihood's support.
+        schedule: what the weight is multiplied with at each step of a fit.
     """
 
     term: ClassVar[str] = "dissimilarity"
 
     weight: float = 100.0
     value_range: float | None = None
+    schedule: Schedule | None = None
 
     def __post_init__(self) -> None:
+        read_schedules(self, "schedule")
         if not 0 <= self.weight < math.inf:
             raise InputError(f"weight of StructuralSimilarity must not be negative, got {self.weight}")
         if self.value_range is not None and not 0 < self.value_range < math.inf:
@@ -86,9 +90,9 @@ class StructuralSimilarity(Regularised):
         return high - low if self.value_range is None else self.value_range
 
     def weighted(self, model: VAE, q: Distribution, z: Tensor, made: Tensor, target: Tensor) -> tuple[float, Tensor]:
-        """The weight, and the mean over this rank's images of 1 - MS-SSIM."""
+        """The weight at this step, and the mean over this rank's images of 1 - MS-SSIM."""
         similarity = ms_ssim(made, target, self._range(model))
-        return self.weight, 1 - similarity.mean()
+        return self.weight * model.scheduled(self.schedule), 1 - similarity.mean()
 
 
 def scales_of(size: tuple[int, ...]) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -12,13 +13,17 @@ from torch import Tensor, distributions
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_ae import (
+    CIWAE,
     DIPVAE,
     IWAE,
+    PIWAE,
     VAE,
     BetaTCVAE,
     BetaVAE,
+    HamiltonianVAE,
     HFDataModule,
     InfoVAE,
+    MissingDataIWAE,
     VampPriorVAE,
     get_model,
     load_model,
@@ -28,21 +33,25 @@ from lightning_ae.cli.training import training_parser
 from lightning_ae.parts import (
     Bernoulli,
     Capacity,
+    CIWAEObjective,
     DisentangledPrior,
     IWAEObjective,
     MaximumMeanDiscrepancy,
     MixturePrior,
+    PIWAEObjective,
     TotalCorrelation,
     VampPrior,
 )
 from lightning_ae.parts.posteriors import DiagonalNormal
 
-NAMES = ["vampprior_vae", "iwae", "beta_tc_vae"]
+NAMES = ["vampprior_vae", "iwae", "ciwae", "piwae", "hamiltonian_vae", "beta_tc_vae"]
 PAIRS: list[tuple[type[VAE], dict[str, Any], dict[str, Any]]] = [
     (VampPriorVAE, {"pseudo_inputs": 7, "beta": 2.0}, {"prior": VampPrior(7), "beta": 2.0}),
     (VampPriorVAE, {}, {"prior": VampPrior(500)}),
     (IWAE, {"samples": 3, "prior": MixturePrior(2)}, {"objective": IWAEObjective(3), "prior": MixturePrior(2)}),
     (IWAE, {}, {"objective": IWAEObjective(5)}),
+    (CIWAE, {"samples": 3, "elbo_weight": 0.2}, {"objective": CIWAEObjective(3, elbo_weight=0.2)}),
+    (PIWAE, {"samples": 6, "bounds": 3}, {"objective": PIWAEObjective(6, bounds=3)}),
     (BetaTCVAE, {"alpha": 0.5, "gamma": 2.0}, {"objective": TotalCorrelation(0.5, 2.0), "beta": 6.0}),
     (BetaTCVAE, {"beta": 3.0}, {"objective": TotalCorrelation(), "beta": 3.0}),
     (BetaVAE, {}, {"beta": 4.0}),
@@ -161,3 +170,21 @@ def test_the_command_line_builds_it_from_its_shape_alone(name: str) -> None:
     model = parser.instantiate_classes(config).model
     assert type(model).__name__ == cls
     assert get_model(name)(**model.hparams).hparams == model.hparams
+
+
+@pytest.mark.parametrize(
+    ("name", "cls", "said"),
+    [
+        ("PIWAE", PIWAE, ""), ("partially-iwae", PIWAE, ""), ("ciwae", CIWAE, ""), ("combination_iwae", CIWAE, ""),
+        ("Hamiltonian-VAE", HamiltonianVAE, ""), ("HVAE", HamiltonianVAE, "a hierarchical one.*is ladder_vae"),
+        ("MIWAE", MissingDataIWAE, "multiply importance-weighted .*MIWAEObjective"),
+    ],
+)  # fmt: skip
+def test_names_that_two_methods_have_say_which(
+    name: str, cls: type[VAE], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        assert get_model(name) is cls
+    messages = [message for message in caplog.messages if " here; " in message]
+    assert len(messages) == bool(said)
+    assert all(re.search(said, message) for message in messages)
