@@ -332,13 +332,14 @@ class Autoencoder(Scores, ExactModule):  # type: ignore[misc]  # Lightning's loa
         """Zeros in the shape of `n` inputs, (n, *input_shape), where the encoder's weights are."""
         return torch.zeros(n, *self.input_shape, dtype=weights_type(self.encoder, self), device=self.device)
 
-    def stand_ins(self, n: int) -> dict[str, Tensor]:
+    def stand_ins(self, n: int, **examples: Tensor) -> dict[str, Tensor]:
         """What `given` is where `n` inputs stand alone: a "mask" of all known, a "label" that goes through `classes`.
 
-        It is fixed, for golden values and for questions of shape. Override it where the model takes something else.
+        It is fixed, for golden values and for questions of shape. Override it where the model takes something else, or
+        give `examples` of that.
         """
         label = torch.tensor(self.classes or (0,), device=self.device).repeat(n)[:n]
-        examples = {"label": label, "mask": torch.ones_like(self.new_inputs(n), dtype=torch.bool)}
+        examples |= {"label": label, "mask": torch.ones_like(self.new_inputs(n), dtype=torch.bool)}
         if lacking := [role for role in self.given if role not in examples]:
             raise InputError(
                 f"{type(self).__name__} takes {', '.join(lacking)}, which nothing can stand for but what it says",

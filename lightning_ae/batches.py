@@ -113,6 +113,9 @@ class Batches:
         """What `read` makes of data in natural units, and what the model is given with them; see `features`."""
         model: Any = self
         mask = None if given.get("mask") is None else torch.as_tensor(given["mask"])
+        known = self.signature
+        if known is not None and known.condition is not None and given.get("condition") is not None:
+            given = {**given, "condition": known.condition.preprocess(known.condition.natural(given["condition"]))}
         if self.signature is not None:
             x = self.signature.preprocess(self.signature.natural(data, mask).to(model.device))
         else:
@@ -178,10 +181,10 @@ class Batches:
         return found
 
     def use_columns_of(self, data: Any) -> None:
-        """From now on takes a "label" and a "mask" from the columns that a data module has for them, where it has one.
+        """From now on takes "label", "condition" and "mask" from what a data module has for them, where it has some.
 
         Raises:
-            InputError: when it has no labels, and the model takes some; when it has categories, and the model's network
+            InputError: when it has no labels or condition, and the model takes some, or others; when it has categories, and the model's network
                 or likelihood takes them for numbers; when values may be missing, and a method does not take masks.
         """
         if (mask := getattr(data, "mask", None)) is not None:
@@ -197,6 +200,19 @@ class Batches:
                     f"others{'' if own is None else f' ({listed(own)})'}",
                     "the model's options that suit the data are data.suits: VAE(**data.suits)",
                 )
+        if "condition" in self.given and hasattr(data, "condition_key"):
+            if data.condition_key is None:
+                raise InputError(
+                    f"{type(self).__name__} takes a condition, but the data module names no columns of it",
+                    "name them: HFDataModule(..., condition=[...])",
+                )
+            if (own := getattr(self, "conditions", data.conditions)) != data.conditions:
+                raise InputError(
+                    f"the condition's columns {listed(data.conditioned.names)} have {listed(data.conditions)} classes "
+                    f"(0 for numbers), where {type(self).__name__} takes {listed(own)}",
+                    f"construct the model with conditions=data.conditions, {list(data.conditions)}",
+                )
+            self.columns["condition"] = data.condition_key
         if "label" not in self.given or not hasattr(data, "label"):
             return
         if data.label is None:
