@@ -122,7 +122,7 @@ class Autoencoder(Scores, ExactModule):  # type: ignore[misc]  # Lightning's loa
         self.input_shape = tuple(to_plain(input_shape, "input_shape"))  # numpy's integers, too
         self.latent_dim = to_plain(latent_dim, "latent_dim")
         self.architecture = from_plain(Architecture, architecture, "architecture")
-        self.likelihood = from_plain(Likelihood, likelihood, "likelihood")
+        self.likelihood = from_plain(Likelihood, likelihood, "likelihood").of_model(self)
         self.corruption = None if corruption is None else from_plain(Corruption, corruption, "corruption")
         self.lr = to_plain(lr, "lr")
         self.lr_schedule = None if lr_schedule is None else from_plain(Schedule, lr_schedule, "lr_schedule")
@@ -354,7 +354,8 @@ class Autoencoder(Scores, ExactModule):  # type: ignore[misc]  # Lightning's loa
 
     def parameters_of(self, output: Tensor, **given: Tensor) -> Tensor:
         """The same, of what a decoder network gave, (B, *likelihood.output_shape(input_shape))."""
-        parameters: Tensor = self.head(output, **{role: given[role] for role in self.implied if role in given})
+        roles = (*self.implied, *self.likelihood.asks)
+        parameters: Tensor = self.head(output, **{role: given[role] for role in roles if role in given})
         return parameters
 
     def implies(self, x: Tensor, given: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -113,9 +113,10 @@ class Batches:
         """What `read` makes of data in natural units, and what the model is given with them; see `features`."""
         model: Any = self
         mask = None if given.get("mask") is None else torch.as_tensor(given["mask"])
-        known = self.signature
-        if known is not None and known.condition is not None and given.get("condition") is not None:
-            given = {**given, "condition": known.condition.preprocess(known.condition.natural(given["condition"]))}
+        own = self.signature
+        if own is not None and own.condition is not None and given.get("condition") is not None:
+            natural = own.condition.natural(given["condition"])
+            given = {**given, "condition": own.condition.preprocess(natural)}
         if self.signature is not None:
             x = self.signature.preprocess(self.signature.natural(data, mask).to(model.device))
         else:
@@ -181,11 +182,11 @@ class Batches:
         return found
 
     def use_columns_of(self, data: Any) -> None:
-        """From now on takes "label", "condition" and "mask" from what a data module has for them, where it has some.
+        """From now on takes "label", "condition" and "mask" from what a data module has for them.
 
         Raises:
-            InputError: when it has no labels or condition, and the model takes some, or others; when it has categories, and the model's network
-                or likelihood takes them for numbers; when values may be missing, and a method does not take masks.
+            InputError: when it has no labels or condition, and the model takes some, or others; when it has
+                categories, and the model's network or likelihood takes them for numbers; when values may be missing, and a method does not take masks.
         """
         if (mask := getattr(data, "mask", None)) is not None:
             self.columns["mask"] = mask

@@ -50,6 +50,7 @@ ALIASES: dict[str, str] = {
     "contractive_ae": "contractive", "sdae": "stacked", "stacked_ae": "stacked", "dsm": "score_matching",
     "variational": "vae", "annealed_vae": "beta_vae", "capacity_vae": "beta_vae",
     "cvae": "conditional_vae", "conditional": "conditional_vae",
+    "scvi": "conditional_vae", "count_vae": "conditional_vae",
     "aae": "adversarial", "adversarial_ae": "adversarial", "lvae": "ladder_vae", "ladder": "ladder_vae",
     "vq": "vq_vae", "vamp": "vampprior_vae", "vampprior": "vampprior_vae", "vamp_vae": "vampprior_vae",
     "importance_weighted": "iwae", "miwae": "missing_data_iwae", "tc_vae": "beta_tc_vae", "btc_vae": "beta_tc_vae",
@@ -58,12 +59,19 @@ ALIASES: dict[str, str] = {
     "gumbel_vae": "categorical_vae", "concrete_vae": "categorical_vae", "gumbel_softmax_vae": "categorical_vae",
 }  # fmt: skip
 """What variants are called elsewhere; case, "_" and "-" do not matter."""
+_SCVI = (
+    "read the data by HFDataModule(..., kind=Counts(), condition=['batch']), and give num_classes 0, conditions "
+    "data.conditions, condition_encoder False, and the likelihood ZeroInflatedNegativeBinomial(library=True, "
+    "dispersion='feature_batch'); recipes/uses/batches.py does"
+)
 SETTINGS = {
     "annealed_vae": "give capacity, 25.0 nats say, and a capacity_schedule",
     "capacity_vae": "give capacity, 25.0 nats say, and a capacity_schedule",
     "disentangled_beta_vae": "give capacity, 25.0 nats say, and a capacity_schedule",
     "mmd_vae": "give alpha 1, which leaves out the divergence of each sample",
     "dip_vae_ii": "give kind II",
+    "scvi": _SCVI,
+    "count_vae": _SCVI,
 }
 """What makes an alias more than another name."""
 NEAREST: dict[str, str] = {

@@ -98,7 +98,7 @@ class Given:
     """
 
     name: str
-    kind: Conditions
+    kind: Tabular
     signature: Signature
     split: str
 

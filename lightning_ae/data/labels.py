@@ -122,8 +122,7 @@ def classes_of(rows: Any, name: str, streaming: bool, most: int | None = None) -
 
 @dataclass(frozen=True)
 class Beside:
-    """What a batch has besides its input: the label, int64 class numbers or float32, further columns of numbers, and the
-    condition.
+    """What a batch has besides its input: the label (int64 classes, or float32), columns of numbers, and the condition.
 
     In further columns and in labels that are numbers missing values are NaN, and whole numbers without missing ones
     are int64; rows without a class have -1.

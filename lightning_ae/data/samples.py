@@ -17,7 +17,6 @@ from torch import Tensor
 
 from lightning_ae.data.archive import unpacked_root
 from lightning_ae.data.cache import cached, in_memory
-from lightning_ae.data.conditions import CONDITION, Conditions, Given
 from lightning_ae.data.columns import (
     check_columns,
     choose,
@@ -29,11 +28,13 @@ from lightning_ae.data.columns import (
     same_kind,
     scalar_columns,
 )
+from lightning_ae.data.conditions import CONDITION, Conditions, Given
 from lightning_ae.data.decoding import OnTheFly, decode_chunks, decode_rows
 from lightning_ae.data.fingerprint import fingerprint
 from lightning_ae.data.kinds import Kind, Sequence, Tabular, kind_of
 from lightning_ae.data.kinds.counts import gathered
 from lightning_ae.data.labels import Beside, label_column
+from lightning_ae.data.scaling import Scaling
 from lightning_ae.data.signature import FORMAT, Column, Signature, listed
 from lightning_ae.data.source import load_splits
 from lightning_ae.data.splits import Division, Parts
@@ -540,7 +541,7 @@ class Samples:
                     f"{listed(of_model.names)}",
                     "leave condition out: the model says it",
                 )
-            scaling = "standard" if of_model.preprocess.scales else "none"  # type: ignore[attr-defined]
+            scaling: Scaling = "standard" if getattr(of_model.preprocess, "scales", False) else "none"
             return Conditions(tuple(of_model.names), scaling, of_model.classes or None)
         if own is None:
             return None

@@ -288,7 +288,8 @@ class ConditionalVAE(VAE):
             value, k = float(condition[row, column]), self.conditions[column]
             takes = f"one of {k} classes, 0 to {k - 1}" if k else "a finite number"
             raise InputError(
-                f"row {row} of a batch, {self._named(column)} of its condition: {value:g}, where {name} takes {takes}",
+                f"row {row} of a batch, {self._column_name(column)} of its condition: {value:g}, where {name} takes "
+                f"{takes}",
                 "number classes from 0" if value == value else
                 "leave such rows out, or give the model a condition_dropout, 0.1 say, so that values may be missing",
             )  # fmt: skip
@@ -300,7 +301,7 @@ class ConditionalVAE(VAE):
             return
         for field, (k, column) in enumerate(zip(self.levels, columns, strict=True)):
             place = field - (len(self.levels) - len(self.conditions))
-            of = "" if place < 0 else f" of {self._named(place)} of the condition"
+            of = "" if place < 0 else f" of {self._column_name(place)} of the condition"
             missing = column.isnan() if column.is_floating_point() else column < 0
             if k and (unseen := sorted({int(c) for c in column[~missing].tolist()} - set(self._classes_of(field)))):
                 raise InputError(
@@ -326,7 +327,7 @@ class ConditionalVAE(VAE):
             return tuple(range(k))
         return tuple(own.nonzero().flatten().tolist())
 
-    def _named(self, column: int) -> str:
+    def _column_name(self, column: int) -> str:
         """A column of the condition, in words."""
         condition = None if self.signature is None else self.signature.condition
         return f"column {column}" if condition is None else f"column {condition.names[column]!r}"
