@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
@@ -29,6 +29,8 @@ class Batches:
     needs nothing more: the likelihood counts what it marks, and the encoder sees zeros elsewhere. Where a mask is left
     out, all is known.
     """
+    optional: ClassVar[tuple[str, ...]] = ("mask",)
+    """What of it may be left out: without a mask all is known, without an optional label a sample has none."""
     implied: tuple[str, ...] = ()
     """What it takes besides those, by role, and makes of the sample itself where a batch does not say it: "library".
 
@@ -144,7 +146,7 @@ class Batches:
         Raises:
             InputError: naming it.
         """
-        optional = {"mask", *self.implied}
+        optional = {*self.optional, *self.implied}
         if given.keys() - optional == set(self.given) - optional and given.keys() <= {*self.given, *self.implied}:
             return
         name = type(self).__name__
@@ -166,9 +168,11 @@ class Batches:
             rest = list(batch[1:]) if isinstance(batch, tuple | list) else []
             found = dict(zip(self.given, [*rest, *[None] * len(self.given)], strict=False))
             there = f"{len(rest)} further values"
-        if found.get("mask", batch) is None and "mask" not in self.columns:
-            del found["mask"]
-            _tell_complete(type(self).__name__)
+        for role in self.optional:
+            # a mask that a column of the data holds is there
+            if found.get(role, batch) is None and (role != "mask" or role not in self.columns):
+                del found[role]
+                _tell_without(type(self).__name__, role)
         for role, value in found.items():
             if not isinstance(value, Tensor) or value.shape[:1] != (size,):
                 form = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
@@ -217,6 +221,9 @@ class Batches:
         if "label" not in self.given or not hasattr(data, "label"):
             return
         if data.label is None:
+            if "label" in self.optional and self.signature is not None and "label" in self.columns:
+                del self.columns["label"]  # it was trained on data that have some
+                return
             raise InputError(
                 f"{type(self).__name__} takes labels, but the data set has no label column", "give the data's label"
             )
@@ -244,8 +251,9 @@ class Batches:
 
 
 @cache
-def _tell_complete(name: str) -> None:
-    rank_zero_info(f"{name} takes a mask, and the batches hold none: every value counts as known")
+def _tell_without(name: str, role: str) -> None:
+    counts = "every value counts as known" if role == "mask" else "no sample counts as labelled"
+    rank_zero_info(f"{name} takes a {role}, and the batches hold none: {counts}")
 
 
 def fitting(shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:

@@ -255,8 +255,8 @@ class ConditionalVAE(VAE):
             form = f"{label.dtype} {tuple(label.shape)}" if isinstance(label, Tensor) else type(label).__name__
             raise InputError(f"{name} takes labels as whole numbers of shape ({n},), one a sample; got {form}")
         found: Tensor = label
-        allowed = (found >= (0 if self.condition_dropout is None else -1)) & (found < self.num_classes)
-        if not (_unread(found) or allowed.all()):
+        allowed = (found >= (0 if self.needs_label else -1)) & (found < self.num_classes)
+        if not (unread(found) or allowed.all()):
             raise InputError(
                 f"labels of {name} are 0 to {self.num_classes - 1}, got {int(found.min())} to {int(found.max())}; "
                 f"another in row {int(allowed.int().argmin())} of the batch first (-1: it has none)",
@@ -276,7 +276,7 @@ class ConditionalVAE(VAE):
             )
         if not condition.is_floating_point():
             condition = condition.to(self.dtype)
-        if _unread(condition):
+        if unread(condition):
             return list(condition.unbind(1))
         classes = torch.tensor(self.conditions, device=condition.device)
         among = (condition >= 0) & (condition < classes) & (condition == condition.floor())
@@ -297,7 +297,7 @@ class ConditionalVAE(VAE):
 
     def _refuse_unseen(self, columns: Sequence[Tensor]) -> None:
         """While a fit runs, the classes of its data may still come."""
-        if _unread(columns[0]) or self._fits() or not self._trained:
+        if unread(columns[0]) or self._fits() or not self._trained:
             return
         for field, (k, column) in enumerate(zip(self.levels, columns, strict=True)):
             place = field - (len(self.levels) - len(self.conditions))
@@ -352,6 +352,6 @@ class ConditionalVAE(VAE):
         return condition.preprocess(condition.natural(each))
 
 
-def _unread(values: Tensor) -> bool:
+def unread(values: Tensor) -> bool:
     """Whether nobody may look at values: of a graph that is exported, which has no place for it, and without any."""
     return values.is_meta or torch.compiler.is_exporting()

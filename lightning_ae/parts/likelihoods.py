@@ -155,8 +155,13 @@ class Likelihood(Configurable):
     def sample(self, params: Tensor, noise: Noise | None = None) -> Tensor:
         """A draw: (B, P, *shape) to (B, *shape), from `noise` (torch's global generator by default)."""
 
-    def errors(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """What the last parameter is fitted to: sums of errors, and of how many values, (fitted_values,) each."""
+    def errors(
+        self, params: Tensor, x: Tensor, mask: Tensor | None = None, weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What the last parameter is fitted to: sums of errors, and of how many values, (fitted_values,) each.
+
+        With weights, (B,), a sample's errors and values count so much.
+        """
         raise NotImplementedError(f"{type(self).__name__} fits no parameter to errors")
 
     def fit(self, error: Tensor) -> Tensor:
@@ -256,11 +261,16 @@ class _Calibrated(_LocationScale):
         each = fitted.to(location.dtype).view(1, -1, *[1] * (location.ndim - 2))
         return each if self.scale == "optimal" else each.expand_as(location)
 
-    def errors(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def errors(
+        self, params: Tensor, x: Tensor, mask: Tensor | None = None, weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The sums of errors and of how many known values, over the batch: of all values, or of each feature's."""
         location = at_least_float32(params[:, 0])
         error = known(self._error(location, known(x, mask)), mask)
         counts = torch.ones_like(error) if mask is None else mask.to(error.dtype)
+        if weights is not None:
+            each = weights.to(error.dtype).view(-1, *[1] * (error.ndim - 1))
+            error, counts = error * each, counts * each
         if self.scale == "optimal":
             return error.sum().view(1), counts.sum().view(1)
         return error.transpose(0, 1).flatten(1).sum(dim=1), counts.transpose(0, 1).flatten(1).sum(dim=1)
