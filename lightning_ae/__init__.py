@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lightning_ae.models.linear import LinearAutoencoder
     from lightning_ae.models.missing import MissingDataIWAE
     from lightning_ae.models.score_matching import ScoreMatchingAutoencoder
+    from lightning_ae.models.semi_supervised import SemiSupervisedVAE
     from lightning_ae.models.sparse import KSparseAutoencoder, SparseAutoencoder
     from lightning_ae.models.stacked import StackedAutoencoder
     from lightning_ae.models.vae import VAE
@@ -68,6 +69,7 @@ __all__ = [
     "MissingDataIWAE",
     "PIWAE",
     "ScoreMatchingAutoencoder",
+    "SemiSupervisedVAE",
     "SparseAutoencoder",
     "StackedAutoencoder",
     "TopKDictionary",

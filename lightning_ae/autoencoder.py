@@ -122,7 +122,7 @@ class Autoencoder(Scores, ExactModule):  # type: ignore[misc]  # Lightning's loa
         self.input_shape = tuple(to_plain(input_shape, "input_shape"))  # numpy's integers, too
         self.latent_dim = to_plain(latent_dim, "latent_dim")
         self.architecture = from_plain(Architecture, architecture, "architecture")
-        self.likelihood = from_plain(Likelihood, likelihood, "likelihood")
+        self.likelihood = from_plain(Likelihood, likelihood, "likelihood").of_model(self)
         self.corruption = None if corruption is None else from_plain(Corruption, corruption, "corruption")
         self.lr = to_plain(lr, "lr")
         self.lr_schedule = None if lr_schedule is None else from_plain(Schedule, lr_schedule, "lr_schedule")
@@ -332,13 +332,14 @@ class Autoencoder(Scores, ExactModule):  # type: ignore[misc]  # Lightning's loa
         """Zeros in the shape of `n` inputs, (n, *input_shape), where the encoder's weights are."""
         return torch.zeros(n, *self.input_shape, dtype=weights_type(self.encoder, self), device=self.device)
 
-    def stand_ins(self, n: int) -> dict[str, Tensor]:
+    def stand_ins(self, n: int, **examples: Tensor) -> dict[str, Tensor]:
         """What `given` is where `n` inputs stand alone: a "mask" of all known, a "label" that goes through `classes`.
 
-        It is fixed, for golden values and for questions of shape. Override it where the model takes something else.
+        It is fixed, for golden values and for questions of shape. Override it where the model takes something else, or
+        give `examples` of that.
         """
         label = torch.tensor(self.classes or (0,), device=self.device).repeat(n)[:n]
-        examples = {"label": label, "mask": torch.ones_like(self.new_inputs(n), dtype=torch.bool)}
+        examples |= {"label": label, "mask": torch.ones_like(self.new_inputs(n), dtype=torch.bool)}
         if lacking := [role for role in self.given if role not in examples]:
             raise InputError(
                 f"{type(self).__name__} takes {', '.join(lacking)}, which nothing can stand for but what it says",
@@ -353,7 +354,8 @@ class Autoencoder(Scores, ExactModule):  # type: ignore[misc]  # Lightning's loa
 
     def parameters_of(self, output: Tensor, **given: Tensor) -> Tensor:
         """The same, of what a decoder network gave, (B, *likelihood.output_shape(input_shape))."""
-        parameters: Tensor = self.head(output, **{role: given[role] for role in self.implied if role in given})
+        roles = (*self.implied, *self.likelihood.asks)
+        parameters: Tensor = self.head(output, **{role: given[role] for role in roles if role in given})
         return parameters
 
     def implies(self, x: Tensor, given: Mapping[str, Tensor]) -> dict[str, Tensor]:

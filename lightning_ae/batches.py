@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
@@ -29,6 +29,8 @@ class Batches:
     needs nothing more: the likelihood counts what it marks, and the encoder sees zeros elsewhere. Where a mask is left
     out, all is known.
     """
+    optional: ClassVar[tuple[str, ...]] = ("mask",)
+    """What of it may be left out: without a mask all is known, without an optional label a sample has none."""
     implied: tuple[str, ...] = ()
     """What it takes besides those, by role, and makes of the sample itself where a batch does not say it: "library".
 
@@ -113,6 +115,10 @@ class Batches:
         """What `read` makes of data in natural units, and what the model is given with them; see `features`."""
         model: Any = self
         mask = None if given.get("mask") is None else torch.as_tensor(given["mask"])
+        own = self.signature
+        if own is not None and own.condition is not None and given.get("condition") is not None:
+            natural = own.condition.natural(given["condition"])
+            given = {**given, "condition": own.condition.preprocess(natural)}
         if self.signature is not None:
             x = self.signature.preprocess(self.signature.natural(data, mask).to(model.device))
         else:
@@ -140,7 +146,7 @@ class Batches:
         Raises:
             InputError: naming it.
         """
-        optional = {"mask", *self.implied}
+        optional = {*self.optional, *self.implied}
         if given.keys() - optional == set(self.given) - optional and given.keys() <= {*self.given, *self.implied}:
             return
         name = type(self).__name__
@@ -162,9 +168,11 @@ class Batches:
             rest = list(batch[1:]) if isinstance(batch, tuple | list) else []
             found = dict(zip(self.given, [*rest, *[None] * len(self.given)], strict=False))
             there = f"{len(rest)} further values"
-        if found.get("mask", batch) is None and "mask" not in self.columns:
-            del found["mask"]
-            _tell_complete(type(self).__name__)
+        for role in self.optional:
+            # a mask that a column of the data holds is there
+            if found.get(role, batch) is None and (role != "mask" or role not in self.columns):
+                del found[role]
+                _tell_without(type(self).__name__, role)
         for role, value in found.items():
             if not isinstance(value, Tensor) or value.shape[:1] != (size,):
                 form = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
@@ -178,11 +186,11 @@ class Batches:
         return found
 
     def use_columns_of(self, data: Any) -> None:
-        """From now on takes a "label" and a "mask" from the columns that a data module has for them, where it has one.
+        """From now on takes "label", "condition" and "mask" from what a data module has for them.
 
         Raises:
-            InputError: when it has no labels, and the model takes some; when it has categories, and the model's network
-                or likelihood takes them for numbers; when values may be missing, and a method does not take masks.
+            InputError: when it has no labels or condition, and the model takes some, or others; when it has
+                categories, and the model's network or likelihood takes them for numbers; when values may be missing, and a method does not take masks.
         """
         if (mask := getattr(data, "mask", None)) is not None:
             self.columns["mask"] = mask
@@ -197,9 +205,25 @@ class Batches:
                     f"others{'' if own is None else f' ({listed(own)})'}",
                     "the model's options that suit the data are data.suits: VAE(**data.suits)",
                 )
+        if "condition" in self.given and hasattr(data, "condition_key"):
+            if data.condition_key is None:
+                raise InputError(
+                    f"{type(self).__name__} takes a condition, but the data module names no columns of it",
+                    "name them: HFDataModule(..., condition=[...])",
+                )
+            if (own := getattr(self, "conditions", data.conditions)) != data.conditions:
+                raise InputError(
+                    f"the condition's columns {listed(data.conditioned.names)} have {listed(data.conditions)} classes "
+                    f"(0 for numbers), where {type(self).__name__} takes {listed(own)}",
+                    f"construct the model with conditions=data.conditions, {list(data.conditions)}",
+                )
+            self.columns["condition"] = data.condition_key
         if "label" not in self.given or not hasattr(data, "label"):
             return
         if data.label is None:
+            if "label" in self.optional and self.signature is not None and "label" in self.columns:
+                del self.columns["label"]  # it was trained on data that have some
+                return
             raise InputError(
                 f"{type(self).__name__} takes labels, but the data set has no label column", "give the data's label"
             )
@@ -227,8 +251,9 @@ class Batches:
 
 
 @cache
-def _tell_complete(name: str) -> None:
-    rank_zero_info(f"{name} takes a mask, and the batches hold none: every value counts as known")
+def _tell_without(name: str, role: str) -> None:
+    counts = "every value counts as known" if role == "mask" else "no sample counts as labelled"
+    rank_zero_info(f"{name} takes a {role}, and the batches hold none: {counts}")
 
 
 def fitting(shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:

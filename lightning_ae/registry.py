@@ -28,6 +28,7 @@ MODELS: dict[str, str] = {
     "score_matching": "lightning_ae.models.score_matching:ScoreMatchingAutoencoder",
     "vae": "lightning_ae.models.vae:VAE",
     "conditional_vae": "lightning_ae.models.conditional:ConditionalVAE",
+    "semi_supervised_vae": "lightning_ae.models.semi_supervised:SemiSupervisedVAE",
     "adversarial": "lightning_ae.models.adversarial:AdversarialAutoencoder",
     "ladder_vae": "lightning_ae.models.hierarchical:LadderVAE",
     "vq_vae": "lightning_ae.models.vq:VQVAE",
@@ -53,6 +54,9 @@ ALIASES: dict[str, str] = {
     "contractive_ae": "contractive", "sdae": "stacked", "stacked_ae": "stacked", "dsm": "score_matching",
     "variational": "vae", "annealed_vae": "beta_vae", "capacity_vae": "beta_vae",
     "cvae": "conditional_vae", "conditional": "conditional_vae",
+    "scvi": "conditional_vae", "count_vae": "conditional_vae",
+    "m2": "semi_supervised_vae", "ssvae": "semi_supervised_vae", "ss_vae": "semi_supervised_vae",
+    "semi_supervised": "semi_supervised_vae",
     "aae": "adversarial", "adversarial_ae": "adversarial", "lvae": "ladder_vae", "ladder": "ladder_vae",
     "vq": "vq_vae", "vamp": "vampprior_vae", "vampprior": "vampprior_vae", "vamp_vae": "vampprior_vae",
     "importance_weighted": "iwae", "combination_iwae": "ciwae", "partially_iwae": "piwae",
@@ -63,6 +67,11 @@ ALIASES: dict[str, str] = {
     "gumbel_vae": "categorical_vae", "concrete_vae": "categorical_vae", "gumbel_softmax_vae": "categorical_vae",
 }  # fmt: skip
 """What variants are called elsewhere; case, "_" and "-" do not matter."""
+_SCVI = (
+    "read the data by HFDataModule(..., kind=Counts(), condition=['batch']), and give num_classes 0, conditions "
+    "data.conditions, condition_encoder False, and the likelihood ZeroInflatedNegativeBinomial(library=True, "
+    "dispersion='feature_batch'); recipes/uses/batches.py does"
+)
 SETTINGS = {
     "annealed_vae": "give capacity, 25.0 nats say, and a capacity_schedule",
     "capacity_vae": "give capacity, 25.0 nats say, and a capacity_schedule",
@@ -71,6 +80,8 @@ SETTINGS = {
     "dip_vae_ii": "give kind II",
     "hvae": "a hierarchical one, which has that name, too, is ladder_vae",
     "miwae": "the multiply importance-weighted autoencoder is a VAE with objective MIWAEObjective",
+    "scvi": _SCVI,
+    "count_vae": _SCVI,
 }
 """What makes an alias more than another name."""
 NEAREST: dict[str, str] = {

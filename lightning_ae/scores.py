@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lightning_ae.batches import Batches
 from lightning_ae.errors import InputError
-from lightning_ae.exact import keyed
+from lightning_ae.exact import keyed, rows
 from lightning_ae.parts.likelihoods import Likelihood
 from lightning_ae.thresholds import Threshold, check_quantile
 from lightning_ae.training.values import offender
@@ -32,12 +32,54 @@ class Coded:
         divergence: what it costs where it is the only one, in nats, (B,): KL(q(z | x) || p(z)), in closed form where
             there is one, or the indices' number of bits. None of a code that costs nothing, since the model has no
             distribution over codes.
-        log_ratio: log q(z | x) - log p(z), (B,), where it is one draw of several.
+        log_ratio: log q(z | x) - log p(z), (B,), where it is one draw of several; of a mixture (B, k), with the
+            logarithm of the prior probability of each subtracted.
+        weights: of a mixture, of which a sample has k codes, how probable each is, (B, k); the code's rows are (B * k),
+            a sample's beside each other.
+        given: of a mixture, what its rows are given instead of the sample's, by role.
     """
 
     code: Any
     divergence: Tensor | None = None
     log_ratio: Tensor | None = None
+    weights: Tensor | None = None
+    given: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def log_likelihood(self, model: Any, target: Tensor, **given: Tensor) -> Tensor:
+        """log p(x | z) of the samples, the mean of a mixture, (B,)."""
+        each = self.log_likelihoods(model, target, **given)
+        return each[:, 0] if self.weights is None else (self.weights * each).sum(dim=1)
+
+    def log_likelihoods(self, model: Any, target: Tensor, **given: Tensor) -> Tensor:
+        """log p(x | z) of each code of the samples, (B, k)."""
+        target, given = self._repeated(target, given)
+        with self._noise():
+            found: Tensor = model.log_likelihood(self.code, target, **given)
+        return found.unflatten(0, (-1, self._k))
+
+    def shares(self, model: Any, target: Tensor, **given: Tensor) -> Tensor:
+        """What each value has of -log p(x | z), the mean of a mixture, (B, *input_shape)."""
+        repeated, given = self._repeated(target, given)
+        with self._noise():
+            parameters = model.decoder_parameters(self.code, **model.completed(repeated, given))
+            each: Tensor = -model.log_prob_each(parameters, repeated, **given)
+        if self.weights is None:
+            return each
+        weights = self.weights.view(*self.weights.shape, *[1] * (target.ndim - 1))
+        return (weights * each.unflatten(0, (-1, self._k))).sum(dim=1)
+
+    @property
+    def _k(self) -> int:
+        return 1 if self.weights is None else self.weights.shape[1]
+
+    def _noise(self) -> Any:
+        return nullcontext() if self.weights is None else rows("by_sample")
+
+    def _repeated(self, target: Tensor, given: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.weights is None:
+            return target, dict(given)
+        repeated = {role: value.repeat_interleave(self._k, dim=0) for role, value in given.items()}
+        return target.repeat_interleave(self._k, dim=0), {**repeated, **self.given}
 
 
 @dataclass(frozen=True)
@@ -142,14 +184,13 @@ class Scores(Batches):
             weights: Tensor | None = None
             for coded in self.coded(x, draws, **given):
                 if shares:
-                    parameters = model.decoder_parameters(coded.code, **model.completed(target, given))
-                    each = -model.log_prob_each(parameters, target, **given)
+                    each = coded.shares(model, target, **given)
                     return Scored(_plus(each.flatten(1).sum(dim=1), coded.divergence), each)
-                log_p: Tensor = model.log_likelihood(coded.code, target, **given)
                 if draws == 1:
-                    return Scored(_plus(-log_p, coded.divergence))
+                    return Scored(_plus(-coded.log_likelihood(model, target, **given), coded.divergence))
                 assert coded.log_ratio is not None
-                weight = log_p - coded.log_ratio
+                log_p = coded.log_likelihoods(model, target, **given)
+                weight = (log_p - coded.log_ratio.view(log_p.shape)).logsumexp(dim=1)
                 weights = weight if weights is None else torch.logaddexp(weights, weight)
             assert weights is not None
             return Scored(math.log(draws) - weights)

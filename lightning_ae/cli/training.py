@@ -127,6 +127,8 @@ class TrainingCLI(LightningCLI):
                 "add --model.input_shape 1,28,28, say",
             )
         words = _suiting(getattr(data, "suits", {}), taken, given)
+        if (levels := getattr(data, "conditions", ())) and "conditions" in taken and not given.says("model.conditions"):
+            words += ["--model.conditions", json.dumps(list(levels))]
         if words:
             rank_zero_info(f"what suits the data, where nothing else is said: {' '.join(words)}")
         return parser.parse_args([*given.words, "--model.input_shape", str(list(shape)), *words])

@@ -106,7 +106,7 @@ class OnTheFly:
         self.kind, self.split = kind.of_split(rows, columns, whole=False), split
         self.columns, self.key, self.beside = columns, key, beside
         self.numbers, self.seed = numbers, seed
-        self.rows = rows.select_columns([*columns, *beside.names]).with_format("arrow")
+        self.rows = rows.select_columns(list(dict.fromkeys((*columns, *beside.columns)))).with_format("arrow")
 
     def __call__(self, positions: Tensor) -> dict[str, Tensor]:
         """The samples at these positions, int64 (B,)."""

@@ -53,6 +53,8 @@ def identity(data: HFDataModule, samples: int | None) -> Identity:
     features = rows.features  # a copy each time
     images = set(image_columns(features))
     besides = {*scalar_columns(features), *([] if data.label is None else [data.label])}  # a label may be text
+    condition = data.conditioned
+    besides |= set() if condition is None else set(condition.names)
     others = sorted(besides - set(columns))
     schema = features.arrow_schema
     content: dict[str, Any] = {} if samples is None else {"rows": samples}
@@ -67,6 +69,8 @@ def identity(data: HFDataModule, samples: int | None) -> Identity:
         "classes": getattr(features.get(data.label), "names", None),  # as declared: others are in the content
         **{f"kind.{name}": value for name, value in _options(kind).items()},
     }
+    if condition is not None:
+        reading["condition"] = condition.hash
     if isinstance(data.own_preprocess, TabularPreprocess) and kind.fitted:
         reading["statistics"] = _statistics(data.own_preprocess)
     if (windows := None if data.streaming else data.windows("train")) is not None:  # other columns' values cut them

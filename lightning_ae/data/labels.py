@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,9 @@ from lightning_ae.data.columns import is_text, is_whole
 from lightning_ae.data.signature import Column, listed
 from lightning_ae.errors import InputError
 from lightning_ae.natural import MISSING
+
+if TYPE_CHECKING:
+    from lightning_ae.data.conditions import Given
 
 FEW, MOST = 20, 1000  # classes: always enough to be classes, never too many
 UNLABELLED = -1  # as Hugging Face marks it
@@ -119,7 +122,7 @@ def classes_of(rows: Any, name: str, streaming: bool, most: int | None = None) -
 
 @dataclass(frozen=True)
 class Beside:
-    """What a batch has besides its input: the label, int64 class numbers or float32, and further columns of numbers.
+    """What a batch has besides its input: the label (int64 classes, or float32), columns of numbers, and the condition.
 
     In further columns and in labels that are numbers missing values are NaN, and whole numbers without missing ones
     are int64; rows without a class have -1.
@@ -130,6 +133,7 @@ class Beside:
         features: of the columns in the data set that is read.
         split: its name, for errors.
         labelled: whether a row without a class is refused.
+        condition: reads the condition, where there is one.
     """
 
     names: list[str]
@@ -137,6 +141,12 @@ class Beside:
     features: dict[str, Any] = field(repr=False)
     split: str
     labelled: bool = False
+    condition: Given | None = None
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that it reads."""
+        return list(dict.fromkeys((*self.names, *(() if self.condition is None else self.condition.columns))))
 
     def __call__(self, rows: pa.Table, numbers: Sequence[Any]) -> dict[str, Tensor]:
         """The columns (B,) of these rows; `numbers` are the data set's own of the rows.
@@ -147,6 +157,8 @@ class Beside:
         found = {name: torch.from_numpy(self._column(name, rows[name], numbers)) for name in self.names}
         if self.labelled and self.label is not None and self.label.kind == "category" and self.label.name in found:
             self.refuse_unlabelled(found[self.label.name], numbers)
+        if self.condition is not None:
+            found[self.condition.name] = self.condition(rows, numbers)
         return found
 
     def refuse_unlabelled(self, labels: Tensor, numbers: Sequence[Any]) -> None:

@@ -15,6 +15,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_ae.config import arguments, class_path, from_plain, import_class, to_plain
+from lightning_ae.data.conditions import Conditions
 from lightning_ae.data.decoding import CHUNK_BYTES, OnTheFly
 from lightning_ae.data.identity import Identity, check_identity, identity
 from lightning_ae.data.kinds import Kind
@@ -58,6 +59,10 @@ class HFDataModule(Samples, pl.LightningDataModule):
             data set's features suggest, never as sequences.
         label: the column of labels; by default the only column of classes, or one named label, labels, target, class
             or y, in any case.
+        condition: the columns that a model is given besides, such as the batch of a measurement and an age; or a
+            `Tabular(columns=[...])` that says how they are read. Texts, booleans and declared classes are classes,
+            whole numbers only if named so (`categories`); numbers are standardised by the training split. They make no
+            input, and are the entry "condition" of a batch, NaN where a value is missing.
         train_split: the split to train on.
         val_split: the split to validate on; by default a part of the training split.
         test_split: the split to test on.
@@ -91,6 +96,7 @@ class HFDataModule(Samples, pl.LightningDataModule):
         revision: str | None = None,
         kind: Kind | None = None,
         label: str | None = None,
+        condition: list[str] | Kind | None = None,
         train_split: str = "train",
         val_split: str | None = None,
         test_split: str = "test",
@@ -112,6 +118,9 @@ class HFDataModule(Samples, pl.LightningDataModule):
         self.path, self.name, self.revision = path, name, revision
         self.kind = None if kind is None else from_plain(Kind, kind, "kind")
         self._given_label = label
+        self.condition = condition
+        if condition is not None:
+            _ = Conditions.of(condition)
         self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.split_seed, self.split_by, self.split_time = split_seed, split_by, split_time
@@ -418,7 +427,7 @@ class HFDataModule(Samples, pl.LightningDataModule):
         frozen = self._kind().frozen is not None and (not training or self._kind().trains_frozen)
         data = self._rows_of(name)
         model = getattr(self.trainer, "lightning_module", None)
-        beside = self._beside(self._others(data.features), name)
+        beside = replace(self._beside(self._others(data.features), name), condition=self._given(name))
         if getattr(model, "needs_label", "label" in getattr(model, "given", ())):
             beside = replace(beside, labelled=True)
         seeds = self.split_seed if frozen else None
@@ -448,8 +457,8 @@ class HFDataModule(Samples, pl.LightningDataModule):
                 )
             return BatchLoader(self._opened[made], order, self.num_workers, position=position, **options)
         samples = {self._key: self._array(name, frozen)}
-        if beside.names:
-            samples |= beside(data.select_columns(beside.names).with_format("arrow")[:], range(len(data)))
+        if beside.columns:
+            samples |= beside(data.select_columns(beside.columns).with_format("arrow")[:], range(len(data)))
         starts = None if windows is None else (windows.length, torch.from_numpy(windows.starts))
         columns = Columns(samples, None if rows is None else torch.from_numpy(rows), starts, self._key)
         return BatchLoader(self._on_device(columns, name), order, position=position, **options)

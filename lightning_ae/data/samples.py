@@ -28,11 +28,13 @@ from lightning_ae.data.columns import (
     same_kind,
     scalar_columns,
 )
+from lightning_ae.data.conditions import CONDITION, Conditions, Given
 from lightning_ae.data.decoding import OnTheFly, decode_chunks, decode_rows
 from lightning_ae.data.fingerprint import fingerprint
 from lightning_ae.data.kinds import Kind, Sequence, Tabular, kind_of
 from lightning_ae.data.kinds.counts import gathered
 from lightning_ae.data.labels import Beside, label_column
+from lightning_ae.data.scaling import Scaling
 from lightning_ae.data.signature import FORMAT, Column, Signature, listed
 from lightning_ae.data.source import load_splits
 from lightning_ae.data.splits import Division, Parts
@@ -63,6 +65,7 @@ class Samples:
     split_time: str | None
     cache: str
     streaming: bool
+    condition: Any
     _given_label: str | None
 
     def __init__(self) -> None:
@@ -79,6 +82,7 @@ class Samples:
         self._opened: dict[Any, OnTheFly] = {}  # what decodes each time, by what it depends on
         self._settled = False  # the kind, by what the data set says of itself
         self._said = False  # which columns were chosen
+        self._conditioned: Signature | None = None  # by these data
 
     # ---- what the data are -----------------------------------------------------------------------------------
 
@@ -128,6 +132,41 @@ class Samples:
         likelihood where the model's own would not do, for categories, say. On the command line they are the defaults.
         """
         return {"input_shape": self.input_shape, **self._kind().suits(self.input_columns)}
+
+    @cached_property  # every batch asks for it
+    def condition_key(self) -> str | None:
+        """The name of the entry of batches that holds the `condition`, (B, columns); None where there is none."""
+        if self._condition is None:
+            return None
+        key, others = CONDITION, [*self._others(self._rows_of(self._typical).features), self._key]
+        while key in others:
+            key += "_"
+        return key
+
+    @property
+    def conditions(self) -> tuple[int, ...]:
+        """How many classes each column of the condition has, 0 for numbers, as `ConditionalVAE` takes it."""
+        signature = self.conditioned
+        if signature is None:
+            return ()
+        return tuple(len(signature.classes.get(name, ())) for name in signature.names)
+
+    @property
+    def conditioned(self) -> Signature | None:
+        """What a model is given besides the input: the condition's columns and statistics, of these training data or
+        of the model that they feed; None where there is none."""
+        of_model = None if self._of_model is None else self._of_model.condition
+        kind = self._condition
+        if of_model is not None or kind is None:
+            return of_model
+        if self._conditioned is None:
+            rows = self._rows_of(self._typical)
+            names = list(kind.columns or ())
+            known = describe(rows.features)
+            columns = kind.described([known[name] for name in names], self._first_row())
+            preprocess = kind.preprocess(lambda: self._condition_chunks(kind), names)
+            self._conditioned = Signature(preprocess, tuple(columns))
+        return self._conditioned
 
     @cached_property  # every batch asks for it
     def mask(self) -> str | None:
@@ -247,7 +286,9 @@ class Samples:
             columns = self._kind().described([known[name] for name in self.input_columns], self._first_row())
             preprocess = self.own_preprocess if of_model is None else of_model.preprocess
             version = FORMAT if of_model is None else of_model.version
-            self._signature = Signature(preprocess, tuple(columns), self._label, version=version)
+            self._signature = Signature(
+                preprocess, tuple(columns), self._label, version=version, condition=self.conditioned
+            )
         return self._signature
 
     def use_signature(self, signature: Signature) -> None:
@@ -260,13 +301,16 @@ class Samples:
             return
         self._splits = gathered(self.splits, signature)
         kind = self._kind().of_signature(signature)
-        signature.check(describe(self._rows_of(self._typical).features))
+        features = describe(self._rows_of(self._typical).features)
+        for each in (signature, signature.condition):
+            if each is not None:
+                each.check(features)
         self._say_what_changes(signature)
         self._of_model, self._reading, self._signature = signature, kind, None
         self._arrays.clear()
         self._cut.clear()
         self._opened.clear()
-        for name in ("input_columns", "_key", "_label", "mask"):
+        for name in ("input_columns", "_key", "_label", "mask", "_condition", "condition_key"):
             vars(self).pop(name, None)
 
     @property
@@ -352,13 +396,14 @@ class Samples:
     # ---- inside ------------------------------------------------------------------------------------------------------
 
     def _possible(self) -> Features:
-        """The columns that may make an input: all, but that of groups where nobody names it."""
+        """The columns that may make an input: all, but those of groups and of the condition where nobody names them."""
         from datasets import Features
 
         features = self._rows_of(self._typical).features
-        if self.split_by not in features or getattr(self._kind(), "columns", None) is not None:
+        if getattr(self._kind(), "columns", None) is not None:
             return features
-        return Features({name: feature for name, feature in features.items() if name != self.split_by})
+        apart = {self.split_by, *self._condition_columns}
+        return Features({name: feature for name, feature in features.items() if name not in apart})
 
     def _say_what_changes(self, signature: Signature) -> None:
         """Once, what the model's way of reading makes of data that would be read otherwise by themselves."""
@@ -395,15 +440,23 @@ class Samples:
             getattr(kind, "group", None): "series",
             getattr(kind, "time", None): "times",
         }
-        said = {name: divides.get(name, reason) for name, reason in choice.left_out.items()}
+        said = {
+            name: divides.get(name, reason)
+            for name, reason in choice.left_out.items()
+            if name not in self._condition_columns
+        }
         choice = replace(choice, left_out=said)
         names = self.class_names
         classes = "" if names is None else f"{len(names)} classes: {listed(names)}"
         if self.has_classes and not self.streaming and (without := int((self._labels_of(self._typical) < 0).sum())):
             classes += f"; {without} rows have none"
-        rank_zero_info(
-            choice.said(kind.how, classes and f" ({classes})", hint=isinstance(kind, Tabular) and kind.columns is None)
+        line = choice.said(
+            kind.how, classes and f" ({classes})", hint=isinstance(kind, Tabular) and kind.columns is None
         )
+        if self._condition is not None:
+            own, how = self._condition, self._condition.how
+            line = f"condition: {listed(list(own.columns or ()))}{f', {how}' if how else ''}; {line}"
+        rank_zero_info(line)
         if isinstance(kind, Sequence | Tabular) and (
             lost := kind.unlike(self._first_rows(LOOKED_AT), self.input_columns)
         ):
@@ -434,7 +487,8 @@ class Samples:
         elif of_model is not None and of_model.name in label_columns(features):
             name = of_model.name
         else:
-            name = find_label(features, texts=not self.streaming)
+            apart = {name: feature for name, feature in features.items() if name not in self._condition_columns}
+            name = find_label(type(features)(apart), texts=not self.streaming)
         if name is None:
             return None
         classes = None if of_model is None else of_model.classes
@@ -453,8 +507,60 @@ class Samples:
         return label if classes is None or label.classes is None else replace(label, classes=classes)
 
     def _beside(self, names: list[str], split: str) -> Beside:
-        """Reads what a batch of one of the data set's own splits has besides the input."""
+        """Reads columns of one of the data set's own splits that a batch has besides the input."""
         return Beside(names, self._label, dict(self._rows_of(split).features), split)
+
+    def _given(self, split: str) -> Given | None:
+        """Reads the condition of rows of one of the data set's own splits."""
+        kind, signature = self._condition, self.conditioned
+        if kind is None or signature is None:
+            return None
+        rows = self._rows_of(split)
+        check_columns(signature.names, rows.features)
+        assert self.condition_key is not None
+        return Given(self.condition_key, kind.of_split(rows, signature.names, whole=False), signature, split)
+
+    @property
+    def _condition_columns(self) -> tuple[str, ...]:
+        """The names of the condition's columns, as far as they are known before any row is looked at."""
+        of_model = None if self._of_model is None else self._of_model.condition
+        if of_model is not None:
+            return tuple(of_model.names)
+        return () if self.condition is None else Conditions.of(self.condition).columns or ()
+
+    @cached_property  # every batch asks for it
+    def _condition(self) -> Conditions | None:
+        """How the condition is read: by these data, or as the model asks for that they feed."""
+        own = None if self.condition is None else Conditions.of(self.condition)
+        of_model = None if self._of_model is None else self._of_model.condition
+        rows = self._rows_of(self._typical)
+        if of_model is not None:
+            if own is not None and set(own.columns or ()) != set(of_model.names):
+                raise InputError(
+                    f"condition names {listed(own.columns or ())}, where the model was trained with "
+                    f"{listed(of_model.names)}",
+                    "leave condition out: the model says it",
+                )
+            scaling: Scaling = "standard" if getattr(of_model.preprocess, "scales", False) else "none"
+            return Conditions(tuple(of_model.names), scaling, of_model.classes or None)
+        if own is None:
+            return None
+        check_columns(own.columns or (), rows.features)
+        kind = own.of_rows(rows, None, self.streaming)
+        assert isinstance(kind, Conditions)
+        kind.input_columns(rows.features, None)
+        return kind
+
+    def _condition_chunks(self, kind: Conditions) -> Iterator[Tensor]:
+        """The condition's columns in natural units, of the rows that train."""
+        name, numbers = self._part("train")
+        rows, columns, first = self._rows_of(name), list(kind.columns or ()), 0
+        kind_of_split: Any = kind.of_split(rows, columns, whole=False)
+        rows = (rows if numbers is None else rows.select(numbers)).select_columns(columns).with_format("arrow")
+        for table in rows.iter(4096):
+            own = range(first, first + len(table)) if numbers is None else numbers[first : first + len(table)].tolist()
+            yield torch.from_numpy(decode_rows(kind_of_split, table, columns, name, own))
+            first += len(table)
 
     def _others(self, features: Any) -> list[str]:
         """The columns that a batch has besides the input."""

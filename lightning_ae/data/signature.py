@@ -67,6 +67,7 @@ class Signature:
         label: the column of labels, where there is one.
         support: the closed interval of values, in the model's units, that its likelihood takes; None for all numbers.
         version: of this format.
+        condition: what the model is given besides, where that is columns: those, and their statistics.
     """
 
     preprocess: Preprocess
@@ -74,6 +75,7 @@ class Signature:
     label: Column | None = None
     support: tuple[float, float] | None = None
     version: int = FORMAT
+    condition: Signature | None = None
 
     @property
     def names(self) -> list[str]:
@@ -106,7 +108,8 @@ class Signature:
         if self.version == 1:
             for later in ("binarize", "knots"):
                 init_args.pop(later, None)
-        return {
+        condition = {} if self.condition is None else {"condition": self.condition.plain()}
+        return condition | {
             "version": self.version,
             "columns": [to_plain(column.plain(), "columns") for column in self.columns],
             "label": None if self.label is None else to_plain(self.label.plain(), "label"),
@@ -136,6 +139,7 @@ class Signature:
                 label=None if value["label"] is None else _column(value["label"]),
                 support=None if value["support"] is None else bounds,
                 version=value["version"],
+                condition=cls.from_plain(value["condition"]) if value.get("condition") is not None else None,
             )
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
@@ -219,6 +223,7 @@ class Signature:
             check=check,
             classes=self.classes | named,
             masked=self.masked,
+            unknown=self.masked and all(column.missing == "masked" for column in self.columns),
             dates=[each.name for each in self.columns if each.kind == "date" or each.type.startswith("duration")],
         )
 

@@ -236,7 +236,7 @@ class _Score(_OfModel):
         x, given = self.read(*inputs)
         self.at = 0
         coded = next(self.model.coded(x, 1, **given))
-        score = -self.model.log_likelihood(coded.code, x, **given)
+        score = -coded.log_likelihood(self.model, x, **given)
         if coded.divergence is not None:
             score = coded.divergence + score
         score = torch.where(_outside(self.model.likelihood, x), torch.nan, score)
@@ -276,7 +276,11 @@ class _Written(Noise):
             part.draws.append(nn.Parameter(drawn.clone(), requires_grad=False))
             return drawn
         part.at += 1
-        return part.draws[part.at - 1].expand(x.shape[0], *x.shape[1:]).to(x.dtype)
+        drawn = part.draws[part.at - 1]
+        if len(drawn) == 1:
+            return drawn.expand(x.shape[0], *x.shape[1:]).to(x.dtype)
+        rows = x.shape[0] // len(drawn)  # of a mixture, whose k rows of a sample are beside each other
+        return drawn.unsqueeze(0).expand(rows, *drawn.shape).flatten(0, 1).to(x.dtype)
 
 
 # ---- models and rows ------------------------------------------------------------------------------------------------

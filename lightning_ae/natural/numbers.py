@@ -32,6 +32,7 @@ class Reading:
             names of its dimensions.
         masked: whether values may be missing, and are NaN then.
         dates: columns of dates, times or durations, which are seconds.
+        unknown: whether a missing category is NaN, and no class of its own.
     """
 
     names: Sequence[str] = ()
@@ -41,6 +42,7 @@ class Reading:
     classes: Mapping[str, Sequence[str]] = field(default_factory=lambda: MappingProxyType({}))
     masked: bool = False
     dates: Collection[str] = ()
+    unknown: bool = False
 
 
 def tensor_of(data: Any) -> Tensor:

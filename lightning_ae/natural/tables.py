@@ -156,7 +156,7 @@ def taken(keys: Mapping[str, Any], names: Sequence[str]) -> list[str]:
 def _column(values: Any, name: str, how: Reading) -> np.ndarray:
     """A column as (B, dimensions): dates in seconds since 1970, durations in seconds, categories as their numbers."""
     if name in how.classes:
-        return _numbers_of(values, name, how.classes[name])[:, None]
+        return _numbers_of(values, name, how.classes[name], how.unknown)[:, None]
     if name in how.dates:
         zoned = getattr(getattr(values, "dtype", None), "tz", None) is not None  # of pandas
         array = np.asarray(values.dt.tz_convert(None) if zoned else values)
@@ -176,9 +176,11 @@ def _listed_values(values: Any) -> Any:
     return values.to_list() if hasattr(values, "to_list") else values
 
 
-def _numbers_of(values: Any, name: str, classes: Sequence[str]) -> np.ndarray:
-    """A column of categories as the numbers of its classes, (B,)."""
-    number = {each: i for i, each in enumerate(classes)}
+def _numbers_of(values: Any, name: str, classes: Sequence[str], unknown: bool = False) -> np.ndarray:
+    """A column of categories as the numbers of its classes, (B,); a missing one is NaN where it may be `unknown`."""
+    number: dict[str, float] = {each: i for i, each in enumerate(classes)}
+    if unknown:
+        number[MISSING] = np.nan
     found = []
     for row, value in enumerate(values.tolist() if hasattr(values, "tolist") else list(values)):
         missing = value is None or value != value or type(value).__name__ == "NAType"

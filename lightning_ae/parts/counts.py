@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,6 +16,10 @@ from lightning_ae.exact import Noise
 from lightning_ae.parts.likelihoods import Likelihood, at_least_float32, bounded, known, per_sample
 from lightning_ae.parts.quantiles import log_gamma_quantile, poisson_quantile
 
+if TYPE_CHECKING:
+    from lightning_ae.autoencoder import Autoencoder
+
+Dispersion = Literal["feature", "feature_batch", "per_value"]
 LOG_MEAN_RANGE = (-50.0, 30.0)
 LOG_DISPERSION_RANGE = (-10.0, 20.0)
 _STIRLING = 32.0
@@ -129,27 +133,77 @@ class NegativeBinomial(_Counts):
     Args:
         library: whether the means of a sample are shares of its library; see `Poisson`.
         dispersion: "feature", a :math:`\theta` learned for each index of a sample's first dimension (a column of a
-            vector); or "per_value", given by the decoder.
+            vector); "feature_batch", one for each of them in each batch of measurements, of a model that is given a
+            condition, whose first column says the batch; or "per_value", given by the decoder.
+        batches: how many there are, where it is by batch; a model says it.
     """
 
-    dispersion: Literal["feature", "per_value"] = "feature"
+    dispersion: Dispersion = "feature"
+    batches: int = 0
 
     def __post_init__(self) -> None:
-        if self.dispersion not in ("feature", "per_value"):
-            raise unknown(f"dispersion of {type(self).__name__}", str(self.dispersion), ("feature", "per_value"))
+        if self.dispersion not in get_args(Dispersion):
+            raise unknown(f"dispersion of {type(self).__name__}", str(self.dispersion), get_args(Dispersion))
+        if self.batches and self.dispersion != "feature_batch":
+            raise InputError(f"batches of {type(self).__name__} go with dispersion='feature_batch', got {self}")
+
+    @property
+    def asks(self) -> tuple[str, ...]:
+        """The condition, where the dispersion is by batch."""
+        return ("condition",) if self.dispersion == "feature_batch" else ()
+
+    def of_model(self, model: Autoencoder) -> NegativeBinomial:
+        """With the number of batches that the first column of the model's condition has.
+
+        Raises:
+            InputError: when that has none, others, or may be missing.
+        """
+        if self.dispersion != "feature_batch":
+            return self
+        conditions: tuple[int, ...] = getattr(model, "conditions", ())
+        name = f"{type(self).__name__}(dispersion='feature_batch')"
+        if not conditions or not conditions[0] or self.batches not in (0, conditions[0]):
+            raise InputError(
+                f"{name} takes the batch from the first column of the model's condition, which must have"
+                f"{f' {self.batches}' if self.batches else ''} classes; {type(model).__name__} has conditions "
+                f"{list(conditions)}",
+                "use ConditionalVAE(..., conditions=[batches, ...]), of data with condition=['batch', ...]",
+            )
+        if getattr(model, "condition_dropout", None) is not None:
+            raise InputError(
+                f"{name} has no dispersion of a sample whose batch is missing, and condition_dropout admits such",
+                "leave condition_dropout out, or use dispersion='feature'",
+            )
+        return replace(self, batches=conditions[0])
 
     @property
     def decoder_parameters(self) -> int:
         """The log-mean, and the log-dispersion where it differs from value to value."""
-        return 1 if self.dispersion == "feature" else 2
+        return 2 if self.dispersion == "per_value" else 1
 
     def shared_parameters(self) -> list[float]:
         """The log-dispersion, where each feature has one."""
-        return [0.0] if self.dispersion == "feature" else []
+        return [] if self.dispersion == "per_value" else [0.0]
 
     def shared_values(self, shape: tuple[int, ...]) -> int:
-        """One for each feature."""
-        return shape[0]
+        """One for each feature, of each batch."""
+        return shape[0] * max(1, self.batches)
+
+    def parameters(self, output: Tensor, shape: tuple[int, ...], *more: Tensor, **taken: Tensor) -> Tensor:
+        """(B, P, *shape), with the dispersions of each sample's batch where they are by batch."""
+        if self.dispersion != "feature_batch":
+            return super().parameters(output, shape, *more, **taken)
+        (shared,) = more
+        if (condition := taken.get("condition")) is None or not self.batches:
+            raise InputError(
+                f"{type(self).__name__}(dispersion='feature_batch') takes the condition of each sample, whose first "
+                "column says the batch",
+                "use it in a ConditionalVAE, or give condition=..., and batches",
+            )
+        params = _Counts.parameters(self, output, shape, **taken)
+        each = shared.view(self.batches, shape[0])[condition[:, 0].long()]
+        each = each.view(-1, 1, shape[0], *[1] * (len(shape) - 1)).to(params.dtype)
+        return torch.cat([params, each.expand(len(params), 1, *shape)], dim=1)
 
     def _log_mass(self, params: Tensor, x: Tensor) -> Tensor:
         return _log_mass(x, self._log_mean(params), self._log_dispersion(params))
@@ -178,7 +232,9 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
     Args:
         library: whether the :math:`\mu` of a sample are shares of its library; see `Poisson`.
         dispersion: "feature", a :math:`\theta` learned for each index of a sample's first dimension (a column of a
-            vector); or "per_value", given by the decoder.
+            vector); "feature_batch", one for each of them in each batch of measurements, of a model that is given a
+            condition, whose first column says the batch; or "per_value", given by the decoder.
+        batches: how many there are, where it is by batch; a model says it.
     """
 
     @property

@@ -46,6 +46,7 @@ class LikelihoodHead(nn.Module):
         self.shape = shape
         self._parts: list[Tensor] | None = None  # the errors of a batch's parts, while they are summed
         self._taken: Tensor | None = None
+        self._weights: Tensor | None = None  # of the rows of which errors are summed
         self._held = False
         start = likelihood.shared_parameters()
         each = likelihood.shared_values(shape)
@@ -106,6 +107,15 @@ class LikelihoodHead(nn.Module):
         finally:
             self._taken = None
 
+    @contextmanager
+    def weighing(self, weights: Tensor) -> Iterator[None]:
+        """Inside, a row of what `log_prob` takes counts so much in the errors, (rows,): one of several guesses, say."""
+        self._weights = weights
+        try:
+            yield
+        finally:
+            self._weights = None
+
     def log_prob_each(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Each value's share of `log_prob` as evaluation has it, (B, *shape)."""
         return self.likelihood.log_prob_each(params, x, mask, self.fitted if self.fits else None)
@@ -134,7 +144,8 @@ class LikelihoodHead(nn.Module):
     def _fit(self, params: Tensor, x: Tensor, mask: Tensor | None, held: bool) -> Tensor:
         if self._taken is not None:
             return self._taken
-        errors = torch.stack(self.likelihood.errors(params, x, mask)).to(self.sums.dtype)
+        weights = {} if self._weights is None else {"weights": self._weights}
+        errors = torch.stack(self.likelihood.errors(params, x, mask, **weights)).to(self.sums.dtype)
         if self._parts is not None:
             self._parts.append(errors)
             self._held = held

@@ -13,7 +13,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_type_hints
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from torch.nn import functional as F
 from lightning_ae.config import Configurable
 from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise
+
+if TYPE_CHECKING:
+    from lightning_ae.autoencoder import Autoencoder
 
 Scale = float | Literal["learned", "per_pixel"]
 OptimalScale = float | Literal["optimal", "optimal_per_feature", "learned", "per_pixel"]
@@ -40,6 +43,19 @@ class Likelihood(Configurable):
     def takes(self) -> tuple[str, ...]:
         """What its parameters are made of besides the decoder's output, by role; `implies` makes it of samples."""
         return ()
+
+    @property
+    def asks(self) -> tuple[str, ...]:
+        """What its parameters are made of besides, by role, that no sample implies: the model must be given it."""
+        return ()
+
+    def of_model(self, model: Autoencoder) -> Likelihood:
+        """This likelihood, with what it must know of the model.
+
+        Raises:
+            InputError: when it cannot be that model's.
+        """
+        return self
 
     def implies(self, x: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
         """What it takes, as it follows from samples (B, *shape), of what the mask marks as known."""
@@ -89,7 +105,7 @@ class Likelihood(Configurable):
             output: the decoder's, (B, *output_shape).
             shape: of a sample.
             more: those that all samples share, (P, 1), or (P, shape[0]) with one for each feature.
-            taken: what it `takes`.
+            taken: what it `takes` and `asks` for.
         """
         parts = [output.unflatten(1, (self.decoder_parameters, shape[0]))]
         parts += [part.view(1, len(part), -1, *[1] * (len(shape) - 1)).to(output.dtype) for part in more]
@@ -139,8 +155,13 @@ class Likelihood(Configurable):
     def sample(self, params: Tensor, noise: Noise | None = None) -> Tensor:
         """A draw: (B, P, *shape) to (B, *shape), from `noise` (torch's global generator by default)."""
 
-    def errors(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """What the last parameter is fitted to: sums of errors, and of how many values, (fitted_values,) each."""
+    def errors(
+        self, params: Tensor, x: Tensor, mask: Tensor | None = None, weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What the last parameter is fitted to: sums of errors, and of how many values, (fitted_values,) each.
+
+        With weights, (B,), a sample's errors and values count so much.
+        """
         raise NotImplementedError(f"{type(self).__name__} fits no parameter to errors")
 
     def fit(self, error: Tensor) -> Tensor:
@@ -240,11 +261,16 @@ class _Calibrated(_LocationScale):
         each = fitted.to(location.dtype).view(1, -1, *[1] * (location.ndim - 2))
         return each if self.scale == "optimal" else each.expand_as(location)
 
-    def errors(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def errors(
+        self, params: Tensor, x: Tensor, mask: Tensor | None = None, weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The sums of errors and of how many known values, over the batch: of all values, or of each feature's."""
         location = at_least_float32(params[:, 0])
         error = known(self._error(location, known(x, mask)), mask)
         counts = torch.ones_like(error) if mask is None else mask.to(error.dtype)
+        if weights is not None:
+            each = weights.to(error.dtype).view(-1, *[1] * (error.ndim - 1))
+            error, counts = error * each, counts * each
         if self.scale == "optimal":
             return error.sum().view(1), counts.sum().view(1)
         return error.transpose(0, 1).flatten(1).sum(dim=1), counts.transpose(0, 1).flatten(1).sum(dim=1)

@@ -258,9 +258,11 @@ class Mixed(Likelihood):
             found.append(likelihood.log_prob_each(own, *_columns(columns, x, mask), its))
         return self._in_order(found)
 
-    def errors(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def errors(
+        self, params: Tensor, x: Tensor, mask: Tensor | None = None, weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Those of the numbers."""
-        return self.number.errors(self._apart(params)[0], *_columns(self._numbers, x, mask))
+        return self.number.errors(self._apart(params)[0], *_columns(self._numbers, x, mask), weights)
 
     def fit(self, error: Tensor) -> Tensor:
         """That of the numbers."""

@@ -259,8 +259,8 @@ class _Recorder(pl.Callback):
 
 
 class _Data(pl.LightningDataModule):
-    """Inputs that are random, of the likelihood and the network's categories; labels; a mask where the model takes
-    one."""
+    """Inputs that are random, of the likelihood and the network's categories; labels, a condition and a mask where the
+    model takes them, some of them missing where they may be."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -274,6 +274,10 @@ class _Data(pl.LightningDataModule):
             if levels:  # of a table
                 x[:, place] = torch.randint(levels, (SAMPLES,), generator=generator).to(x.dtype)
         columns = {"x": x, "label": torch.randint(len(model.classes) or 10, (SAMPLES,), generator=generator)}
+        if not getattr(model, "needs_label", True):  # some rows have none
+            columns["label"][::5] = -1
+        if "condition" in model.given:
+            columns["condition"] = _condition(model, generator)
         if "mask" in model.given:
             columns["mask"] = torch.rand(shape, generator=generator) < 0.7
         self.columns = Columns(columns)
@@ -291,3 +295,17 @@ class _Data(pl.LightningDataModule):
         assert self.trainer is not None
         order = Order(SAMPLES, BATCH_SIZE, shuffle, world=self.trainer.world_size, rank=self.trainer.global_rank)
         return BatchLoader(self.columns, order)
+
+
+def _condition(model: Any, generator: torch.Generator) -> Tensor:
+    """Columns of classes and of numbers, (SAMPLES, columns)."""
+    columns = [
+        torch.randint(k, (SAMPLES,), generator=generator).to(torch.get_default_dtype())
+        if k
+        else torch.rand(SAMPLES, generator=generator)
+        for k in model.conditions
+    ]
+    condition = torch.stack([column.to(torch.get_default_dtype()) for column in columns], dim=1)
+    if model.condition_dropout is not None:
+        condition[::7, 0] = torch.nan
+    return condition

@@ -160,7 +160,7 @@ def test_complete_data_need_no_mask_and_it_is_said_once(monkeypatch: pytest.Monk
     said: list[str] = []
     losses: list[float] = []
     monkeypatch.setattr(lightning_ae.batches, "rank_zero_info", said.append)
-    lightning_ae.batches._tell_complete.cache_clear()
+    lightning_ae.batches._tell_without.cache_clear()
     model = MissingDataIWAE((4,), 2, architecture=MLP((8,)))
     x = torch.rand(5, 4)
     for given in ({}, {"mask": torch.ones_like(x, dtype=torch.bool)}):

@@ -158,8 +158,8 @@ class Tabular(Kind):
         for column in columns:
             where = f"column {column!r} of split {split!r}"
             if column in self.classes:
-                named = _named(rows[column], self._declared[column]) if column in self._declared else rows[column]
-                arrays.append(_numbered(named, self.classes[column], where, first).astype(wide)[:, None])
+                values = named(rows[column], self._declared[column]) if column in self._declared else rows[column]
+                arrays.append(numbered(values, self.classes[column], where, first).astype(wide)[:, None])
             else:
                 arrays.append(numbers(rows[column], wide, where, first, self.missing == "masked"))
         own = {values.dtype for values in arrays}
@@ -320,13 +320,13 @@ def _is_list(type_: pa.DataType) -> bool:
     return pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_)
 
 
-def _named(numbers: pa.ChunkedArray, names: Sequence[str]) -> pa.ChunkedArray:
+def named(numbers: pa.ChunkedArray, names: Sequence[str]) -> pa.ChunkedArray:
     """The names of declared classes, by their numbers; of none (-1) it is missing."""
     known = pc.if_else(pc.greater_equal(numbers, 0), numbers, pa.scalar(None, numbers.type))
     return pc.take(pa.chunked_array([pa.array(names, pa.string())]), known)
 
 
-def _numbered(column: pa.ChunkedArray, classes: Sequence[str], where: str, first: int) -> np.ndarray:
+def numbered(column: pa.ChunkedArray, classes: Sequence[str], where: str, first: int) -> np.ndarray:
     """A column of categories as the numbers of its classes, (N,).
 
     Raises:

@@ -40,7 +40,7 @@ from lightning_ae.zoo.fetch import hub_file
 from lightning_ae.zoo.publishing.evaluate import codes_of, measure, read_data
 from lightning_ae.zoo.schema import NAME, Config, Data, Entry, Layer, golden_input, parse, parse_hf
 
-SPLITTING = ("name", "revision", "kind", "label", "train_split", "test_split")
+SPLITTING = ("name", "revision", "kind", "label", "condition", "train_split", "test_split")
 """Arguments of HFDataModule that say which samples there are."""
 DATASETS: dict[str, dict[str, str]] = {
     "digits": {
