@@ -142,6 +142,8 @@ class VAE(Autoencoder):
         In evaluation, on data of which the likelihood gives a probability (zeros and ones for Bernoulli), also
         "bits_per_dimension", the bound with beta = 1.
         """
+        if self.training:
+            self.prior.observe(self, target)
         terms = self.objective(self, self.infer(x, **given), target, **given)
         if self.training:
             return terms
