@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lightning_ae.models.factor import FactorVAE
     from lightning_ae.models.finetune import FineTuneClassifier
     from lightning_ae.models.hierarchical import LadderVAE
-    from lightning_ae.models.latent_spaces import CategoricalVAE, HypersphericalVAE
+    from lightning_ae.models.latent_spaces import CategoricalVAE, HypersphericalVAE, JointVAE
     from lightning_ae.models.linear import LinearAutoencoder
     from lightning_ae.models.missing import MissingDataIWAE
     from lightning_ae.models.score_matching import ScoreMatchingAutoencoder
@@ -51,6 +51,7 @@ __all__ = [
     "InputError",
     "KSparseAutoencoder",
     "HypersphericalVAE",
+    "JointVAE",
     "LadderVAE",
     "LinearAutoencoder",
     "MissingDataIWAE",

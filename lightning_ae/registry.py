@@ -41,6 +41,7 @@ MODELS: dict[str, str] = {
     "info_vae": "lightning_ae.models.vae_variants:InfoVAE",
     "hyperspherical_vae": "lightning_ae.models.latent_spaces:HypersphericalVAE",
     "categorical_vae": "lightning_ae.models.latent_spaces:CategoricalVAE",
+    "joint_vae": "lightning_ae.models.latent_spaces:JointVAE",
 }
 ALIASES: dict[str, str] = {
     "autoencoder": "ae", "vanilla": "ae", "deep_ae": "ae", "pca": "linear", "linear_ae": "linear",

@@ -7,6 +7,7 @@ from lightning_ae.parts.counts import NegativeBinomial, Poisson, ZeroInflatedNeg
 from lightning_ae.parts.flow_posteriors import IAF, PlanarFlow, SplineFlow
 from lightning_ae.parts.hyperspherical import UniformOnSphere, VonMisesFisher
 from lightning_ae.parts.importance import IWAEObjective
+from lightning_ae.parts.joint import JointCapacity, JointPosterior, JointPrior
 from lightning_ae.parts.likelihoods import Bernoulli, Gaussian, Laplace, Likelihood
 from lightning_ae.parts.mixed import Categorical, Mixed, StudentT
 from lightning_ae.parts.objectives import ELBO, Objective, TotalCorrelation
@@ -38,6 +39,9 @@ __all__ = [
     "GradientVectorQuantizer",
     "IAF",
     "IWAEObjective",
+    "JointCapacity",
+    "JointPosterior",
+    "JointPrior",
     "KLSparsity",
     "L1Sparsity",
     "Laplace",
