@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lightning_ae.models.factor import FactorVAE
     from lightning_ae.models.finetune import FineTuneClassifier
     from lightning_ae.models.hierarchical import LadderVAE
-    from lightning_ae.models.latent_spaces import CategoricalVAE, HypersphericalVAE, JointVAE
+    from lightning_ae.models.latent_spaces import CategoricalVAE, HypersphericalVAE, JointVAE, PoincareVAE
     from lightning_ae.models.linear import LinearAutoencoder
     from lightning_ae.models.missing import MissingDataIWAE
     from lightning_ae.models.score_matching import ScoreMatchingAutoencoder
@@ -55,6 +55,7 @@ __all__ = [
     "LadderVAE",
     "LinearAutoencoder",
     "MissingDataIWAE",
+    "PoincareVAE",
     "ScoreMatchingAutoencoder",
     "SparseAutoencoder",
     "StackedAutoencoder",

@@ -94,7 +94,8 @@ class ConditionalVAE(VAE):
     def decoder_parameters(self, z: Tensor, **given: Tensor) -> Tensor:
         """The parameters of p(x | z, y): (B, *code_shape) and label (B,) to (B, num_parameters, *input_shape)."""
         self.check_given(given)
-        return super().decoder_parameters(self._beside(z, given["label"]), **given)
+        seen = self._beside(self.posterior.unfold(z), given["label"])
+        return super(VAE, self).decoder_parameters(seen, **given)  # the code is unfolded, and the label is none
 
     def loss(self, x: Tensor, target: Tensor, **given: Tensor) -> dict[str, Tensor]:
         """As `VAE.loss`, of batches with their labels (B,)."""

@@ -11,6 +11,7 @@ from lightning_ae.autoencoder import NetworkOptions
 from lightning_ae.errors import InputError
 from lightning_ae.models.vae import VAE, VAEOptions
 from lightning_ae.parts.categorical import Concrete, UniformOnCategories
+from lightning_ae.parts.hyperbolic import CentredWrappedNormal, WrappedNormal
 from lightning_ae.parts.hyperspherical import UniformOnSphere, VonMisesFisher
 from lightning_ae.parts.joint import JointCapacity, JointPosterior, JointPrior
 from lightning_ae.parts.likelihoods import Likelihood
@@ -20,8 +21,8 @@ from lightning_ae.parts.priors import StandardNormal
 from lightning_ae.parts.schedules import Schedule, Warmup
 
 
-class HypersphericalVAEOptions(VAEOptions, total=False):
-    """What `HypersphericalVAE` passes on to `VAE`."""
+class CurvedVAEOptions(VAEOptions, total=False):
+    """What `HypersphericalVAE` and `PoincareVAE` pass on to `VAE`."""
 
     objective: Objective
 
@@ -51,7 +52,7 @@ class HypersphericalVAE(VAE):
         latent_dim: int = 16,
         *,
         floor: float = 1.0,
-        **options: Unpack[HypersphericalVAEOptions],
+        **options: Unpack[CurvedVAEOptions],
     ) -> None:
         super().__init__(input_shape, latent_dim, prior=UniformOnSphere(), posterior=VonMisesFisher(floor), **options)
 
@@ -96,6 +97,39 @@ class CategoricalVAE(VAE):
     ) -> None:
         posterior = Concrete(classes, temperature, straight_through, temperature_schedule)
         super().__init__(input_shape, latent_dim, prior=UniformOnCategories(), posterior=posterior, **options)
+
+
+class PoincareVAE(VAE):
+    r"""A variational autoencoder whose codes lie in the Poincare ball (Mathieu et al. 2019).
+
+    The ball :math:`c |z|^2 < 1` with its metric is a space of the curvature -c, whose volume grows exponentially with
+    the distance from the origin, as the nodes of a tree do with their depth. Posterior and prior are wrapped normal
+    distributions,
+
+    .. math:: z = \exp_{\mu(x)}(v / \lambda_{\mu(x)}), \qquad v \sim N(0, \mathrm{diag}\, \sigma^2(x)),
+
+    the prior's around the origin; the divergence is that of a draw. `encode` gives the means, points of the ball. The
+    decoder sees a code's logarithm at the origin; the gyroplane layer, with which the paper's decoder begins, and its
+    Riemannian normal distributions are not here.
+
+    Args:
+        curvature: c > 0; c times `latent_dim` is at most 100.
+        prior_scale: of the prior, in distances of the ball.
+    """
+
+    reference: ClassVar[str] = "Mathieu et al. 2019, https://arxiv.org/abs/1901.06033"
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        latent_dim: int = 16,
+        *,
+        curvature: float = 1.0,
+        prior_scale: float = 1.0,
+        **options: Unpack[CurvedVAEOptions],
+    ) -> None:
+        prior, posterior = CentredWrappedNormal(prior_scale), WrappedNormal(curvature)
+        super().__init__(input_shape, latent_dim, prior=prior, posterior=posterior, **options)
 
 
 class JointVAE(VAE):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, TypedDict
+from typing import Any, ClassVar, TypedDict
 
 from torch import Tensor, nn
 from typing_extensions import Unpack
@@ -135,6 +135,10 @@ class VAE(Autoencoder):
     def draw(self, x: Tensor, **given: Tensor) -> Tensor:
         """A draw from q(z | x): (B, *input_shape) to (B, *code_shape), in the weights' type."""
         return self.infer(x, **given).draw(self.noise("draw")).to(self.dtype)
+
+    def decoder_parameters(self, z: Any, **given: Tensor) -> Tensor:
+        """The parameters of p(x | z): (B, *code_shape) to (B, likelihood.num_parameters, *input_shape)."""
+        return super().decoder_parameters(self.posterior.unfold(z), **given)
 
     def loss(self, x: Tensor, target: Tensor, **given: Tensor) -> dict[str, Tensor]:
         """The objective's terms, in nats per sample: by default "reconstruction" and "kl", and "loss", the bound.

@@ -5,6 +5,7 @@ from lightning_ae.parts.categorical import Concrete, UniformOnCategories
 from lightning_ae.parts.corruptions import Corruption, GaussianNoise, Masking, SaltAndPepper
 from lightning_ae.parts.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from lightning_ae.parts.flow_posteriors import IAF, PlanarFlow, SplineFlow
+from lightning_ae.parts.hyperbolic import CentredWrappedNormal, WrappedNormal
 from lightning_ae.parts.hyperspherical import UniformOnSphere, VonMisesFisher
 from lightning_ae.parts.importance import IWAEObjective
 from lightning_ae.parts.joint import JointCapacity, JointPosterior, JointPrior
@@ -23,6 +24,7 @@ __all__ = [
     "Bernoulli",
     "Capacity",
     "Categorical",
+    "CentredWrappedNormal",
     "Concrete",
     "ContinuousBernoulli",
     "Corruption",
@@ -73,5 +75,6 @@ __all__ = [
     "VectorQuantizer",
     "VonMisesFisher",
     "Warmup",
+    "WrappedNormal",
     "ZeroInflatedNegativeBinomial",
 ]

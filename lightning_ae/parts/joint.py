@@ -126,6 +126,12 @@ class JointPosterior(Posterior):
         values = self._split(output)
         return JointDistribution([q.infer(_share(model, i), values[i]) for i, q in enumerate(self.parts)])
 
+    def unfold(self, z: Tensor) -> Tensor:
+        """What the decoder sees of each part, one beside the other."""
+        sizes = [part.code_features(n) for part, n in zip(self.parts[1:], self.units, strict=True)]
+        parts = z.split([z.shape[1] - sum(sizes), *sizes], dim=1)
+        return torch.cat([q.unfold(part) for q, part in zip(self.parts, parts, strict=True)], dim=1)
+
     def _split(self, output: Tensor) -> tuple[Tensor, ...]:
         sizes = [part.values(n) for part, n in zip(self.parts[1:], self.units, strict=True)]
         return output.split([output.shape[1] - sum(sizes), *sizes], dim=1)

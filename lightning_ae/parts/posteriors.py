@@ -95,6 +95,10 @@ class Posterior(Configurable):
         """The same, at the model's step of a fit."""
         return self(output, model.posterior_weights)
 
+    def unfold(self, z: Tensor) -> Tensor:
+        """What the decoder sees of codes, (B, *code_shape) to the same shape: here the codes."""
+        return z
+
 
 class DiagonalNormal(Independent):
     """Independent normal distributions.
