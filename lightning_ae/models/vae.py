@@ -16,6 +16,7 @@ from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise
 from lightning_ae.parts.corruptions import Corruption
 from lightning_ae.parts.likelihoods import Gaussian, Likelihood
+from lightning_ae.parts.moves import Way
 from lightning_ae.parts.objectives import ELBO, Objective
 from lightning_ae.parts.posteriors import DiagonalGaussian, Distribution, Posterior
 from lightning_ae.parts.priors import Prior, StandardNormal
@@ -152,6 +153,14 @@ class VAE(Autoencoder):
         if self.training:
             return terms
         return terms | self.bits_per_dimension(self.objective.bound(terms), target, **given)
+
+    def ways(self, features: Tensor) -> list[Way]:
+        """What `move` can do with codes, from those of data, (N, feature_dim): as the posterior says."""
+        return self.posterior.ways(features)
+
+    def move(self, code: Any, feature: int, by: Tensor) -> Tensor:
+        """Codes of which one feature is moved by `by` (B,), as the posterior moves it, so that they stay codes."""
+        return self.posterior.move(code, feature, by)
 
     def sample(self, n: int, **given: Tensor) -> Tensor:
         """The means of p(x | z) for `n` draws z from the prior, (n, *input_shape), in data units."""

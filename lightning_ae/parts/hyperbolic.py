@@ -16,6 +16,7 @@ from lightning_ae.config import Configurable
 from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise
 from lightning_ae.parts.likelihoods import at_least_float32
+from lightning_ae.parts.moves import Way, add, each_by_itself
 from lightning_ae.parts.posteriors import Distribution, Posterior, bounded
 from lightning_ae.parts.priors import Prior, VampPrior
 
@@ -214,6 +215,15 @@ class WrappedNormal(Posterior):
     def unfold(self, z: Tensor) -> Tensor:
         """Direction and distance from the origin as a vector: (B, d) to (B, d)."""
         return origin_log(z.double(), self.curvature).to(at_least_float32(z).dtype)
+
+    def ways(self, features: Tensor) -> list[Way]:
+        """A way for each axis, its spread a distance."""
+        return each_by_itself(self.unfold(features))
+
+    def move(self, z: Tensor, feature: int, by: Tensor) -> Tensor:
+        """Codes (B, d) a distance `by` (B,) farther on the geodesic that starts in the direction of a feature."""
+        step = add(torch.zeros_like(z, dtype=torch.float64), feature, by)
+        return exp_at(z.double(), step, self.curvature).to(z.dtype)
 
 
 @dataclass(frozen=True)

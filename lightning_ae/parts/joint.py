@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +16,7 @@ from lightning_ae.exact import Noise
 from lightning_ae.parts.aggregated import mean_of_all
 from lightning_ae.parts.categorical import Concrete, UniformOnCategories
 from lightning_ae.parts.flow_posteriors import FlowPosterior
+from lightning_ae.parts.moves import Way
 from lightning_ae.parts.objectives import Objective
 from lightning_ae.parts.posteriors import DiagonalGaussian, Distribution, Posterior
 from lightning_ae.parts.priors import Prior, StandardNormal
@@ -128,9 +129,29 @@ class JointPosterior(Posterior):
 
     def unfold(self, z: Tensor) -> Tensor:
         """What the decoder sees of each part, one beside the other."""
+        return torch.cat([q.unfold(part) for q, part in zip(self.parts, self._of_code(z), strict=True)], dim=1)
+
+    def ways(self, features: Tensor) -> list[Way]:
+        """Those of each part."""
+        found, before = [], 0
+        for q, part in zip(self.parts, self._of_code(features), strict=True):
+            found += [replace(way, feature=before + way.feature) for way in q.ways(part)]
+            before += part.shape[1]
+        return found
+
+    def move(self, z: Tensor, feature: int, by: Tensor) -> Tensor:
+        """Codes of which the part that has the feature moves as its posterior says."""
+        moved = list(self._of_code(z))
+        for i, (q, part) in enumerate(zip(self.parts, moved, strict=True)):
+            if 0 <= feature < part.shape[1]:
+                moved[i] = q.move(part, feature, by)
+            feature -= part.shape[1]
+        return torch.cat(moved, dim=1)
+
+    def _of_code(self, z: Tensor) -> tuple[Tensor, ...]:
+        """The parts of codes (B, *code_shape)."""
         sizes = [part.code_features(n) for part, n in zip(self.parts[1:], self.units, strict=True)]
-        parts = z.split([z.shape[1] - sum(sizes), *sizes], dim=1)
-        return torch.cat([q.unfold(part) for q, part in zip(self.parts, parts, strict=True)], dim=1)
+        return z.split([z.shape[1] - sum(sizes), *sizes], dim=1)
 
     def _split(self, output: Tensor) -> tuple[Tensor, ...]:
         sizes = [part.values(n) for part, n in zip(self.parts[1:], self.units, strict=True)]
