@@ -20,6 +20,7 @@ FOUND: dict[str, tuple[str, Callable[[str], bool]]] = {
     "table": (r"price +([\d.]+)", lambda said: float(said) < 0.6),
     "counts": (r"the codes +([\d.]+) %", lambda said: float(said) < 25),
     "neighbours": (r"([\d.]+) % of the 8 nearest are of the class", lambda said: float(said) > 60),
+    "traversals": (r"(\d+) variants", lambda said: int(said) == 9),
     "sensors": (r"AUROC of windows that end in a fault: ([\d.]+)", lambda said: float(said) > 0.7),
 }
 

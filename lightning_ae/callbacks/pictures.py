@@ -221,8 +221,8 @@ class LatentTraversal(Picture):
 
     The dimensions are the features that `model.pool` makes of a code: of a map or tokens a dimension is a channel,
     which moves at all positions together; of a hierarchy each level has its own, "z1.0" the first of the first level.
-    What a model makes of such a step, it says in `move`: codes on a sphere turn, those in a ball follow a geodesic, and
-    a categorical variable goes through its classes, all of them.
+    What a model makes of such a step, it says in `move`: codes on a sphere turn, those in a ball stay in it, and a
+    categorical variable, which comes first, goes through all of its classes.
 
     Args:
         steps: how many values each dimension takes.
@@ -319,11 +319,11 @@ def traversals(
         x: inputs (B, *input_shape), whose codes say how far the ways go.
         steps: how many images a way has; where it goes from class to class, it has one of each.
         span: how far to go to either side, in standard deviations.
-        dims: how many ways, those of the largest spread first.
+        dims: how many ways, those from class to class and those of the largest spread first.
         given: what else the model takes of the inputs.
     """
     features = torch.cat([model.pool(part) for part in encoded(model, x, given)])
-    ways = sorted(model.ways(features), key=lambda way: -way.spread)[:dims]
+    ways = sorted(model.ways(features), key=lambda way: (not way.classes, -way.spread))[:dims]
     names, rows, texts = _feature_names(model), [], []
     for way in ways:
         by = way.steps(steps, span).to(features.device)

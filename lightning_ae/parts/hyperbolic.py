@@ -217,13 +217,12 @@ class WrappedNormal(Posterior):
         return origin_log(z.double(), self.curvature).to(at_least_float32(z).dtype)
 
     def ways(self, features: Tensor) -> list[Way]:
-        """A way for each axis, its spread a distance."""
+        """A way for each axis of what the decoder sees."""
         return each_by_itself(self.unfold(features))
 
     def move(self, z: Tensor, feature: int, by: Tensor) -> Tensor:
-        """Codes (B, d) a distance `by` (B,) farther on the geodesic that starts in the direction of a feature."""
-        step = add(torch.zeros_like(z, dtype=torch.float64), feature, by)
-        return exp_at(z.double(), step, self.curvature).to(z.dtype)
+        """Codes (B, d) of which what the decoder sees has a feature larger by `by` (B,): so they stay in the ball."""
+        return origin_exp(add(self.unfold(z.double()), feature, by), self.curvature).to(z.dtype)
 
 
 @dataclass(frozen=True)
