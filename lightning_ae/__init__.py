@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lightning_ae.models.factor import FactorVAE
     from lightning_ae.models.finetune import FineTuneClassifier
     from lightning_ae.models.hierarchical import LadderVAE
-    from lightning_ae.models.latent_spaces import CategoricalVAE, HypersphericalVAE
+    from lightning_ae.models.latent_spaces import CategoricalVAE, HypersphericalVAE, JointVAE, PoincareVAE
     from lightning_ae.models.linear import LinearAutoencoder
     from lightning_ae.models.missing import MissingDataIWAE
     from lightning_ae.models.score_matching import ScoreMatchingAutoencoder
@@ -64,10 +64,12 @@ __all__ = [
     "KSparseAutoencoder",
     "HamiltonianVAE",
     "HypersphericalVAE",
+    "JointVAE",
     "LadderVAE",
     "LinearAutoencoder",
     "MissingDataIWAE",
     "PIWAE",
+    "PoincareVAE",
     "ScoreMatchingAutoencoder",
     "SemiSupervisedVAE",
     "SparseAutoencoder",

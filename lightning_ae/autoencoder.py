@@ -17,6 +17,7 @@ from lightning_ae.errors import InputError
 from lightning_ae.parts.corruptions import Corruption
 from lightning_ae.parts.head import LikelihoodHead
 from lightning_ae.parts.likelihoods import Gaussian, Likelihood
+from lightning_ae.parts.moves import Way, add, each_by_itself
 from lightning_ae.parts.schedules import Schedule
 from lightning_ae.scores import Scores, asked
 from lightning_ae.signatures import complete
@@ -233,15 +234,20 @@ class Autoencoder(Scores, ExactModule):  # type: ignore[misc]  # Lightning's loa
             "use encode, or a VAE",
         )
 
+    def ways(self, features: Tensor) -> list[Way]:
+        """What `move` can do with codes, from the features that `pool` makes of those of data, (N, feature_dim)."""
+        return each_by_itself(features)
+
     def move(self, code: Code, feature: int, by: Tensor) -> Code:
         """Codes of which one feature, a number of what `pool` gives, is larger by `by` (B,); else they are the same.
 
-        Of a map or tokens, a feature is a channel, which moves at all positions.
+        Of a map or tokens, a feature is a channel, which moves at all positions. Where codes are no points of a flat
+        space, their posterior says what a step is, so that they stay codes.
         """
-        moved = [part.clone() for part in _parts(code)]
-        for part in moved:
+        moved = list(_parts(code))
+        for i, part in enumerate(moved):
             if feature < part.shape[1]:
-                part[:, feature] += by.to(part.dtype).view(-1, *[1] * (part.ndim - 2))
+                moved[i] = add(part, feature, by)
                 break
             feature -= part.shape[1]
         return tuple(moved) if isinstance(code, tuple) else moved[0]

@@ -45,6 +45,8 @@ MODELS: dict[str, str] = {
     "info_vae": "lightning_ae.models.vae_variants:InfoVAE",
     "hyperspherical_vae": "lightning_ae.models.latent_spaces:HypersphericalVAE",
     "categorical_vae": "lightning_ae.models.latent_spaces:CategoricalVAE",
+    "joint_vae": "lightning_ae.models.latent_spaces:JointVAE",
+    "poincare_vae": "lightning_ae.models.latent_spaces:PoincareVAE",
 }
 ALIASES: dict[str, str] = {
     "autoencoder": "ae", "vanilla": "ae", "deep_ae": "ae", "pca": "linear", "linear_ae": "linear",
@@ -65,6 +67,7 @@ ALIASES: dict[str, str] = {
     "mmd_vae": "info_vae", "disentangled_beta_vae": "beta_vae", "dip_vae_i": "dip_vae", "dip_vae_ii": "dip_vae",
     "svae": "hyperspherical_vae", "s_vae": "hyperspherical_vae", "vmf_vae": "hyperspherical_vae",
     "gumbel_vae": "categorical_vae", "concrete_vae": "categorical_vae", "gumbel_softmax_vae": "categorical_vae",
+    "p_vae": "poincare_vae", "hyperbolic_vae": "poincare_vae", "wrapped_normal_vae": "poincare_vae",
 }  # fmt: skip
 """What variants are called elsewhere; case, "_" and "-" do not matter."""
 _SCVI = (

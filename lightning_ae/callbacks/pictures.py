@@ -221,7 +221,8 @@ class LatentTraversal(Picture):
 
     The dimensions are the features that `model.pool` makes of a code: of a map or tokens a dimension is a channel,
     which moves at all positions together; of a hierarchy each level has its own, "z1.0" the first of the first level.
-    What a model makes of such a step, it says in `move`.
+    What a model makes of such a step, it says in `move`: codes on a sphere turn, those in a ball stay in it, and a
+    categorical variable, which comes first, goes through all of its classes.
 
     Args:
         steps: how many values each dimension takes.
@@ -243,16 +244,7 @@ class LatentTraversal(Picture):
 
     def draw(self, trainer: pl.Trainer, model: Autoencoder, x: Tensor, labels: Tensor | None, title: str) -> Figure:
         """A row of images for each dimension."""
-        features = torch.cat([model.pool(part) for part in encoded(model, x, self.given)])
-        same = {role: value[:1].expand(self.steps, *value.shape[1:]) for role, value in self.given.items()}
-        std, order = features.std(dim=0, correction=0).sort(descending=True)
-        order, std = order[: self.dims], std[: self.dims]
-        offsets = torch.linspace(-self.span, self.span, self.steps, device=features.device)
-        code = model.encode(x[:1].expand(self.steps, *model.input_shape), **same)
-        moves = zip(order.tolist(), std, strict=True)
-        rows = [model.decode(model.move(code, d, offsets * s), **same) for d, s in moves]
-        names = _feature_names(model)
-        texts = [f"{names[d]}  (std {s:.2f})" for d, s in zip(order.tolist(), std.tolist(), strict=True)]
+        rows, texts = traversals(model, x, self.steps, self.span, self.dims, **self.given)
         return image_figure(model, rows, texts, f"{title}: from -{self.span:g} to +{self.span:g} std")
 
 
@@ -315,6 +307,32 @@ def encoded(model: Autoencoder, x: Tensor, given: Mapping[str, Tensor]) -> list[
     """The codes of inputs (B, *input_shape), a part of the batch at a time."""
     parts = [slice(start, start + 256) for start in range(0, len(x), 256)]
     return [model.encode(x[part], **rows_of(given, part)) for part in parts]
+
+
+def traversals(
+    model: Autoencoder, x: Tensor, steps: int, span: float, dims: int, **given: Tensor
+) -> tuple[list[Tensor], list[str]]:
+    """Rows of images of the first input's code, one for each way in which it can go, and their names.
+
+    Args:
+        model: which says what the ways are, `ways` and `move`.
+        x: inputs (B, *input_shape), whose codes say how far the ways go.
+        steps: how many images a way has; where it goes from class to class, it has one of each.
+        span: how far to go to either side, in standard deviations.
+        dims: how many ways, those from class to class and those of the largest spread first.
+        given: what else the model takes of the inputs.
+    """
+    features = torch.cat([model.pool(part) for part in encoded(model, x, given)])
+    ways = sorted(model.ways(features), key=lambda way: (not way.classes, -way.spread))[:dims]
+    names, rows, texts = _feature_names(model), [], []
+    for way in ways:
+        by = way.steps(steps, span).to(features.device)
+        same = {role: value[:1].expand(len(by), *value.shape[1:]) for role, value in given.items()}
+        code = model.encode(x[:1].expand(len(by), *model.input_shape), **same)
+        rows.append(model.decode(model.move(code, way.feature, by), **same))
+        what = f"{way.classes} classes" if way.classes else f"std {way.spread:.2f}"
+        texts.append(f"{names[way.feature]}  ({what})")
+    return rows, texts
 
 
 def reconstruction_figure(model: Autoencoder, x: Tensor, title: str = "", **given: Tensor) -> Figure:

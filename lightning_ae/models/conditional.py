@@ -141,10 +141,9 @@ class ConditionalVAE(VAE):
         """(B, *input_shape) and the condition to what `build_encoder` says."""
         return self._beside(x, given, self.condition_encoder)
 
-    def decoder_parameters(self, z: Tensor, **given: Tensor) -> Tensor:
-        """The parameters of p(x | z, y): (B, *code_shape) and the condition to (B, num_parameters, *input_shape)."""
-        self.check_given(given)
-        return super().decoder_parameters(self._beside(z, given), **given)
+    def decoder_input(self, z: Tensor, **given: Tensor) -> Tensor:
+        """(B, *code_shape) and the condition to (B, code_features + condition_width, ...)."""
+        return self._beside(super().decoder_input(z, **given), given)
 
     def loss(self, x: Tensor, target: Tensor, **given: Tensor) -> dict[str, Tensor]:
         """As `VAE.loss`, of batches with their labels (B,), condition (B, columns), or both."""

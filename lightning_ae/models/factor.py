@@ -72,6 +72,8 @@ class FactorVAE(VAE):
 
         In nats; "critic", a sum over both halves, is 2 log 2 where it can tell nothing.
         """
+        if self.training:
+            self.prior.observe(self, target)
         q = self.infer(x, **given)
         z, log_q = self.prior.draw_for_kl(self.posterior, q, self.noise("posterior"))
         reconstruction = self.reconstruction_loss(z, target, **given)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, TypedDict
+from typing import Any, ClassVar, TypedDict
 
 from torch import Tensor, nn
 from typing_extensions import Unpack
@@ -16,6 +16,7 @@ from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise
 from lightning_ae.parts.corruptions import Corruption
 from lightning_ae.parts.likelihoods import Gaussian, Likelihood
+from lightning_ae.parts.moves import Way
 from lightning_ae.parts.objectives import ELBO, Objective
 from lightning_ae.parts.posteriors import DiagonalGaussian, Distribution, Posterior
 from lightning_ae.parts.priors import Prior, StandardNormal
@@ -140,16 +141,35 @@ class VAE(Autoencoder):
         """A draw from q(z | x): (B, *input_shape) to (B, *code_shape), in the weights' type."""
         return self.infer(x, **given).draw(self.noise("draw")).to(self.dtype)
 
+    def decoder_input(self, z: Tensor, **given: Tensor) -> Tensor:
+        """What the decoder network takes of codes (B, *code_shape), as `encoder_input`."""
+        return self.posterior.unfold(z)
+
+    def decoder_parameters(self, z: Any, **given: Tensor) -> Tensor:
+        """The parameters of p(x | z): (B, *code_shape) to (B, likelihood.num_parameters, *input_shape)."""
+        self.check_given(given)
+        return super().decoder_parameters(self.decoder_input(z, **given), **given)
+
     def loss(self, x: Tensor, target: Tensor, **given: Tensor) -> dict[str, Tensor]:
         """The objective's terms, in nats per sample: by default "reconstruction" and "kl", and "loss", the bound.
 
         In evaluation, on data of which the likelihood gives a probability (zeros and ones for Bernoulli), also
         "bits_per_dimension", the bound with beta = 1.
         """
+        if self.training:
+            self.prior.observe(self, target)
         terms = self.objective(self, self.infer(x, **given), target, **given)
         if self.training:
             return terms
         return terms | self.bits_per_dimension(self.objective.bound(terms), target, **given)
+
+    def ways(self, features: Tensor) -> list[Way]:
+        """What `move` can do with codes, from those of data, (N, feature_dim): as the posterior says."""
+        return self.posterior.ways(features)
+
+    def move(self, code: Any, feature: int, by: Tensor) -> Tensor:
+        """Codes of which one feature is moved by `by` (B,), as the posterior moves it, so that they stay codes."""
+        return self.posterior.move(code, feature, by)
 
     def sample(self, n: int, **given: Tensor) -> Tensor:
         """The means of p(x | z) for `n` draws z from the prior, (n, *input_shape), in data units."""

@@ -16,7 +16,7 @@ from lightning_ae.parts.importance import CIWAEObjective, Gradient, IWAEObjectiv
 from lightning_ae.parts.likelihoods import Likelihood
 from lightning_ae.parts.objectives import ELBO, Objective, TotalCorrelation
 from lightning_ae.parts.posteriors import Posterior
-from lightning_ae.parts.priors import Prior, VampPrior
+from lightning_ae.parts.priors import Prior, PseudoStart, VampPrior
 from lightning_ae.parts.schedules import Schedule
 
 
@@ -66,6 +66,7 @@ class VampPriorVAE(VAE):
 
     Args:
         pseudo_inputs: K, how many.
+        start: "normal", from draws, or "data", from the first K training samples.
     """
 
     reference: ClassVar[str] = "Tomczak & Welling 2018, https://arxiv.org/abs/1705.07120"
@@ -76,9 +77,10 @@ class VampPriorVAE(VAE):
         latent_dim: int = 16,
         *,
         pseudo_inputs: int = 500,
+        start: PseudoStart = "normal",
         **options: Unpack[VampPriorVAEOptions],
     ) -> None:
-        super().__init__(input_shape, latent_dim, prior=VampPrior(pseudo_inputs), **options)
+        super().__init__(input_shape, latent_dim, prior=VampPrior(pseudo_inputs, start), **options)
 
 
 class IWAE(VAE):

@@ -6,8 +6,10 @@ from lightning_ae.parts.corruptions import Corruption, GaussianNoise, Masking, S
 from lightning_ae.parts.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from lightning_ae.parts.flow_posteriors import IAF, PlanarFlow, SplineFlow
 from lightning_ae.parts.hamiltonian import HamiltonianFlow
+from lightning_ae.parts.hyperbolic import CentredWrappedNormal, WrappedNormal
 from lightning_ae.parts.hyperspherical import UniformOnSphere, VonMisesFisher
 from lightning_ae.parts.importance import CIWAEObjective, IWAEObjective, MIWAEObjective, PIWAEObjective
+from lightning_ae.parts.joint import JointCapacity, JointPosterior, JointPrior
 from lightning_ae.parts.likelihoods import Bernoulli, Gaussian, Laplace, Likelihood
 from lightning_ae.parts.mixed import Categorical, Mixed, StudentT
 from lightning_ae.parts.objectives import ELBO, Objective, TotalCorrelation
@@ -24,6 +26,7 @@ __all__ = [
     "CIWAEObjective",
     "Capacity",
     "Categorical",
+    "CentredWrappedNormal",
     "Concrete",
     "ContinuousBernoulli",
     "Corruption",
@@ -41,6 +44,9 @@ __all__ = [
     "HamiltonianFlow",
     "IAF",
     "IWAEObjective",
+    "JointCapacity",
+    "JointPosterior",
+    "JointPrior",
     "KLSparsity",
     "L1Sparsity",
     "Laplace",
@@ -74,5 +80,6 @@ __all__ = [
     "VectorQuantizer",
     "VonMisesFisher",
     "Warmup",
+    "WrappedNormal",
     "ZeroInflatedNegativeBinomial",
 ]

@@ -74,7 +74,7 @@ class FreeBits(Objective):
         if self.form == "per_sample":
             paid = each.clamp(min=free).sum(dim=1).mean()
         else:
-            paid = _mean_of_all(each).clamp(min=free).sum()
+            paid = mean_of_all(each).clamp(min=free).sum()
         return {
             "loss": reconstruction + model.kl_weight * paid,
             "reconstruction": reconstruction,
@@ -112,7 +112,7 @@ class Capacity(Objective):
         """The "loss" and its terms "reconstruction", "kl" and "excess", |KL - C|."""
         z, log_q = model.prior.draw_for_kl(model.posterior, q, model.noise("posterior"))
         reconstruction = model.reconstruction_loss(z, target, **given)
-        kl = _mean_of_all(model.prior.kl(model, q, z, log_q))
+        kl = mean_of_all(model.prior.kl(model, q, z, log_q))
         excess = (kl - self.capacity * model.scheduled(self.schedule)).abs()
         loss = reconstruction + model.kl_weight * excess
         return {"loss": loss, "reconstruction": reconstruction, "kl": kl, "excess": excess}
@@ -193,7 +193,7 @@ class DisentangledPrior(Regularised):
         """The schedule's factor, and the penalty with both weights."""
         assert isinstance(q, DiagonalNormal)
         mean, variance = q.mean.flatten(1), q.log_variance.exp().flatten(1)
-        centred = mean - _mean_of_all(mean)
+        centred = mean - mean_of_all(mean)
         product, total, count = sum_over_ranks(
             centred.T @ centred, variance.sum(dim=0), mean.new_tensor(float(len(mean)))
         )
@@ -253,7 +253,7 @@ def mmd(a: Tensor, b: Tensor) -> Tensor:
     return within - 2 * kernel(a, b).mean() if n > 1 else 0 * (a.sum() + b.sum())
 
 
-def _mean_of_all(each: Tensor) -> Tensor:
+def mean_of_all(each: Tensor) -> Tensor:
     """The mean over the samples (dimension 0) of all ranks."""
     total, count = sum_over_ranks(each.sum(dim=0), each.new_tensor(float(len(each))))
     return total / count

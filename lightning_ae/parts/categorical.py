@@ -16,6 +16,7 @@ from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise
 from lightning_ae.parts.importance import IWAEObjective
 from lightning_ae.parts.likelihoods import at_least_float32
+from lightning_ae.parts.moves import Way
 from lightning_ae.parts.objectives import ELBO
 from lightning_ae.parts.posteriors import Distribution, Posterior
 from lightning_ae.parts.priors import Prior
@@ -154,6 +155,19 @@ class Concrete(Posterior):
             return q
         temperature = self.temperature * model.scheduled(self.temperature_schedule)
         return Categories(q.log_probabilities, temperature, self.straight_through)
+
+    def ways(self, features: Tensor) -> list[Way]:
+        """A way for each variable, from its first class on through all."""
+        variance = features.var(dim=0, correction=0).view(-1, self.classes).sum(dim=1)
+        return [Way(i * self.classes, spread, self.classes) for i, spread in enumerate(variance.sqrt().tolist())]
+
+    def move(self, z: Tensor, feature: int, by: Tensor) -> Tensor:
+        """Codes of which one variable is of the class `by` (B,) classes after that of a feature, in a circle."""
+        variable, first = divmod(feature, self.classes)
+        chosen = F.one_hot((first + by.round().long()) % self.classes, self.classes).to(z)
+        moved = z.unflatten(1, (-1, self.classes)).clone()
+        moved[:, variable] = chosen.view(*chosen.shape, *[1] * (z.ndim - 2))
+        return moved.flatten(1, 2)
 
 
 @dataclass(frozen=True)

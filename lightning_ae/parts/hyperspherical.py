@@ -290,6 +290,17 @@ class VonMisesFisher(Posterior):
         bounded = concentration + (concentration.clamp(max=MAX_KAPPA) - concentration).detach()
         return OnSphere(F.normalize(direction, dim=1), bounded)
 
+    def move(self, z: Tensor, feature: int, by: Tensor) -> Tensor:
+        """Codes (B, m) turned by the angle `by` (B,) along the great circle to the pole of a feature."""
+        wide, m = at_least_float32(z), z.shape[1]
+        poles = torch.eye(m, dtype=wide.dtype, device=z.device)
+        pole, other = poles[feature], poles[(feature + 1) % m]
+        there = wide[:, feature : feature + 1].abs() > 1 - 1e-6  # at a pole all circles lead to the other
+        along = torch.where(there, other, pole)
+        tangent = F.normalize(along - (along * wide).sum(dim=1, keepdim=True) * wide, dim=1)
+        angle = by.to(wide).unsqueeze(1)
+        return F.normalize(angle.cos() * wide + angle.sin() * tangent, dim=1).to(z.dtype)
+
 
 @dataclass(frozen=True)
 class UniformOnSphere(Prior):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from lightning_ae.config import Configurable
 from lightning_ae.exact import Noise, gather_batch
 from lightning_ae.parts.likelihoods import at_least_float32
+from lightning_ae.parts.moves import Way, add, each_by_itself
 
 if TYPE_CHECKING:
     from lightning_ae.models.vae import VAE
@@ -102,6 +103,18 @@ class Posterior(Configurable):
             given: what else the model takes of the batch.
         """
         return self(output, model.posterior_weights)
+
+    def unfold(self, z: Tensor) -> Tensor:
+        """What the decoder sees of codes, (B, *code_shape) to the same shape: here the codes."""
+        return z
+
+    def ways(self, features: Tensor) -> list[Way]:
+        """What `move` can do with codes, from those of data as vectors, (N, code_features)."""
+        return each_by_itself(features)
+
+    def move(self, z: Tensor, feature: int, by: Tensor) -> Tensor:
+        """Codes (B, *code_shape) of which one feature goes on by `by` (B,), and which stay codes: here by addition."""
+        return add(z, feature, by)
 
 
 class DiagonalNormal(Independent):

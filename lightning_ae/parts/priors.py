@@ -8,15 +8,15 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_ae.config import Configurable
-from lightning_ae.errors import InputError
-from lightning_ae.exact import Noise, rows
+from lightning_ae.errors import InputError, unknown
+from lightning_ae.exact import Noise, gather_batch, rows
 from lightning_ae.parts.flows import Flows, MaskedAutoregressive, check_sizes, check_units
 from lightning_ae.parts.likelihoods import at_least_float32
 from lightning_ae.parts.posteriors import (
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from lightning_ae.autoencoder import Autoencoder
 
 M = TypeVar("M", bound=nn.Module)
+PseudoStart = Literal["normal", "data"]
+MARGIN = 1e-3
+"""How far from an end of the support a pseudo-input starts at least: as a part of its width, or of one where it has no
+width."""
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -53,6 +57,14 @@ class Prior(Configurable):
     def build(self, model: Autoencoder) -> nn.Module | None:
         """The module that holds its weights, where it has some."""
         return None
+
+    def observe(self, model: Autoencoder, x: Tensor) -> None:
+        """What it takes from a training batch before the terms of that are computed; here nothing.
+
+        Args:
+            model: in training.
+            x: this rank's samples, (B, *input_shape), without corruption.
+        """
 
     @abstractmethod
     def log_prob(self, model: Autoencoder, z: Tensor) -> Tensor:
@@ -137,7 +149,8 @@ class Mixture(Prior):
         """`n` draws, (n, *code_shape), each of a component that is drawn first."""
         weights = self.log_weights(model)
         # by the inverse of the distribution function, which takes no draw that ranks would have to share
-        edges = weights.exp().cumsum(dim=0)[:-1]
+        function = weights.exp().cumsum(dim=0)
+        edges = function[:-1] / function[-1]  # what has no weight comes after an edge of exactly one
         chosen = torch.searchsorted(edges, noise.rand_like(edges.new_zeros(n)), right=True)
         return self.distributions(model, chosen).draw(noise)
 
@@ -189,17 +202,28 @@ class VampPrior(Mixture):
     u = low + (high - low) sigmoid(v); on one side, u = low + softplus(v); else u = v. So u never leaves the support,
     and has a gradient everywhere in it. A fresh model's v are draws from N(0, I).
 
+    With `start="data"` the u start as training samples, and are learned from there. The first K samples that training
+    sees are taken, in the order of the batches of all ranks, so on any number of ranks the same; where a batch has
+    fewer than K, over several, and until there are K the mixture is of those that were taken. Buffers hold them and
+    their number, so that it happens once, goes on after an interruption, and never again in a later fit. Values at an
+    end of the support, which no v reaches, are taken .001 of its width from it, or .001 where one side has no end. An
+    epoch with fewer than K samples is refused at its end.
+
     Every evaluation of the density encodes all pseudo-inputs. They come without labels and masks, and an
     encoder with batch normalisation would mix their statistics with the data's: both are refused.
 
     Args:
         pseudo_inputs: K, how many.
+        start: "normal", v from N(0, I), or "data", u from training samples.
     """
 
     pseudo_inputs: int = 500
+    start: PseudoStart = "normal"
 
     def __post_init__(self) -> None:
         check_sizes(self, "pseudo_inputs")
+        if self.start not in get_args(PseudoStart):
+            raise unknown("start of VampPrior", str(self.start), get_args(PseudoStart))
 
     def check(self, model: Autoencoder) -> None:
         """Raises InputError where the encoder cannot take a pseudo-input as it takes a sample."""
@@ -225,7 +249,27 @@ class VampPrior(Mixture):
 
     def build(self, model: Autoencoder) -> nn.Module:
         """The pseudo-inputs."""
-        return PseudoInputs(self.pseudo_inputs, model.input_shape, model.likelihood.support)
+        return PseudoInputs(self.pseudo_inputs, model.input_shape, model.likelihood.support, self.start)
+
+    def observe(self, model: Autoencoder, x: Tensor) -> None:
+        """Takes samples as pseudo-inputs, where it starts with them and there are too few yet.
+
+        Raises:
+            InputError: at the end of an epoch that held fewer than there are to be.
+        """
+        inputs = _weights(model, PseudoInputs)
+        if inputs.complete:
+            return
+        inputs.take(gather_batch(x))
+        if inputs.complete or not model._fits():
+            return
+        trainer = model.trainer
+        if trainer.is_last_batch and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            raise InputError(
+                f"pseudo_inputs = {self.pseudo_inputs} are to start as training samples, of which an epoch has "
+                f"{int(inputs.taken)}",
+                "give fewer, or start='normal'",
+            )
 
     def distributions(self, model: Autoencoder, chosen: Tensor | None = None) -> Distribution:
         """The posteriors at the K pseudo-inputs, or at those chosen."""
@@ -235,9 +279,14 @@ class VampPrior(Mixture):
             return q
 
     def log_weights(self, model: Autoencoder) -> Tensor:
-        """Equal weights, (K,)."""
-        zeros = _weights(model, PseudoInputs).values.new_zeros(self.pseudo_inputs)
-        return at_least_float32(zeros) - math.log(self.pseudo_inputs)
+        """Equal weights of those that there are, (K,)."""
+        inputs = _weights(model, PseudoInputs)
+        equal = at_least_float32(inputs.values.new_zeros(self.pseudo_inputs)) - math.log(self.pseudo_inputs)
+        if self.start == "normal":
+            return equal
+        place = torch.arange(self.pseudo_inputs, device=equal.device)
+        some = (-inputs.taken.to(equal.dtype).log()).where(place < inputs.taken, -math.inf)
+        return equal.where(inputs.taken == 0, some)  # before the first batch, the draws of a fresh model
 
 
 @dataclass(frozen=True)
@@ -307,27 +356,77 @@ class GaussianComponents(nn.Module):
 class PseudoInputs(nn.Module):
     """The weights of a `VampPrior`.
 
+    Where they start from data, `values` are what is learned beside the buffer `origin`: a step may change a buffer,
+    also where weights are sharded.
+
     Args:
         count: how many pseudo-inputs.
         input_shape: of each.
         support: the interval that their values stay in.
+        start: "normal" or "data".
     """
 
-    def __init__(self, count: int, input_shape: tuple[int, ...], support: tuple[float, float]) -> None:
+    origin: Tensor
+    """(count, *input_shape)."""
+    taken: Tensor
+    """How many of them are samples."""
+
+    def __init__(
+        self,
+        count: int,
+        input_shape: tuple[int, ...],
+        support: tuple[float, float],
+        start: PseudoStart = "normal",
+    ) -> None:
         super().__init__()
-        self.values = nn.Parameter(torch.randn(count, *input_shape))
+        draws = torch.randn(count, *input_shape)
+        self.values = nn.Parameter(draws if start == "normal" else torch.zeros_like(draws))
         self.support = support
+        self._complete = start == "normal"
+        if start == "data":
+            self.register_buffer("origin", draws)
+            self.register_buffer("taken", torch.zeros((), dtype=torch.long))
+
+    @property
+    def complete(self) -> bool:
+        """Whether no more samples are wanted."""
+        if not self._complete:  # a number on the device, which is read no longer than it must be
+            self._complete = int(self.taken) == len(self.origin)
+        return self._complete
+
+    @torch.no_grad()
+    def take(self, x: Tensor) -> None:
+        """The next ones become the first of these samples, (B, *input_shape), as many as are wanted."""
+        start = int(self.taken)
+        x = x[: len(self.origin) - start]
+        self.origin[start : start + len(x)] = self.free(at_least_float32(x)).to(self.origin.dtype)
+        self.taken += len(x)
 
     def forward(self) -> Tensor:
         """(count, *input_shape)."""
+        values = self.origin + self.values if hasattr(self, "origin") else self.values
         low, high = self.support
         if math.isinf(low) and math.isinf(high):
-            return self.values
+            return values
         if math.isinf(low):
-            return high - F.softplus(self.values)
+            return high - F.softplus(values)
         if math.isinf(high):
-            return low + F.softplus(self.values)
-        return low + (high - low) * self.values.sigmoid()
+            return low + F.softplus(values)
+        return low + (high - low) * values.sigmoid()
+
+    def free(self, u: Tensor) -> Tensor:
+        """The free numbers of values in the support, of which those at its ends are brought inside by `MARGIN`."""
+        low, high = self.support
+        if math.isinf(low) and math.isinf(high):
+            return u
+        if math.isinf(low) or math.isinf(high):
+            away = (high - u if math.isinf(low) else u - low).clamp(min=MARGIN)
+            return away + (-(-away).expm1()).log()
+        return ((u - low) / (high - low)).clamp(MARGIN, 1 - MARGIN).logit()
+
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        super()._load_from_state_dict(*args, **options)
+        self._complete = not hasattr(self, "origin")  # what was loaded may hold fewer
 
 
 def _weights(model: Autoencoder, kind: type[M]) -> M:
