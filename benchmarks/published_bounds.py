@@ -216,7 +216,7 @@ def frey(asked: Asked) -> Iterator[Found]:
     """A Gaussian prior against the VampPrior on Frey faces; comes in tiers."""
     found: dict[str, Number] = {}
     data = ae.HFDataModule(load_splits(asked.path("frey_faces")), val_split="validation", batch_size=100)
-    images, epochs = next(data.batches("test", IMAGES))["image"], 10 * asked.epochs
+    images, epochs = next(data.batches("test", IMAGES))["image"], 40 * asked.epochs
     bits = images[0].numel() * math.log(2)
     likelihood, earlier = DiscretizedLogistic("per_pixel"), 0.0
     for what, number, before in priors(asked, "Frey faces", data, images, epochs, likelihood=likelihood):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lightning_ae.models.score_matching import ScoreMatchingAutoencoder
     from lightning_ae.models.sparse import KSparseAutoencoder, SparseAutoencoder
     from lightning_ae.models.stacked import StackedAutoencoder
+    from lightning_ae.models.top_down import TopDownVAE
     from lightning_ae.models.vae import VAE
     from lightning_ae.models.vae_variants import DIPVAE, IWAE, BetaTCVAE, BetaVAE, InfoVAE, VampPriorVAE
     from lightning_ae.models.vq import VQVAE
@@ -59,6 +60,7 @@ __all__ = [
     "StackedAutoencoder",
     "TopKDictionary",
     "VAE",
+    "TopDownVAE",
     "VQVAE",
     "VampPriorVAE",
     "get_model",

@@ -30,6 +30,7 @@ MODELS: dict[str, str] = {
     "conditional_vae": "lightning_ae.models.conditional:ConditionalVAE",
     "adversarial": "lightning_ae.models.adversarial:AdversarialAutoencoder",
     "ladder_vae": "lightning_ae.models.hierarchical:LadderVAE",
+    "top_down_vae": "lightning_ae.models.top_down:TopDownVAE",
     "vq_vae": "lightning_ae.models.vq:VQVAE",
     "vampprior_vae": "lightning_ae.models.vae_variants:VampPriorVAE",
     "iwae": "lightning_ae.models.vae_variants:IWAE",
@@ -51,6 +52,8 @@ ALIASES: dict[str, str] = {
     "variational": "vae", "annealed_vae": "beta_vae", "capacity_vae": "beta_vae",
     "cvae": "conditional_vae", "conditional": "conditional_vae",
     "aae": "adversarial", "adversarial_ae": "adversarial", "lvae": "ladder_vae", "ladder": "ladder_vae",
+    "top_down": "top_down_vae", "hvae": "top_down_vae", "hierarchical_vae": "top_down_vae",
+    "two_level_vae": "top_down_vae",
     "vq": "vq_vae", "vamp": "vampprior_vae", "vampprior": "vampprior_vae", "vamp_vae": "vampprior_vae",
     "importance_weighted": "iwae", "miwae": "missing_data_iwae", "tc_vae": "beta_tc_vae", "btc_vae": "beta_tc_vae",
     "mmd_vae": "info_vae", "disentangled_beta_vae": "beta_vae", "dip_vae_i": "dip_vae", "dip_vae_ii": "dip_vae",
@@ -68,8 +71,7 @@ SETTINGS = {
 """What makes an alias more than another name."""
 NEAREST: dict[str, str] = {
     "mae": "denoising", "masked": "denoising", "wae": "info_vae",
-    "nvae": "ladder_vae",
-    "vd_vae": "ladder_vae", "hvae": "ladder_vae", "vq_vae_2": "vq_vae", "vq_gan": "vq_vae",
+    "nvae": "top_down_vae", "vd_vae": "top_down_vae", "vq_vae_2": "vq_vae", "vq_gan": "vq_vae",
     "rq_vae": "vq_vae", "fsq": "vq_vae",
     "gated_sae": "topk_dictionary", "jump_relu": "topk_dictionary", "batch_topk": "topk_dictionary",
 }  # fmt: skip
