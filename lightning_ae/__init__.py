@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lightning_ae.models.semi_supervised import SemiSupervisedVAE
     from lightning_ae.models.sparse import KSparseAutoencoder, SparseAutoencoder
     from lightning_ae.models.stacked import StackedAutoencoder
+    from lightning_ae.models.top_down import TopDownVAE
     from lightning_ae.models.vae import VAE
     from lightning_ae.models.vae_variants import (
         CIWAE,
@@ -76,6 +77,7 @@ __all__ = [
     "StackedAutoencoder",
     "TopKDictionary",
     "VAE",
+    "TopDownVAE",
     "VQVAE",
     "VampPriorVAE",
     "get_model",

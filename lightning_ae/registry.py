@@ -31,6 +31,7 @@ MODELS: dict[str, str] = {
     "semi_supervised_vae": "lightning_ae.models.semi_supervised:SemiSupervisedVAE",
     "adversarial": "lightning_ae.models.adversarial:AdversarialAutoencoder",
     "ladder_vae": "lightning_ae.models.hierarchical:LadderVAE",
+    "top_down_vae": "lightning_ae.models.top_down:TopDownVAE",
     "vq_vae": "lightning_ae.models.vq:VQVAE",
     "vampprior_vae": "lightning_ae.models.vae_variants:VampPriorVAE",
     "iwae": "lightning_ae.models.vae_variants:IWAE",
@@ -60,6 +61,7 @@ ALIASES: dict[str, str] = {
     "m2": "semi_supervised_vae", "ssvae": "semi_supervised_vae", "ss_vae": "semi_supervised_vae",
     "semi_supervised": "semi_supervised_vae",
     "aae": "adversarial", "adversarial_ae": "adversarial", "lvae": "ladder_vae", "ladder": "ladder_vae",
+    "top_down": "top_down_vae", "hierarchical_vae": "top_down_vae", "two_level_vae": "top_down_vae",
     "vq": "vq_vae", "vamp": "vampprior_vae", "vampprior": "vampprior_vae", "vamp_vae": "vampprior_vae",
     "importance_weighted": "iwae", "combination_iwae": "ciwae", "partially_iwae": "piwae",
     "miwae": "missing_data_iwae", "hvae": "hamiltonian_vae", "hamiltonian": "hamiltonian_vae",
@@ -81,7 +83,7 @@ SETTINGS = {
     "disentangled_beta_vae": "give capacity, 25.0 nats say, and a capacity_schedule",
     "mmd_vae": "give alpha 1, which leaves out the divergence of each sample",
     "dip_vae_ii": "give kind II",
-    "hvae": "a hierarchical one, which has that name, too, is ladder_vae",
+    "hvae": "a hierarchical one, which has that name, too, is top_down_vae",
     "miwae": "the multiply importance-weighted autoencoder is a VAE with objective MIWAEObjective",
     "scvi": _SCVI,
     "count_vae": _SCVI,
@@ -89,8 +91,7 @@ SETTINGS = {
 """What makes an alias more than another name."""
 NEAREST: dict[str, str] = {
     "mae": "denoising", "masked": "denoising", "wae": "info_vae",
-    "nvae": "ladder_vae",
-    "vd_vae": "ladder_vae", "vq_vae_2": "vq_vae", "vq_gan": "vq_vae",
+    "nvae": "top_down_vae", "vd_vae": "top_down_vae", "vq_vae_2": "vq_vae", "vq_gan": "vq_vae",
     "rq_vae": "vq_vae", "fsq": "vq_vae",
     "gated_sae": "topk_dictionary", "jump_relu": "topk_dictionary", "batch_topk": "topk_dictionary",
 }  # fmt: skip

@@ -108,7 +108,9 @@ class TotalCorrelation(Objective):
 
     Whatever the batch, the parts sum up to log q(z | x) - log p(z) of the draw, so with all weights one this is the
     bound. Each alone is biased, the more the smaller the batch: they can be compared between runs of the same batch and
-    data size only, and "weighted" ones are not zero where there is no dependence. In evaluation N stays the number of
+    data size only. Besides, "weighted" densities are 1 / N of the plain mean over the batch, the joint one as each
+    unit's: of D units the mutual information is log N too large, the total correlation (D - 1) log N too large, and the
+    divergence of the units D log N too small. These constants have no gradient. In evaluation N stays the number of
     training samples. With gradient accumulation M is one batch's.
 
     Args:

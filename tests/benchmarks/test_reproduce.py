@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import json
 import re
-import runpy
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-SCRIPT: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "reproduce.py"))
-table, main, ROWS = (SCRIPT[name] for name in ("table", "main", "ROWS"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import published
+import reproduce
+from published import ROWS, table
+from reproduce import main
 
 
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the results, in place of those on file."""
-    for file in (SCRIPT["HERE"] / "results").iterdir():
+    for file in (published.HERE / "results").iterdir():
         (tmp_path / "results").mkdir(exist_ok=True)
         (tmp_path / "results" / file.name).write_text(file.read_text())
-    monkeypatch.setitem(table.__globals__, "HERE", tmp_path)
+    for module in (published, reproduce):
+        monkeypatch.setattr(module, "HERE", tmp_path)
     return tmp_path / "results"
 
 
