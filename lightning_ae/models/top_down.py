@@ -69,9 +69,9 @@ class TopDownVAE(Hierarchy):
         self.reads = nn.ModuleList(nn.Linear(dim, self.width) for dim in self.dims)
         self.paths = nn.ModuleList(mlp.encoder((self.width,), self.width) for _ in every)
         for network in (*self.stages, *self.paths, *self.priors):
-            last = network.linears[-1]  # type: ignore[union-attr, index]
-            nn.init.zeros_(last.weight)  # type: ignore[union-attr, arg-type]
-            nn.init.zeros_(last.bias)  # type: ignore[union-attr, arg-type]
+            last = network.linears[-1]
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
     @property
     def encoder_features(self) -> int:
@@ -104,4 +104,4 @@ class TopDownVAE(Hierarchy):
         """h_i, (B, width)."""
         read = self.reads[i](code.to(self.dtype))
         added = read if state is None else state + read
-        return added + self.paths[i](F.leaky_relu(added))  # type: ignore[no-any-return]
+        return added + self.paths[i](F.leaky_relu(added))

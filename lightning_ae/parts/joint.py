@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from lightning_ae.exact import Noise
 from lightning_ae.parts.aggregated import mean_of_all
 from lightning_ae.parts.categorical import Concrete, UniformOnCategories
 from lightning_ae.parts.flow_posteriors import FlowPosterior
+from lightning_ae.parts.hamiltonian import HamiltonianFlow
 from lightning_ae.parts.moves import Way
 from lightning_ae.parts.objectives import Objective
 from lightning_ae.parts.posteriors import DiagonalGaussian, Distribution, Posterior
@@ -84,7 +85,7 @@ class JointPosterior(Posterior):
                 "parts=(DiagonalGaussian(), Concrete(10)), units=(1,) say",
             )
         for part in parts:
-            if isinstance(part, FlowPosterior | JointPosterior):
+            if isinstance(part, FlowPosterior | HamiltonianFlow | JointPosterior):
                 raise InputError(
                     f"a part of JointPosterior has no weights and no parts of its own, got {type(part).__name__}",
                     "use DiagonalGaussian(), FullCovarianceGaussian(), Concrete() or another without weights",
@@ -122,10 +123,10 @@ class JointPosterior(Posterior):
         """(B, values(units), ...) to the distributions."""
         return JointDistribution([q(values) for q, values in zip(self.parts, self._split(output), strict=True)])
 
-    def infer(self, model: VAE, output: Tensor) -> JointDistribution:
+    def infer(self, model: VAE, output: Tensor, x: Tensor, given: Mapping[str, Tensor]) -> JointDistribution:
         """The same, at the model's step of a fit."""
         values = self._split(output)
-        return JointDistribution([q.infer(_share(model, i), values[i]) for i, q in enumerate(self.parts)])
+        return JointDistribution([q.infer(_share(model, i), values[i], x, given) for i, q in enumerate(self.parts)])
 
     def unfold(self, z: Tensor) -> Tensor:
         """What the decoder sees of each part, one beside the other."""
