@@ -176,7 +176,7 @@ def test_the_command_line_builds_it_from_its_shape_alone(name: str) -> None:
     ("name", "cls", "said"),
     [
         ("PIWAE", PIWAE, ""), ("partially-iwae", PIWAE, ""), ("ciwae", CIWAE, ""), ("combination_iwae", CIWAE, ""),
-        ("Hamiltonian-VAE", HamiltonianVAE, ""), ("HVAE", HamiltonianVAE, "a hierarchical one.*is ladder_vae"),
+        ("Hamiltonian-VAE", HamiltonianVAE, ""), ("HVAE", HamiltonianVAE, "a hierarchical one.*is top_down_vae"),
         ("MIWAE", MissingDataIWAE, "multiply importance-weighted .*MIWAEObjective"),
     ],
 )  # fmt: skip

@@ -66,7 +66,7 @@ def expected(model: JointVAE, x: Tensor) -> tuple[distributions.Distribution, di
 def test_divergences_and_densities_are_those_of_torch(network: Any) -> None:
     model, x = build(network).eval(), images()
     gaussian, categories = expected(model, x)
-    q = model.posterior.infer(model, 3 * model.encoder(x))
+    q = model.posterior.infer(model, 3 * model.encoder(x), x, {})
     assert isinstance(q, JointDistribution)
     assert isinstance(model.prior, JointPrior)
     z, several = q.draw(Noise(1, "a")), q.draw(Noise(1, "a"), 6)
