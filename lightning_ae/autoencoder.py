@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, TypedDict
 
 import torch
@@ -21,6 +22,7 @@ from lightning_ae.parts.moves import Way, add, each_by_itself
 from lightning_ae.parts.schedules import Schedule
 from lightning_ae.scores import Scores, asked
 from lightning_ae.signatures import complete
+from lightning_ae.training import private
 from lightning_ae.training.constraints import Constraints
 from lightning_ae.training.module import ExactModule
 from lightning_ae.training.speed import adamw, compile_in_place, scheduled
@@ -439,6 +441,12 @@ class Autoencoder(Scores, ExactModule):  # type: ignore[misc]  # Lightning's loa
         """
         for network in (self.encoder, self.decoder):
             compile_in_place(network, **options)
+
+    @contextmanager
+    def uncompiled(self) -> Iterator[None]:
+        """Inside, encoder and decoder run as they are, compiled or not: where they are differentiated twice, say."""
+        with private.uncompiled(self.encoder), private.uncompiled(self.decoder):
+            yield
 
     # ---- what Lightning calls -----------------------------------------------------------------------------------
 

@@ -142,7 +142,8 @@ class HamiltonianFlow(Posterior):
 
     The encoder gives the Gaussian, whose mean `encode` gives; sizes of steps (a unit of the code has its own, in
     (0, largest_step)) and temperature are learned. A draw takes K + 1 gradients of the decoder and, in training, theirs
-    in turn, so it needs a decoder whose pass for a sample is the same each time and that can be differentiated twice. A
+    in turn, so it needs a decoder whose pass for a sample is the same each time and that can be differentiated twice;
+    one that is compiled runs as it is in the steps. A
     scale that is fitted to the data's errors ("optimal") is in the steps that of the step of the optimizer before.
 
     Args:
@@ -217,7 +218,7 @@ class HamiltonianFlow(Posterior):
             # what is fitted to the errors is a constant here: or each sample's step would depend on all others
             head = model.head
             fixed = head.taking(head.fitted.clone()) if head.fits and model.training else nullcontext()
-            with fixed:
+            with fixed, model.uncompiled():  # what is compiled can be differentiated once only
                 return torch.add(*log_joint(model, z, _normal(x), {k: _normal(v) for k, v in given.items()}))
 
         step, scale = model.posterior_weights()

@@ -7,6 +7,8 @@ Where one that the lean loop needs is missing at run time, Lightning's own loop 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any
 
@@ -185,6 +187,16 @@ def compiler_error() -> type[Exception]:
 def compiled_by(network: nn.Module, call: Any) -> None:
     """Puts what runs a network where `nn.Module.compile` does; copies and checkpoints leave it out."""
     network._compiled_call_impl = call
+
+
+@contextmanager
+def uncompiled(network: nn.Module) -> Iterator[None]:
+    """Inside, a network runs as it is, compiled or not."""
+    call, network._compiled_call_impl = network._compiled_call_impl, None
+    try:
+        yield
+    finally:
+        network._compiled_call_impl = call
 
 
 def restore_loaders() -> None:

@@ -327,6 +327,18 @@ def test_the_class_is_the_vae_with_its_part(digits: Tensor) -> None:
     assert found[0] == found[1]
 
 
+def test_a_compiled_decoder_takes_the_steps_as_it_is() -> None:
+    found = []
+    for compiled in (False, True):
+        model = build()
+        if compiled:
+            model.compile(backend="aot_eager")
+        torch.manual_seed(0)
+        loss = model.loss(batch(model), batch(model))["loss"]
+        found.append(torch.autograd.grad(loss, list(model.parameters())))
+    torch.testing.assert_close(found[0], found[1])
+
+
 @pytest.mark.slow
 def test_any_number_of_ranks() -> None:
     options = {"steps": 2, "architecture": MLP((8,))}
