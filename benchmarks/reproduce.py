@@ -23,9 +23,9 @@ import time
 import warnings
 from dataclasses import asdict
 
+import published_autoencoders  # noqa: F401  its rows
 import published_bounds  # noqa: F401  its rows
 import published_exact  # noqa: F401  its rows
-import published_rows  # noqa: F401  its rows
 import pytorch_lightning as pl
 import torch
 from published import HERE, RESULTS, ROWS, Asked, beside, shown, table

@@ -35,10 +35,10 @@ class TopDownVAE(Hierarchy):
     .. math:: -\mathbb E_q [\log p(x \mid h_1)]
         + \beta \sum_i \mathbb E_q\, KL(q(z_i \mid z_{>i}, x) \,\|\, p(z_i \mid z_{>i})).
 
-    With two levels it is the two-level model whose data see both codes, :math:`p(x \mid z_1, z_2)`, of Tomczak & Welling
-    (2018, section 4). In the papers levels are maps of several sizes, the top's prior is learned, and there are tens of
-    levels; here they are vectors, whatever the architecture makes them of. `LadderVAE` is the model whose data see the
-    first level alone.
+    With two levels it is the two-level model whose data see both codes, :math:`p(x \mid z_1, z_2)`, of Tomczak &
+    Welling (2018). In the papers levels are maps of several sizes, the top's prior is learned, and there are
+    tens of levels; here they are vectors, whatever the architecture makes them of. `LadderVAE` is the model whose data
+    see the first level alone.
 
     The architecture builds e, from x to `width` values, and the decoder, from h_1; its code must be a vector. All else
     is fully connected with one hidden layer of `width` leaky rectified units, but for R, which is linear. In a fresh
@@ -59,7 +59,7 @@ class TopDownVAE(Hierarchy):
     reference: ClassVar[str] = "Child 2021, https://arxiv.org/abs/2011.10650"
 
     def build_levels(self) -> None:
-        """Of each level its posterior, what it adds to the state, and what is made of that; stages and priors between."""
+        """A posterior and a place on the path of each level; a stage upwards and a prior of each but the top."""
         mlp = MLP(hidden=(self.width,), activation="leaky_relu")
         lower, every = self.dims[:-1], range(len(self.dims))
         self.stages = nn.ModuleList(mlp.encoder((self.width,), self.width) for _ in lower)
@@ -103,5 +103,5 @@ class TopDownVAE(Hierarchy):
     def below(self, i: int, state: Tensor | None, code: Tensor) -> Tensor:
         """h_i, (B, width)."""
         read = self.reads[i](code.to(self.dtype))
-        added = read if state is None else state + read
+        added: Tensor = read if state is None else state + read
         return added + self.paths[i](F.leaky_relu(added))
