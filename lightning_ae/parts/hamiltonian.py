@@ -137,14 +137,14 @@ class HamiltonianFlow(Posterior):
         + \tfrac{D}{2} \log \beta_0
 
     is, in the mean, a lower bound on log p(x), in which :math:`\log N(\rho_0; 0, I / \beta_0) - \tfrac D2 \log\beta_0`
-    is :math:`\log N(\gamma; 0, I)`. It is the bound of `ELBO`, with all but log p(x, z) for log q, which
-    only draws have. "kl" is the divergence of codes and momenta together, no less than that of codes.
+    is :math:`\log N(\gamma; 0, I)`. It is the bound of `ELBO`, with all but log p(x, z) for -log q, which only draws
+    have. "kl" is the divergence of codes and momenta together, no less than that of codes.
 
     The encoder gives the Gaussian, whose mean `encode` gives; sizes of steps (a unit of the code has its own, in
     (0, largest_step)) and temperature are learned. A draw takes K + 1 gradients of the decoder and, in training, theirs
     in turn, so it needs a decoder whose pass for a sample is the same each time and that can be differentiated twice;
-    one that is compiled runs as it is in the steps. A
-    scale that is fitted to the data's errors ("optimal") is in the steps that of the step of the optimizer before.
+    one that is compiled runs as it is in the steps. A scale that is fitted to the data's errors ("optimal") is in the
+    steps that of the step of the optimizer before.
 
     Args:
         steps: K.
