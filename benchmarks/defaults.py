@@ -81,8 +81,8 @@ def trained(
     data = make()
     model = get_model(variant or "vae")(data.input_shape, **options)
     trainer = pl.Trainer(
-        max_epochs=VARIANT_EPOCHS if variant else EPOCHS, logger=False, enable_checkpointing=False, enable_progress_bar=sys.stderr.isatty(),
-        enable_model_summary=False,
+        max_epochs=VARIANT_EPOCHS if variant else EPOCHS, logger=False, enable_checkpointing=False,
+        enable_progress_bar=sys.stderr.isatty(), enable_model_summary=False,
     )  # fmt: skip
     trainer.fit(model, data)
     return model, data
