@@ -69,6 +69,7 @@ class AdversarialAutoencoder(Autoencoder):
                 f"prior {type(self.prior).__name__} has weights, which a critic teaches nothing",
                 "use one without, such as StandardNormal",
             )
+        self.prior.check(self)
         self.critic = from_plain(Critic, critic, "critic").build(self.code_shape)
 
     @property

@@ -201,10 +201,10 @@ class UniformOnCategories(Prior):
 
 
 def _classes(model: Autoencoder) -> int:
-    posterior: Configurable = model.posterior  # type: ignore[assignment]
+    posterior: Configurable | None = getattr(model, "posterior", None)
     if not isinstance(posterior, Concrete):
         raise InputError(
-            f"UniformOnCategories takes codes of categories, {type(posterior).__name__} gives others",
+            f"UniformOnCategories takes codes of categories, {type(posterior or model).__name__} gives others",
             "use the posterior Concrete()",
         )
     return posterior.classes

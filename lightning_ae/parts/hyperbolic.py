@@ -265,7 +265,7 @@ def _curvature(model: Autoencoder) -> float:
     posterior: Configurable | None = getattr(model, "posterior", None)
     if not isinstance(posterior, WrappedNormal):
         raise InputError(
-            f"CentredWrappedNormal takes codes in a ball, {type(posterior).__name__} gives others",
+            f"CentredWrappedNormal takes codes in a ball, {type(posterior or model).__name__} gives others",
             "use the posterior WrappedNormal()",
         )
     return posterior.curvature

@@ -308,8 +308,8 @@ class UniformOnSphere(Prior):
 
     def check(self, model: Autoencoder) -> None:
         """Raises InputError where the posterior is none on the sphere."""
-        posterior: Configurable = model.posterior  # type: ignore[assignment]
-        if not isinstance(posterior, VonMisesFisher):
+        posterior: Configurable | None = getattr(model, "posterior", None)
+        if posterior is not None and not isinstance(posterior, VonMisesFisher):  # a critic leads any code there
             raise InputError(
                 f"UniformOnSphere takes codes on the sphere, {type(posterior).__name__} gives others",
                 "use the posterior VonMisesFisher()",

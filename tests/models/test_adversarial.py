@@ -15,7 +15,14 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_ae import AdversarialAutoencoder, InputError
 from lightning_ae.architectures import MLP, ConvNet, Critic, detached
 from lightning_ae.cli import main
-from lightning_ae.parts import MixturePrior, VampPrior
+from lightning_ae.parts import (
+    CentredWrappedNormal,
+    JointPrior,
+    MixturePrior,
+    UniformOnCategories,
+    UniformOnSphere,
+    VampPrior,
+)
 from lightning_ae.training.certify import Case, certify
 
 pytestmark = [
@@ -208,3 +215,10 @@ def test_sharded_and_accumulated_it_is_the_same_on_any_number_of_ranks() -> None
 def test_a_certificate_from_the_command_line_says_what_it_is() -> None:
     with pytest.raises(SystemExit):
         main(["certify", "adversarial", "--init_args", '{"critic_lr": -1.0}', "--worlds", "[2]"])
+
+
+@pytest.mark.parametrize("prior", [UniformOnCategories(), CentredWrappedNormal(), JointPrior()], ids=str)
+def test_a_prior_that_asks_for_a_posterior_is_refused(prior: Any) -> None:
+    with pytest.raises(InputError, match="gives others|for each part"):
+        AdversarialAutoencoder((4,), 6, prior=prior)
+    AdversarialAutoencoder((4,), 6, prior=UniformOnSphere())
