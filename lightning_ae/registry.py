@@ -55,11 +55,12 @@ ALIASES: dict[str, str] = {
     "topk": "topk_dictionary", "topk_sae": "topk_dictionary", "sparse_dictionary": "topk_dictionary",
     "dictionary": "topk_dictionary", "dae": "denoising", "denoising_ae": "denoising", "cae": "contractive",
     "contractive_ae": "contractive", "sdae": "stacked", "stacked_ae": "stacked", "dsm": "score_matching",
-    "variational": "vae", "annealed_vae": "beta_vae", "capacity_vae": "beta_vae",
+    "variational": "vae", "vanilla_vae": "vae", "plain_vae": "vae", "vae_iaf": "vae",
+    "annealed_vae": "beta_vae", "capacity_vae": "beta_vae",
     "cvae": "conditional_vae", "conditional": "conditional_vae",
     "scvi": "conditional_vae", "count_vae": "conditional_vae",
     "m2": "semi_supervised_vae", "ssvae": "semi_supervised_vae", "ss_vae": "semi_supervised_vae",
-    "semi_supervised": "semi_supervised_vae",
+    "semi_supervised": "semi_supervised_vae", "ssl_vae": "semi_supervised_vae",
     "aae": "adversarial", "adversarial_ae": "adversarial", "lvae": "ladder_vae", "ladder": "ladder_vae",
     "top_down": "top_down_vae", "hierarchical_vae": "top_down_vae", "two_level_vae": "top_down_vae",
     "vq": "vq_vae", "vamp": "vampprior_vae", "vampprior": "vampprior_vae", "vamp_vae": "vampprior_vae",
@@ -67,8 +68,10 @@ ALIASES: dict[str, str] = {
     "miwae": "missing_data_iwae", "hvae": "hamiltonian_vae", "hamiltonian": "hamiltonian_vae",
     "tc_vae": "beta_tc_vae", "btc_vae": "beta_tc_vae",
     "mmd_vae": "info_vae", "disentangled_beta_vae": "beta_vae", "dip_vae_i": "dip_vae", "dip_vae_ii": "dip_vae",
+    "dip_vae_1": "dip_vae", "dip_vae_2": "dip_vae", "info_vae_mmd": "info_vae", "dreg_iwae": "iwae", "stl_iwae": "iwae",
     "svae": "hyperspherical_vae", "s_vae": "hyperspherical_vae", "vmf_vae": "hyperspherical_vae",
-    "gumbel_vae": "categorical_vae", "concrete_vae": "categorical_vae", "gumbel_softmax_vae": "categorical_vae",
+    "hyperspherical": "hyperspherical_vae", "gumbel_vae": "categorical_vae", "concrete_vae": "categorical_vae",
+    "cat_vae": "categorical_vae", "gumbel_softmax_vae": "categorical_vae",
     "p_vae": "poincare_vae", "hyperbolic_vae": "poincare_vae", "wrapped_normal_vae": "poincare_vae",
 }  # fmt: skip
 """What variants are called elsewhere; case, "_" and "-" do not matter."""
@@ -85,13 +88,19 @@ SETTINGS = {
     "dip_vae_ii": "give kind II",
     "hvae": "a hierarchical one, which has that name, too, is top_down_vae",
     "miwae": "the multiply importance-weighted autoencoder is a VAE with objective MIWAEObjective",
+    "dip_vae_2": "give kind II",
+    "dreg_iwae": "give gradient 'dreg'",
+    "stl_iwae": "give gradient 'stl'",
+    "vae_iaf": "give the posterior IAF()",
     "scvi": _SCVI,
     "count_vae": _SCVI,
 }
 """What makes an alias more than another name."""
 NEAREST: dict[str, str] = {
     "mae": "denoising", "masked": "denoising", "wae": "info_vae",
-    "nvae": "top_down_vae", "vd_vae": "top_down_vae", "vq_vae_2": "vq_vae", "vq_gan": "vq_vae",
+    "nvae": "top_down_vae", "vd_vae": "top_down_vae", "rae": "ae", "rae_l2": "ae", "rae_gp": "ae",
+    "wae_mmd": "info_vae", "vae_gan": "adversarial", "gm_vae": "vampprior_vae", "m1": "vae",
+    "hi_vae": "missing_data_iwae", "not_miwae": "missing_data_iwae", "vq_vae_2": "vq_vae", "vq_gan": "vq_vae",
     "rq_vae": "vq_vae", "fsq": "vq_vae",
     "gated_sae": "topk_dictionary", "jump_relu": "topk_dictionary", "batch_topk": "topk_dictionary",
 }  # fmt: skip
