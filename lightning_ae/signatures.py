@@ -17,11 +17,19 @@ from typing_extensions import Unpack
 def complete(cls: type) -> None:
     """Gives a class whose constructor takes `**options: Unpack[...]` the signature and docstring without them.
 
+    One that has its constructor from the class above gets the docstring of all arguments.
+
     Raises:
         TypeError: when the TypedDict names an argument that the class above does not take, or one of the class's own.
     """
     init = vars(cls).get("__init__")
-    if init is None or not (options := _options(init)):
+    if init is None:
+        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        parameters = [p for name, p in _parameters_above(cls).items() if name != "self"]
+        names = [[p.name for p in parameters if (p.kind in positional) is first] for first in (True, False)]
+        _complete_docstring(cls, *names)
+        return
+    if not (options := _options(init)):
         return
     own = [p for p in inspect.signature(init).parameters.values() if p.kind is not p.VAR_KEYWORD]
     above = {name: p for name, p in _parameters_above(cls).items() if name in options}

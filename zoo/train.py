@@ -52,6 +52,8 @@ PLANS.append(
 # one of each family on data that the package brings
 PLANS += [
     Plan("conditional_vae_mlp.digits_v1", "conditional_vae"),
+    Plan("semi_supervised_vae_mlp.digits_v1", "semi_supervised_vae"),
+    Plan("factor_vae_mlp.digits_v1", "factor_vae"),
     Plan("ladder_vae_mlp.digits_v1", "ladder_vae", {"trainer.max_epochs": 100}),
     Plan("adversarial_mlp.digits_v1", "adversarial", monitor="val/reconstruction"),
     Plan("vq_vae_conv.digits_v1", "vq_vae", {"trainer.max_epochs": 100}),

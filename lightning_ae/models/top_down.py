@@ -41,8 +41,7 @@ class TopDownVAE(Hierarchy):
     see the first level alone.
 
     The architecture builds e, from x to `width` values, and the decoder, from h_1; its code must be a vector. All else
-    is fully connected with one hidden layer of `width` leaky rectified units, but for R, which is linear. In a fresh
-    model f and g are 0, so that the path is open from the top to the data, and priors are N(0, I).
+    is fully connected with one hidden layer of `width` leaky rectified units, but for R, which is linear.
 
     `encode` gives a tuple (z_1, ..., z_L) of means, each given the means above it; `decode` takes such a tuple.
 
@@ -68,10 +67,6 @@ class TopDownVAE(Hierarchy):
         self.posteriors.append(mlp.encoder((self.width,), 2 * self.dims[-1]))
         self.reads = nn.ModuleList(nn.Linear(dim, self.width) for dim in self.dims)
         self.paths = nn.ModuleList(mlp.encoder((self.width,), self.width) for _ in every)
-        for network in (*self.stages, *self.paths, *self.priors):
-            last = network.linears[-1]
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
 
     @property
     def encoder_features(self) -> int:

@@ -90,9 +90,11 @@ def test_loss_and_divergences_are_those_of_the_equations() -> None:
 def test_with_one_level_in_use_it_is_a_vae() -> None:
     """What the upper levels say and cost is zero: the bound is that of q(z_1 | x), N(0, I) and the decoder alone."""
     model, x = build(upper_dims=(4,), bent=False), x_of()
-    for layer in (model.reads[1], model.posteriors[1].linears[-1]):  # type: ignore[union-attr, index]
-        torch.nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
-        torch.nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    silent = [model.reads[1], model.posteriors[1].linears[-1]]
+    silent += [network.linears[-1] for network in (*model.stages, *model.paths, *model.priors)]
+    for layer in silent:
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
     torch.manual_seed(3)
     terms = model.loss(x, x)
     torch.manual_seed(3)
@@ -109,7 +111,7 @@ def test_with_one_level_in_use_it_is_a_vae() -> None:
 
 def evidence(model: TopDownVAE, x: Tensor) -> tuple[Tensor, Tensor]:
     """log p(x) and the mean of p(x), of two levels of one unit each, by quadrature over both codes."""
-    axis = torch.linspace(-8, 8, 101, dtype=torch.float64)
+    axis = torch.linspace(-8, 8, 161, dtype=torch.float64)
     grid = torch.cartesian_prod(axis, axis)
     z1, z2 = grid[:, :1], grid[:, 1:]
     h = model.reads[1](z2)
@@ -122,18 +124,19 @@ def evidence(model: TopDownVAE, x: Tensor) -> tuple[Tensor, Tensor]:
     return each.logsumexp(dim=1), (means * density.exp().view(-1, 1, 1, 1)).sum(dim=0)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_score_and_samples_are_those_by_quadrature() -> None:
-    model, x = build(latent_dim=1, upper_dims=(1,), architecture=MLP((16,))), x_of(3)
+    model, x = build(latent_dim=1, upper_dims=(1,)), x_of(3)
     exact, mean = evidence(model, x)
-    one = torch.stack([model.score_batch(x, x, seed=seed).score for seed in range(100)])
-    many = model.score_batch(x, x, draws=2000).score
+    one = torch.stack([model.score_batch(x, x, seed=seed).score for seed in range(300)])
+    many = model.score_batch(x, x, draws=5000).score
     error = one.std(dim=0) / math.sqrt(len(one))
     assert (one.mean(dim=0) > -exact + 3 * error).all()
     torch.testing.assert_close(many, -exact, rtol=0, atol=0.05)
     assert (many < one.mean(dim=0) - 3 * error).all()
     torch.manual_seed(0)
-    samples = model.sample(2000)
+    samples = model.sample(4000)
     off = (samples.mean(dim=0) - mean) / (samples.std(dim=0) / math.sqrt(len(samples)))
     assert float(off.abs().max()) < 4.5, off
 
@@ -158,11 +161,8 @@ def test_codes() -> None:
     torch.testing.assert_close(moved[0] - codes[0], p[1].mean - p[0].mean)
 
 
-def test_the_path_of_a_fresh_model_is_open_and_every_weight_learns(digits: Tensor, fit: Any) -> None:
+def test_every_weight_learns(digits: Tensor, fit: Any) -> None:
     model = build(bent=False).float()
-    with torch.no_grad():
-        levels = model.descend(model.evidence(digits[:5]), lambda q: q.mean)
-        assert all(not level.p.mean.any() and not level.p.log_variance.any() for level in levels)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     fit(model.train(), digits[:512], max_epochs=2)
     assert [name for name, value in model.state_dict().items() if torch.equal(value, before[name])] == []
@@ -195,7 +195,7 @@ def test_two_ranks_train_as_one() -> None:
 
 
 def test_names_and_bad_arguments() -> None:
-    assert get_model("HVAE") is get_model("top_down_vae") is TopDownVAE
+    assert get_model("hierarchical-VAE") is get_model("top_down_vae") is TopDownVAE
     for name in ("nvae", "vd_vae"):
         with pytest.raises(InputError, match="the nearest is 'top_down_vae'"):
             get_model(name)

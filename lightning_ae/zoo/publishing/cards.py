@@ -23,6 +23,7 @@ ABOUT = {
     "capacity_loss": "reconstruction and weighted distance of the divergence from a capacity, nats",
     "dip_vae_loss": "bound and weighted distance of the codes' covariance from the identity, nats",
     "factor_vae_loss": "bound, weighted total correlation by a critic, and the critic's loss, nats",
+    "semi_supervised_loss": "bound on -log p(x, y) of labelled samples, with the classifier's weighted error, nats",
     "free_bits_loss": "bound whose divergence has a free part, nats",
     "mmd_vae_loss": "weighted bound and weighted distance of the codes from the prior, nats",
     "ms_ssim_vae_loss": "bound and weighted dissimilarity of images, nats",
