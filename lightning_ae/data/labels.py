@@ -18,7 +18,7 @@ from lightning_ae.errors import InputError
 from lightning_ae.natural import MISSING
 
 if TYPE_CHECKING:
-    from lightning_ae.data.conditions import Given
+    from lightning_ae.data.kinds.conditions import Given
 
 FEW, MOST = 20, 1000  # classes: always enough to be classes, never too many
 UNLABELLED = -1  # as Hugging Face marks it

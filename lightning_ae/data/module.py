@@ -15,10 +15,10 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_ae.config import arguments, class_path, from_plain, import_class, to_plain
-from lightning_ae.data.conditions import Conditions
 from lightning_ae.data.decoding import CHUNK_BYTES, OnTheFly
 from lightning_ae.data.identity import Identity, check_identity, identity
 from lightning_ae.data.kinds import Kind
+from lightning_ae.data.kinds.conditions import Conditions
 from lightning_ae.data.loader import Batch, BatchLoader, Columns, Order
 from lightning_ae.data.samples import Samples
 from lightning_ae.data.streaming import Stream, StreamLoader

@@ -28,10 +28,10 @@ from lightning_ae.data.columns import (
     same_kind,
     scalar_columns,
 )
-from lightning_ae.data.conditions import CONDITION, Conditions, Given
 from lightning_ae.data.decoding import OnTheFly, decode_chunks, decode_rows
 from lightning_ae.data.fingerprint import fingerprint
 from lightning_ae.data.kinds import Kind, Sequence, Tabular, kind_of
+from lightning_ae.data.kinds.conditions import CONDITION, Conditions, Given
 from lightning_ae.data.kinds.counts import gathered
 from lightning_ae.data.labels import Beside, label_column
 from lightning_ae.data.scaling import Scaling
