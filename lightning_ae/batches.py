@@ -190,7 +190,8 @@ class Batches:
 
         Raises:
             InputError: when it has no labels or condition, and the model takes some, or others; when it has
-                categories, and the model's network or likelihood takes them for numbers; when values may be missing, and a method does not take masks.
+                categories, and the model's network or likelihood takes them for numbers; when values may be missing,
+                and a method does not take masks.
         """
         if (mask := getattr(data, "mask", None)) is not None:
             self.columns["mask"] = mask

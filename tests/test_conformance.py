@@ -353,7 +353,7 @@ def test_what_is_given_is_asked_for(variant: type[Autoencoder]) -> None:
     for call in calls:
         with pytest.raises(InputError, match=f"{variant.__name__} takes .* besides the input, got .*nonsense"):
             call(x, **given, nonsense=x)
-    for role in set(given) - {"mask"}:  # a mask may be left out
+    for role in set(given) - set(model.optional):
         with pytest.raises(InputError, match=f"{variant.__name__} takes .*{role}"):
             model.encode(x, **{name: value for name, value in given.items() if name != role})
 

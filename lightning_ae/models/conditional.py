@@ -90,7 +90,10 @@ class ConditionalVAE(VAE):
             raise InputError(f"condition_dropout must lie in [0, 1), or be None, got {condition_dropout}")
         self.num_classes, self.conditions = num_classes, tuple(conditions)
         self.condition_dropout, self.condition_encoder = condition_dropout, condition_encoder
-        self.given = (*(("label",) if num_classes else ()), *(("condition",) if conditions else ()))
+        named = [role for role in type(self).given if role != "label" or num_classes]
+        if conditions and "condition" not in named:
+            named.insert(1 if "label" in named else 0, "condition")
+        self.given = tuple(named)
         super().__init__(input_shape, latent_dim, **options)
         levels = sum(self.levels) + (0 if condition_dropout is None else len(self.levels))
         self.register_buffer("seen", torch.zeros(levels, dtype=torch.long))

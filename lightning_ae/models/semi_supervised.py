@@ -32,15 +32,17 @@ class SemiSupervisedVAE(ConditionalVAE):
 
     .. math:: U(x) = \sum_y q(y \mid x)\, (L(x, y) + \log q(y \mid x)),
 
-    where it is not: a bound on :math:`-\log p(x)`, whose sum over the classes is taken as it stands (equations 6 and
-    7). To it comes the classifier's error, :math:`\alpha` times the mean of :math:`-\log q(y \mid x)` over those samples
-    of the batch of all ranks that have a label (equation 9; as the loss here is a mean over samples, alpha is the
-    paper's divided by their number, 0.1 there). A batch without labels has no such error. A step computes every sample
-    with every class, so it costs as many times a conditional autoencoder's.
+    where it is not: a bound on :math:`-\log p(x)`, whose sum over the classes is taken as it stands (equations 6, 7).
+    To it comes the classifier's error, :math:`\alpha` times the mean of :math:`-\log q(y \mid x)` over those samples of
+    the batch of all ranks that have a label (equation 9; as the loss here is a mean over samples, alpha is the paper's
+    divided by their number, 0.1 there; the default is more, since beside bounds of tens of nats that leaves the labels
+    little to say). A batch without labels has no such error. A step computes every sample with every class, so it costs
+    as many times a conditional autoencoder's.
 
-    Batches hold labels of -1 where there is none. A code is q(z | x, y)'s mean for the label, or for the likeliest class
-    where it is not given; so is a reconstruction. Of a code without a label `decode` gives the mean over the classes.
-    The `score` is U(x) with beta = 1, whatever label is given. `class_log_probabilities` is the classifier.
+    Batches hold labels of -1 where there is none; a step refuses batches without that column, which evaluation takes. A
+    code is the mean of q(z | x, y) for the label, or for the likeliest class where it is not given; so is a
+    reconstruction. Of a code without a label `decode` gives the mean over the classes. The `score` is U(x) with
+    beta = 1, whatever label is given. `class_log_probabilities` is the classifier.
 
     Args:
         num_classes: the number of classes; labels are 0 to num_classes - 1.
@@ -57,7 +59,7 @@ class SemiSupervisedVAE(ConditionalVAE):
         latent_dim: int = 16,
         *,
         num_classes: int = 10,
-        alpha: float = 0.1,
+        alpha: float = 10.0,
         **options: Unpack[DIPVAEOptions],
     ) -> None:
         if not 0 <= alpha < math.inf:
@@ -136,6 +138,11 @@ class SemiSupervisedVAE(ConditionalVAE):
         there is one, else KL(q(y | x) || p(y)).
         """
         self.check_given(given)
+        if self.training and given.get("label") is None:
+            raise InputError(
+                f"{type(self).__name__} takes 'label' besides the input, and the batch has none",
+                "give batches (input, label), with -1 where there is no label; without any, train a VAE",
+            )
         label, log_q = self._known(given, len(x)), self.class_log_probabilities(x)
         known = label >= 0
         own = self._one_hot(label, self.num_classes)
