@@ -30,6 +30,6 @@ def test_names_lead_somewhere_and_none_is_missing_too() -> None:
 
 
 def test_what_is_not_here_names_the_nearest() -> None:
-    for name, nearest in {"PIWAE": "iwae", "rae_l2": "ae", "poincare-vae": "hyperspherical_vae"}.items():
+    for name, nearest in {"NVAE": "top_down_vae", "rae_l2": "ae", "not-MIWAE": "missing_data_iwae"}.items():
         with pytest.raises(InputError, match=f"the nearest is '{nearest}'"):
             get_model(name)
