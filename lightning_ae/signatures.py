@@ -24,10 +24,9 @@ def complete(cls: type) -> None:
     """
     init = vars(cls).get("__init__")
     if init is None:
-        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        parameters = [p for name, p in _parameters_above(cls).items() if name != "self"]
-        names = [[p.name for p in parameters if (p.kind in positional) is first] for first in (True, False)]
-        _complete_docstring(cls, *names)
+        inherited = [p for p in inspect.signature(_init_above(cls)).parameters.values() if p.name != "self"]
+        first = [p.name for p in inherited if p.kind is p.POSITIONAL_OR_KEYWORD]
+        _complete_docstring(cls, first, [p.name for p in inherited if p.kind is p.KEYWORD_ONLY])
         return
     if not (options := _options(init)):
         return
@@ -60,10 +59,13 @@ def _options(init: Any) -> set[str]:
     return set(get_type_hints(get_args(annotation)[0])) if get_origin(annotation) is Unpack else set()
 
 
+def _init_above(cls: type) -> Any:
+    return next(vars(c)["__init__"] for c in cls.__mro__[1:] if "__init__" in vars(c))
+
+
 def _parameters_above(cls: type) -> dict[str, inspect.Parameter]:
     """What the next constructor above takes, each with its type resolved."""
-    owner = next(c for c in cls.__mro__[1:] if "__init__" in vars(c))
-    init = vars(owner)["__init__"]
+    init = _init_above(cls)
     hints = get_type_hints(init)
     return {
         name: p.replace(annotation=hints.get(name, p.annotation))

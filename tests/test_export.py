@@ -219,8 +219,11 @@ def test_every_variant(name: str, what: Any, to: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
     cls: Any = get_model(name)
     model, file = told(cls((6,), 4)), tmp_path / f"graph{graphs.SUFFIX[to]}"
-    if (name, what) == ("score_matching", "score"):
-        with pytest.raises(InputError, match="has no likelihood"):
+    refused = {"score_matching": "has no likelihood", "hamiltonian_vae": "takes gradients of the decoder"}
+    if to == "onnx":  # onnxruntime has no arc tangent of float64
+        refused["hyperspherical_vae"] = "the operation Atan is not there"
+    if what == "score" and name in refused:
+        with pytest.raises(InputError, match=refused[name]):
             export(model, file, what, to)
         assert list(tmp_path.iterdir()) == []
         return

@@ -263,6 +263,12 @@ if TYPE_CHECKING:
 class Mine(VAE):
     def __init__(self, input_shape, **options: Unpack[Hidden]):
         super().__init__(input_shape, **options)
+class Below(Mine):
+    '''A class that takes what that one takes.
+
+    Args:
+        beta: a weight.
+    '''
 """
     (tmp_path / "hidden_options.py").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 from torch import nn
 
@@ -16,6 +17,9 @@ class Architecture(Configurable):
 
     A network of your own is a frozen dataclass that inherits this and builds two `torch.nn.Module`s.
     """
+
+    flattens: ClassVar[bool] = False
+    """Whether its encoder takes an input of any shape as one vector."""
 
     @abstractmethod
     def encoder(self, input_shape: Shape, features: int) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,8 @@ class MLP(Architecture):
         log1p: whether the encoder sees log(1 + x) of a number x, for counts: none may be negative (as in Lopez et al.
             2018, https://doi.org/10.1038/s41592-018-0229-2).
     """
+
+    flattens: ClassVar[bool] = True
 
     hidden: tuple[int, ...] = (512,)
     activation: Activation = "relu"

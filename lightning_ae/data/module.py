@@ -120,7 +120,7 @@ class HFDataModule(Samples, pl.LightningDataModule):
         self._given_label = label
         self.condition = condition
         if condition is not None:
-            _ = Conditions.of(condition)
+            Conditions.of(condition)  # refuses what is none
         self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.split_seed, self.split_by, self.split_time = split_seed, split_by, split_time

@@ -54,8 +54,9 @@ def export(
       large numbers lose no digits; missing values are NaN, categories the numbers of their classes in the description,
       dates seconds; counts (B, genes) in float32. Of a model without a signature it is in the model's own units.
     - "code", of "decode": (B, *code_shape) in float32; of a hierarchy "code_0", "code_1" and so on.
-    - what else the model takes, by role ("label", and for "decode" also "library"), a value for each sample. A mask is
-      none of these: what is NaN is unknown.
+    - what else the model takes, by role ("label", and for "decode" also "library"), a value for each sample; a
+      "condition" (B, columns) in float64, numbers as they are and categories as above. A mask is none of these: what is
+      NaN is unknown.
 
     It gives, by name; a graph of torch's a tuple in this order, or, of one output, a tensor:
 
@@ -133,6 +134,8 @@ class _OfModel(Part):
     def __init__(self, model: Autoencoder, resize: bool, threshold: float | None, seed: int) -> None:
         super().__init__(model)
         self.preprocess: Preprocess | None = None if model.signature is None else model.signature.preprocess
+        condition = None if model.signature is None else model.signature.condition
+        self.conditions = None if condition is None else condition.preprocess
         self.threshold, self.seed = threshold, seed
         self.roles = tuple(role for role in model.given if role != "mask")
         self.inputs = ("input", *self.roles)
@@ -146,17 +149,26 @@ class _OfModel(Part):
         if self.preprocess is not None:
             x = self.preprocess(x)
         x = x.to(weights_type(self.model.encoder, self.model))
-        given = dict(zip(self.roles, beside, strict=True))
+        given = self.units(beside)
         if self.masked:
             mask = ~x.isnan()
             x = known(x, mask)
             given |= {"mask": mask} if "mask" in self.model.given else {}
         return x, self.model.completed(x, given)
 
+    def units(self, beside: Sequence[Tensor]) -> dict[str, Tensor]:
+        """What the model is given, in its units, by role."""
+        given = dict(zip(self.roles, beside, strict=True))
+        if self.conditions is not None and "condition" in given:
+            given["condition"] = self.conditions(given["condition"]).to(weights_type(self.model.encoder, self.model))
+        return given
+
     def given(self, n: int) -> dict[str, Tensor]:
-        """Examples of what else the model takes, by role."""
+        """Examples of what else the model takes, by role, as the graph does."""
         stand_ins: dict[str, Tensor] = self.model.stand_ins(n)
-        return {role: stand_ins[role] for role in self.roles}
+        if self.conditions is not None:
+            stand_ins["condition"] = self.conditions.inverse(stand_ins["condition"].double())
+        return {role: stand_ins[role] for role in self.roles if role in self.model.given}
 
 
 class _Encode(_OfModel):
@@ -197,7 +209,7 @@ class _Decode(_OfModel):
     def forward(self, *inputs: Tensor) -> Tensor:
         codes, beside = inputs[: self.codes], inputs[self.codes :]
         code = codes if isinstance(self.model.code_shape[0], tuple) else codes[0]
-        return self.natural(self.model.decode(code, **dict(zip(self.roles, beside, strict=True))))
+        return self.natural(self.model.decode(code, **self.units(beside)))
 
     def natural(self, x: Tensor) -> Tensor:
         """The model's units to natural ones; in float64 where a large offset would cost digits."""
@@ -206,13 +218,13 @@ class _Decode(_OfModel):
         return self.preprocess.inverse(x.double() if _scales(self.preprocess) else x)
 
     def cases(self, x: Tensor) -> Iterator[Case]:
-        stand_ins = self.model.stand_ins(len(x))
-        read, _, given = _read(self.model, x, {role: stand_ins[role] for role in self.model.given if role != "mask"})
-        beside = {role: given[role] for role in self.roles}
+        examples = self.given(len(x))
+        read, _, given = _read(self.model, x, examples)
         code = self.model.encode(read, **given)
         codes = code if isinstance(code, tuple) else (code,)
-        expected = self.natural(self.model.decode(code, **beside))
-        yield Case((*codes, *beside.values()), (expected,), *_units(self.preprocess, expected))
+        expected = self.natural(self.model.decode(code, **{role: given[role] for role in self.roles}))
+        beside = [examples[role] if role in examples else given[role] for role in self.roles]
+        yield Case((*codes, *beside), (expected,), *_units(self.preprocess, expected))
 
 
 class _Score(_OfModel):
@@ -438,6 +450,8 @@ def _described(model: Autoencoder, part: Part, inputs: Sequence[Tensor]) -> list
         if i == 0 and part.any_size:
             shape[2:] = [-1, -1]
         found.append({"name": name, "type": str(x.dtype).removeprefix("torch."), "shape": shape})
+        if name == "condition" and model.signature is not None and model.signature.condition is not None:
+            found[-1] |= {"units": "natural", "columns": model.signature.condition.plain()["columns"]}
     if model.signature is not None and part.inputs[0] == "input":
         plain = model.signature.plain()
         found[0] |= {"units": "natural", "columns": plain["columns"]}

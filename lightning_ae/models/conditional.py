@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -39,8 +40,9 @@ class ConditionalVAE(VAE):
     as section 4 of the paper admits, so that the code holds what the condition does not say: `sample(n, label=3)` draws
     codes and decodes them as that class.
 
-    Classes are one-hot, and numbers stand as they are, standardised by a data module. For vectors they stand beside the
-    input and the code; for inputs and codes of more dimensions each has a plane beside their channels.
+    Classes are one-hot, and numbers stand as they are, standardised by a data module. For vectors, and inputs that the
+    architecture makes a vector of, they stand beside the input and the code; for others each has a plane beside the
+    channels.
 
     Batches hold labels as the data module's label column, or as a tuple (input, label), and further columns as its
     `condition`, (B, columns), or as (input, condition), (input, label, condition): numbers of classes, and numbers.
@@ -119,10 +121,13 @@ class ConditionalVAE(VAE):
         return sum(k or (1 if self.condition_dropout is None else 2) for k in self.levels)
 
     def build_encoder(self) -> nn.Module:
-        """The network from (B, channels + condition_width, ...), or without it, to (B, encoder_features, ...)."""
+        """The network of the input with the condition beside it, or without it, to (B, encoder_features, ...).
+
+        (B, channels + condition_width, ...), or of what is made a vector (B, values + condition_width).
+        """
         if not self.condition_encoder:
             return super().build_encoder()
-        channels, *rest = self.input_shape
+        shape = (math.prod(self.input_shape),) if self._flattened else self.input_shape
         architecture: Any = self.architecture
         if getattr(architecture, "log1p", False) and 0 in self.conditions:
             raise InputError(
@@ -132,7 +137,8 @@ class ConditionalVAE(VAE):
             )
         if categories := getattr(architecture, "categories", None):
             architecture = replace(architecture, categories=(*categories, *[0] * self.condition_width))
-        network: nn.Module = architecture.encoder((channels + self.condition_width, *rest), self.encoder_features)
+        wider = (shape[0] + self.condition_width, *shape[1:])
+        network: nn.Module = architecture.encoder(wider, self.encoder_features)
         return network
 
     def build_decoder(self) -> nn.Module:
@@ -142,7 +148,8 @@ class ConditionalVAE(VAE):
 
     def encoder_input(self, x: Tensor, **given: Tensor) -> Tensor:
         """(B, *input_shape) and the condition to what `build_encoder` says."""
-        return self._beside(x, given, self.condition_encoder)
+        flat = self._flattened and self.condition_encoder
+        return self._beside(x.flatten(1) if flat else x, given, self.condition_encoder)
 
     def decoder_input(self, z: Tensor, **given: Tensor) -> Tensor:
         """(B, *code_shape) and the condition to (B, code_features + condition_width, ...)."""
@@ -152,8 +159,8 @@ class ConditionalVAE(VAE):
         """As `VAE.loss`, of batches with their labels (B,), condition (B, columns), or both."""
         self.check_given(given)
         if self.training:
-            given = self.hidden(given, len(x))
-            self.count(given, len(x))
+            given = self.hidden(given, x.shape[0])
+            self.count(given, x.shape[0])
         return super().loss(x, target, **given)
 
     def sample(self, n: int, **given: Any) -> Tensor:
@@ -214,9 +221,24 @@ class ConditionalVAE(VAE):
 
     # ---- inside -------------------------------------------------------------------------------------------------
 
+    @property
+    def _flattened(self) -> bool:
+        return self.architecture.flattens
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Earlier an input that is made a vector had a plane of each value, too: their weights' sum does the same."""
+        name, positions = f"{prefix}encoder.linears.0.weight", math.prod(self.input_shape[1:])
+        values, planes = math.prod(self.input_shape), self.condition_width * positions
+        weight = state_dict.get(name)
+        if self._flattened and positions > 1 and weight is not None and weight.shape[1] == values + planes:
+            own, beside = weight.split([values, planes], dim=1)
+            summed = beside.unflatten(1, (self.condition_width, positions)).sum(dim=2)
+            state_dict[name] = torch.cat([own, summed], dim=1)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def _beside(self, x: Tensor, given: Mapping[str, Tensor], seen: bool = True) -> Tensor:
         """The condition beside the channels: (B, C, ...) to (B, C + condition_width, ...); checked, `seen` or not."""
-        columns = self._columns(given, len(x))
+        columns = self._columns(given, x.shape[0])
         self._refuse_unseen(columns)
         if not seen:
             return x

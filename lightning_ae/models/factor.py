@@ -15,7 +15,7 @@ from lightning_ae.config import from_plain
 from lightning_ae.errors import InputError
 from lightning_ae.exact import gather_batch
 from lightning_ae.models.vae import VAE
-from lightning_ae.models.vae_variants import DIPVAEOptions
+from lightning_ae.models.vae_variants import ObjectiveSettled
 from lightning_ae.parts.likelihoods import at_least_float32
 from lightning_ae.parts.schedules import Schedule
 
@@ -51,7 +51,7 @@ class FactorVAE(VAE):
         gamma_schedule: Schedule | None = None,
         critic: Critic = Critic(hidden=(256, 256)),
         critic_lr: float | None = None,
-        **options: Unpack[DIPVAEOptions],
+        **options: Unpack[ObjectiveSettled],
     ) -> None:
         super().__init__(input_shape, latent_dim, **options)
         if not gamma >= 0:

@@ -230,13 +230,8 @@ class LadderVAE(Hierarchy):
     which p(x | z_1) needs the first alone.
 
     Args:
-        latent_dim: the dimensions of z_1, the level next to the data.
-        upper_dims: those of z_2, z_3 and so on; one number for each further level.
-        width: of the fully connected networks between levels.
         likelihood: p(x | z_1), the distribution whose parameters the decoder gives; by default a Gaussian that has the
             scale of its errors (Rybkin et al. 2021).
-        beta: the weight of the divergences.
-        beta_schedule: what beta is multiplied with at each step of a fit, a schedule of `lightning_ae.parts`.
     """
 
     reference: ClassVar[str] = "Sønderby et al. 2016, https://arxiv.org/abs/1602.02282"

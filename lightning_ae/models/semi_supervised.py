@@ -14,7 +14,7 @@ from typing_extensions import Unpack
 from lightning_ae.errors import InputError
 from lightning_ae.exact import rows, sum_over_ranks
 from lightning_ae.models.conditional import ConditionalVAE, unread
-from lightning_ae.models.vae_variants import DIPVAEOptions
+from lightning_ae.models.vae_variants import ObjectiveSettled
 from lightning_ae.parts.likelihoods import at_least_float32
 from lightning_ae.parts.posteriors import Distribution
 from lightning_ae.scores import Coded
@@ -60,7 +60,7 @@ class SemiSupervisedVAE(ConditionalVAE):
         *,
         num_classes: int = 10,
         alpha: float = 10.0,
-        **options: Unpack[DIPVAEOptions],
+        **options: Unpack[ObjectiveSettled],
     ) -> None:
         if not 0 <= alpha < math.inf:
             raise InputError(f"alpha must not be negative, got {alpha}")
@@ -107,7 +107,7 @@ class SemiSupervisedVAE(ConditionalVAE):
 
     def decode(self, z: Any, **given: Tensor) -> Tensor:
         """The mean of p(x | y, z), or where there is no label of p(x | z): (B, *code_shape) to (B, *input_shape)."""
-        label = self._known(given, len(z))
+        label = self._known(given, z.shape[0])
         super()._refuse_unseen([label])
         if unread(label) or (label >= 0).all():
             return super().decode(z, **given)
@@ -143,7 +143,7 @@ class SemiSupervisedVAE(ConditionalVAE):
                 f"{type(self).__name__} takes 'label' besides the input, and the batch has none",
                 "give batches (input, label), with -1 where there is no label; without any, train a VAE",
             )
-        label, log_q = self._known(given, len(x)), self.class_log_probabilities(x)
+        label, log_q = self._known(given, x.shape[0]), self.class_log_probabilities(x)
         known = label >= 0
         own = self._one_hot(label, self.num_classes)
         if self.training:
@@ -183,7 +183,7 @@ class SemiSupervisedVAE(ConditionalVAE):
 
     def _pairs(self, x: Tensor, given: dict[str, Tensor], purpose: str, drawn: bool = False) -> _Pairs:
         """A draw for each sample and class, a sample's beside each other, and its divergence or, `drawn`, log ratio."""
-        n, k = len(x), self.num_classes
+        n, k = x.shape[0], self.num_classes
         label = torch.arange(k, device=x.device).repeat(n)
         repeated = {role: value.repeat_interleave(k, dim=0) for role, value in given.items()} | {"label": label}
         noise = self.noise(purpose)
@@ -204,7 +204,7 @@ class SemiSupervisedVAE(ConditionalVAE):
 
     def _labelled(self, x: Tensor, given: dict[str, Tensor]) -> dict[str, Tensor]:
         """What is given, with the likeliest class where there is no label."""
-        label = self._known(given, len(x))
+        label = self._known(given, x.shape[0])
         super()._refuse_unseen([label])
         if not unread(label) and (label >= 0).all():
             return given

@@ -46,13 +46,9 @@ class TopDownVAE(Hierarchy):
     `encode` gives a tuple (z_1, ..., z_L) of means, each given the means above it; `decode` takes such a tuple.
 
     Args:
-        latent_dim: the dimensions of z_1, the level next to the data.
-        upper_dims: those of z_2, z_3 and so on; one number for each further level.
         width: of the state, and of the fully connected networks between levels.
         likelihood: p(x | h_1), the distribution whose parameters the decoder gives; by default a Gaussian that has the
             scale of its errors (Rybkin et al. 2021).
-        beta: the weight of the divergences.
-        beta_schedule: what beta is multiplied with at each step of a fit, a schedule of `lightning_ae.parts`.
     """
 
     reference: ClassVar[str] = "Child 2021, https://arxiv.org/abs/2011.10650"

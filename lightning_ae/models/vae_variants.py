@@ -48,8 +48,8 @@ class BetaTCVAEOptions(IWAEOptions, total=False):
     beta_schedule: Schedule | None
 
 
-class DIPVAEOptions(BetaTCVAEOptions, total=False):
-    """What `DIPVAE` passes on to `VAE`."""
+class ObjectiveSettled(BetaTCVAEOptions, total=False):
+    """What a variational autoencoder that settles its objective passes on to `VAE`."""
 
     beta: float
 
@@ -323,7 +323,7 @@ class DIPVAE(VAE):
         off_diagonal: float = 10.0,
         diagonal: float | None = None,
         penalty_schedule: Schedule | None = None,
-        **options: Unpack[DIPVAEOptions],
+        **options: Unpack[ObjectiveSettled],
     ) -> None:
         objective = DisentangledPrior(kind, off_diagonal, diagonal, penalty_schedule)
         super().__init__(input_shape, latent_dim, objective=objective, **options)

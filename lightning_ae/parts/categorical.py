@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_ae.config import Configurable
 from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise
 from lightning_ae.parts.importance import IWAEObjective
@@ -19,7 +18,7 @@ from lightning_ae.parts.likelihoods import at_least_float32
 from lightning_ae.parts.moves import Way
 from lightning_ae.parts.objectives import ELBO
 from lightning_ae.parts.posteriors import Distribution, Posterior
-from lightning_ae.parts.priors import Prior
+from lightning_ae.parts.priors import Prior, posterior_for
 from lightning_ae.parts.schedules import Schedule, read_schedules
 
 if TYPE_CHECKING:
@@ -176,7 +175,7 @@ class UniformOnCategories(Prior):
 
     def check(self, model: Autoencoder) -> None:
         """Raises InputError where the posterior is none of categories."""
-        _classes(model)
+        self._classes(model)
 
     def closed_form(self, posterior: Posterior) -> bool:
         """Of categories."""
@@ -185,8 +184,8 @@ class UniformOnCategories(Prior):
     def log_prob(self, model: Autoencoder, z: Tensor) -> Tensor:
         """log p(z) in nats, of codes of zeros and ones: (..., *code_shape) to (...)."""
         shape = model.code_shape
-        variables = math.prod(shape) // _classes(model)
-        return z.new_full(z.shape[: z.ndim - len(shape)], -variables * math.log(_classes(model)))
+        classes = self._classes(model)
+        return z.new_full(z.shape[: z.ndim - len(shape)], -(math.prod(shape) // classes) * math.log(classes))
 
     def kl(self, model: Autoencoder, q: Distribution, z: Tensor, log_q: Tensor | None = None) -> Tensor:
         """In closed form: (B,)."""
@@ -194,17 +193,10 @@ class UniformOnCategories(Prior):
 
     def sample(self, model: Autoencoder, n: int, noise: Noise) -> Tensor:
         """`n` draws, (n, *code_shape), of zeros and ones."""
-        classes = _classes(model)
+        classes = self._classes(model)
         uniform = noise.rand_like(at_least_float32(model.zeros(n)).unflatten(1, (-1, classes))[:, :, 0])
         chosen = (uniform * classes).long().clamp(max=classes - 1)
         return F.one_hot(chosen, classes).movedim(-1, 2).flatten(1, 2).to(uniform.dtype)
 
-
-def _classes(model: Autoencoder) -> int:
-    posterior: Configurable | None = getattr(model, "posterior", None)
-    if not isinstance(posterior, Concrete):
-        raise InputError(
-            f"UniformOnCategories takes codes of categories, {type(posterior or model).__name__} gives others",
-            "use the posterior Concrete()",
-        )
-    return posterior.classes
+    def _classes(self, model: Autoencoder) -> int:
+        return posterior_for(self, model, Concrete, "of categories").classes

@@ -87,6 +87,11 @@ class Leapfrogged(Distribution):
 
     def _force(self, z: Tensor) -> Tensor:
         """The gradient of the log-density, of the shape of z; with a graph where there are gradients."""
+        if torch.compiler.is_exporting():
+            raise InputError(
+                "a draw of HamiltonianFlow takes gradients of the decoder, which a graph cannot hold",
+                "export what='encode' or 'decode'",
+            )
         kept = torch.is_grad_enabled()
         with torch.inference_mode(False), torch.enable_grad():  # evaluation has neither
             place = z if kept and z.requires_grad else _normal(z).detach().requires_grad_()

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from lightning_ae.config import Configurable
 from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise
 from lightning_ae.parts.likelihoods import at_least_float32
 from lightning_ae.parts.moves import Way, add, each_by_itself
 from lightning_ae.parts.posteriors import Distribution, Posterior, bounded
-from lightning_ae.parts.priors import Prior, VampPrior
+from lightning_ae.parts.priors import Prior, VampPrior, posterior_for
 
 if TYPE_CHECKING:
     from lightning_ae.autoencoder import Autoencoder
@@ -64,7 +63,8 @@ def exp_at(mean: Tensor, v: Tensor, c: float) -> Tensor:
     """
     y = origin_exp(v, c)
     a = _gap(mean, c)
-    b = (math.sqrt(c) * _length(v) / 2).cosh().reciprocal().square()
+    t = (-math.sqrt(c) * _length(v)).exp()
+    b = 4 * t / (1 + t).square()  # 1 / cosh^2 of half of that length
     s = mean + y
     squared = c * s.square().sum(dim=-1, keepdim=True)
     return (squared * mean + a * s) / (squared + a * b)
@@ -83,7 +83,7 @@ def log_at(mean: Tensor, z: Tensor, c: float) -> Tensor:
     w = (a * step - squared * mean) / below
     length = math.sqrt(c) * _length(w)
     distance = (1 + length).log() * 2 - (a * b / below).log()  # 2 artanh, by what is left to the boundary
-    near = torch.where(length < 0.5, 2 * length.clamp(max=0.5).atanh(), distance)
+    near = torch.where(length < 0.5, 2 * _artanh(length.clamp(max=0.5)), distance)
     return w * near / length
 
 
@@ -100,7 +100,8 @@ def _length(x: Tensor) -> Tensor:
 
 
 def _artanh(x: Tensor) -> Tensor:
-    return bounded(x, 0.0, math.tanh(FARTHEST / 2)).atanh()
+    x = bounded(x, 0.0, math.tanh(FARTHEST / 2))
+    return (x.log1p() - (-x).log1p()) / 2  # which graphs have, and atanh in float64 they have not
 
 
 def _gap(z: Tensor, c: float) -> Tensor:
@@ -241,7 +242,7 @@ class CentredWrappedNormal(Prior):
 
     def check(self, model: Autoencoder) -> None:
         """Raises InputError where the posterior is none in the ball, or its curvature is too large for the scale."""
-        c, units = _curvature(model), model.latent_dim
+        c, units = self._curvature(model), model.latent_dim
         if c * units * self.scale**2 > LARGEST:
             raise InputError(
                 f"scale={self.scale:g} of CentredWrappedNormal puts most draws on the boundary of the ball of "
@@ -251,21 +252,14 @@ class CentredWrappedNormal(Prior):
 
     def log_prob(self, model: Autoencoder, z: Tensor) -> Tensor:
         """log p(z) in nats, with respect to the ball's volume: (..., d) to (...)."""
-        c = _curvature(model)
+        c = self._curvature(model)
         v = origin_log(z.double(), c)
         log_variance = torch.full_like(v[..., :1], 2 * math.log(self.scale)).expand_as(v)
         return Wrapped(torch.zeros_like(v), log_variance, c)._density(v, log_variance)
 
     def sample(self, model: Autoencoder, n: int, noise: Noise) -> Tensor:
         """`n` draws, (n, d)."""
-        return origin_exp(self.scale * noise.randn_like(model.zeros(n).double()), _curvature(model))
+        return origin_exp(self.scale * noise.randn_like(model.zeros(n).double()), self._curvature(model))
 
-
-def _curvature(model: Autoencoder) -> float:
-    posterior: Configurable | None = getattr(model, "posterior", None)
-    if not isinstance(posterior, WrappedNormal):
-        raise InputError(
-            f"CentredWrappedNormal takes codes in a ball, {type(posterior or model).__name__} gives others",
-            "use the posterior WrappedNormal()",
-        )
-    return posterior.curvature
+    def _curvature(self, model: Autoencoder) -> float:
+        return posterior_for(self, model, WrappedNormal, "in a ball").curvature

@@ -17,12 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_ae.config import Configurable
 from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise
 from lightning_ae.parts.likelihoods import at_least_float32
 from lightning_ae.parts.posteriors import Distribution, Posterior
-from lightning_ae.parts.priors import Prior, VampPrior
+from lightning_ae.parts.priors import Prior, VampPrior, posterior_for
 
 if TYPE_CHECKING:
     from lightning_ae.autoencoder import Autoencoder
@@ -164,7 +163,8 @@ def draw_angle(dimensions: int, kappa: Tensor, uniform: Tensor) -> Tensor:
         moments = (values * (deviation - mean.unsqueeze(-1))).sum(dim=-1)
         below, before = (each.cumsum(dim=-1) - each for each in (panels, moments))  # of the panels to the left
         wanted = uniform.double() * total
-        place = (torch.searchsorted(below, wanted, right=True) - 1).clamp(min=0)
+        # the last panel that begins no later: a comparison, which graphs have, of few panels
+        place = (below.unsqueeze(1) <= wanted.unsqueeze(2)).sum(dim=2).sub(1).clamp(min=0)
         start, rest = edges.gather(-1, place), wanted - below.gather(-1, place)
         part = (rest / panels.gather(-1, place)).clamp(0, 1)
         # near the pole the function is a power of the angle
@@ -207,7 +207,7 @@ class OnSphere(Distribution):
         if n is not None:
             mean, uniform = mean.unsqueeze(1).expand(-1, n, -1), uniform.unsqueeze(1).expand(-1, n)
         uniform = noise.rand_like(uniform)
-        theta = draw_angle(mean.shape[-1], self.kappa, uniform.reshape(len(mean), -1))
+        theta = draw_angle(mean.shape[-1], self.kappa, uniform.reshape(mean.shape[0], -1))
         theta = theta.view(uniform.shape).to(mean.dtype)
         around = F.normalize(noise.randn_like(mean[..., 1:]), dim=-1)
         pole = torch.cat([theta.cos().unsqueeze(-1), theta.sin().unsqueeze(-1) * around], dim=-1)
@@ -308,12 +308,8 @@ class UniformOnSphere(Prior):
 
     def check(self, model: Autoencoder) -> None:
         """Raises InputError where the posterior is none on the sphere."""
-        posterior: Configurable | None = getattr(model, "posterior", None)
-        if posterior is not None and not isinstance(posterior, VonMisesFisher):  # a critic leads any code there
-            raise InputError(
-                f"UniformOnSphere takes codes on the sphere, {type(posterior).__name__} gives others",
-                "use the posterior VonMisesFisher()",
-            )
+        if hasattr(model, "posterior"):  # a critic leads any code there
+            posterior_for(self, model, VonMisesFisher, "on the sphere")
 
     def closed_form(self, posterior: Posterior) -> bool:
         """Of a von Mises-Fisher distribution."""

@@ -21,7 +21,7 @@ from lightning_ae.parts.moves import Way
 from lightning_ae.parts.objectives import Objective
 from lightning_ae.parts.posteriors import DiagonalGaussian, Distribution, Posterior
 from lightning_ae.parts.priors import Prior, StandardNormal
-from lightning_ae.parts.schedules import Schedule
+from lightning_ae.parts.schedules import Schedule, read_schedules
 
 if TYPE_CHECKING:
     from lightning_ae.autoencoder import Autoencoder
@@ -246,8 +246,7 @@ class JointCapacity(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.schedule is not None:
-            object.__setattr__(self, "schedule", from_plain(Schedule, self.schedule, "schedule"))
+        read_schedules(self, "schedule")
         for name in ("capacities", "weights"):
             values = getattr(self, name)
             if any(value is not None and not 0 <= value < math.inf for value in values or ()):

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from lightning_ae.autoencoder import Autoencoder
 
 M = TypeVar("M", bound=nn.Module)
+Q = TypeVar("Q", bound=Posterior)
 PseudoStart = Literal["normal", "data"]
 MARGIN = 1e-3
 """How far from an end of the support a pseudo-input starts at least: as a part of its width, or of one where it has no
@@ -427,6 +428,22 @@ class PseudoInputs(nn.Module):
     def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
         super()._load_from_state_dict(*args, **options)
         self._complete = not hasattr(self, "origin")  # what was loaded may hold fewer
+
+
+def posterior_for(prior: Prior, model: Autoencoder, kind: type[Q], codes: str) -> Q:
+    """The model's posterior, of the kind whose codes a prior is of.
+
+    Raises:
+        InputError: where it is another, or the model has none.
+    """
+    posterior = getattr(model, "posterior", None)
+    if not isinstance(posterior, kind):
+        own = model if posterior is None else posterior
+        raise InputError(
+            f"{type(prior).__name__} takes codes {codes}, {type(own).__name__} gives others",
+            f"use the posterior {kind.__name__}()",
+        )
+    return posterior
 
 
 def _weights(model: Autoencoder, kind: type[M]) -> M:

@@ -92,7 +92,7 @@ def test_the_bound_is_tight_at_the_true_posterior_of_each_class() -> None:
 
 
 @pytest.mark.parametrize("architecture", [MLP(), ConvNet(channels=(4, 8), code="map")], ids=["vector", "map"])
-def test_classes_are_planes_beside_the_channels(architecture: Any) -> None:
+def test_classes_stand_beside_the_values_or_the_channels(architecture: Any) -> None:
     torch.manual_seed(0)
     model = ConditionalVAE((2, 8, 8), latent_dim=3, num_classes=3, architecture=architecture).eval()
     seen: dict[str, Tensor] = {}
@@ -103,13 +103,30 @@ def test_classes_are_planes_beside_the_channels(architecture: Any) -> None:
     code = model.encode(x, label=label)
     model.decode(code, label=label)
     assert code.shape[1:] == model.code_shape
-    for name, before in (("encoder", x), ("decoder", code)):
+    for name, before in (("encoder", x.flatten(1) if isinstance(architecture, MLP) else x), ("decoder", code)):
         found, channels = seen[name], before.shape[1]
         assert torch.equal(found[:, :channels], before)
         for row, c in enumerate(label.tolist()):
             for plane in range(3):
                 assert (found[row, channels + plane] == float(plane == c)).all()
     assert model.sample(2, label=1).shape == (2, 2, 8, 8)
+
+
+def test_weights_of_planes_beside_what_is_made_a_vector_load_as_their_sum() -> None:
+    """As an earlier version had them: the same function."""
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"latent_dim": 3, "num_classes": 3, "architecture": MLP((16,))}
+    model = ConditionalVAE((2, 4, 4), **options).double().eval()
+    planes = torch.randn(16, (2 + 3) * 16, dtype=torch.float64)
+    weights = {**model.state_dict(), "encoder.linears.0.weight": planes}
+    before = dict(weights)
+    model.load_state_dict(weights)
+    assert weights == before  # the caller's stay
+    x, label = torch.rand(5, 2, 4, 4, dtype=torch.float64), torch.tensor([2, 0, 1, 1, 0])
+    beside = torch.nn.functional.one_hot(label, 3).double()[:, :, None, None].expand(-1, -1, 4, 4)
+    hidden = torch.cat([x, beside], dim=1).flatten(1) @ planes.T + model.encoder.linears[0].bias
+    mean = model.encoder.linears[1](hidden.relu())[:, :3]
+    torch.testing.assert_close(model.encode(x, label=label), mean)
 
 
 def test_samples_of_a_class_look_like_it(digits: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_ae import ConditionalVAE, HFDataModule, InputError, load_model
 from lightning_ae.architectures import MLP, ConvNet
 from lightning_ae.data import Counts, Tabular
+from lightning_ae.export import export
 from lightning_ae.training.certify import Case, certify
 
 QUIET: dict[str, Any] = {
@@ -261,6 +263,31 @@ def test_from_the_fit_to_samples_by_names(tmp_path: Path) -> None:
         loaded.sample(3, label=1, condition=other)
     with pytest.raises(InputError, match="the condition has no column 'site'"):
         loaded.sample(3, label=1, condition={"site": 1})
+
+
+@pytest.mark.parametrize("what", ["encode", "decode", "score"])
+def test_a_graph_takes_a_condition_in_natural_units(what: Any, tmp_path: Path) -> None:
+    """`export` compares the graph with what the model makes of natural units."""
+    pl.seed_everything(0, verbose=False)
+    rows = frame()
+    data = data_of(rows)
+    model = ConditionalVAE(**data.suits, latent_dim=2, num_classes=3, conditions=data.conditions)
+    pl.Trainer(max_epochs=1, **QUIET).fit(model, data)
+    file = export(model.eval(), tmp_path / "graph.pt2", what, "torch")
+    about = {"export.json": ""}
+    graph = torch.export.load(file, extra_files=about)
+    (described,) = (each for each in json.loads(about["export.json"])["inputs"] if each["name"] == "condition")
+    assert described["type"] == "float64"
+    assert [column["name"] for column in described["columns"]] == ["batch", "age", "treated"]
+    if what != "encode":
+        return
+    some = rows.iloc[:4]
+    label = torch.tensor(["xyz".index(each) for each in some["kind"]])
+    natural = torch.tensor([[float(b == "second"), age, float(t)] for b, age, t in zip(
+        some["batch"], some["age"], some["treated"], strict=True)], dtype=torch.float64)  # fmt: skip
+    found = graph.module()(torch.from_numpy(some[["a", "b"]].to_numpy()), label, natural)
+    expected = model.features(some[["a", "b"]], label=label, condition=some[["batch", "age", "treated"]])
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_other_data_are_read_as_the_model_says() -> None:
