@@ -221,6 +221,14 @@ class Autoencoder(Scores, ExactModule):  # type: ignore[misc]  # Lightning's loa
         """The bits that the code of each sample costs, (B,), where the model itself says so: a divergence, indices."""
         return None
 
+    def kl_by_unit(self, x: Tensor, **given: Tensor) -> Tensor | None:
+        """What each value of a code has of its divergence from the prior, in nats: of (B, *input_shape), (B, values).
+
+        The values are those of `units`. None where there is no prior, or where the divergence is no sum over values in
+        closed form.
+        """
+        return None
+
     def active(self, code: Tensor) -> Tensor | None:
         """Which units of a sparse code are in use, of the code's shape; None where codes are dense."""
         return None

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import numpy as np
 import torch
+from lightning_fabric.utilities import move_data_to_device
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
-from lightning_ae.batches import Batches
+from lightning_ae.batches import Batches, rows_of
 from lightning_ae.errors import InputError
+from lightning_ae.evidence import Evidence
 from lightning_ae.exact import keyed, rows
 from lightning_ae.parts.likelihoods import Likelihood
 from lightning_ae.thresholds import Threshold, check_quantile
@@ -172,6 +176,26 @@ class Scores(Batches):
             InputError: as `score`.
         """
         self.check_scores("feature" if shares else "sample", draws)
+        self._check_support(target, first)
+        model: Any = self
+        with asked(model), keyed(seed, "score", samples=len(x), alike=True):
+            if draws > 1:
+                weights = functools.reduce(torch.logaddexp, self._log_weights(x, target, draws, given))
+                return Scored(math.log(draws) - weights)
+            coded = next(iter(self.coded(x, 1, **given)))
+            if shares:
+                each = coded.shares(model, target, **given)
+                return Scored(_plus(each.flatten(1).sum(dim=1), coded.divergence), each)
+            return Scored(_plus(-coded.log_likelihood(model, target, **given), coded.divergence))
+
+    def _log_weights(self, x: Tensor, target: Tensor, draws: int, given: Mapping[str, Tensor]) -> Iterator[Tensor]:
+        """log p(x | z) p(z) / q(z | x) of each draw, (B,); of a mixture, of all its codes together."""
+        for coded in self.coded(x, draws, **given):
+            assert coded.log_ratio is not None
+            log_p = coded.log_likelihoods(self, target, **given)
+            yield (log_p - coded.log_ratio.view(log_p.shape)).logsumexp(dim=1)
+
+    def _check_support(self, target: Tensor, first: int) -> None:
         likelihood = self.likelihood
         if found := offender(target, *likelihood.support, distance=likelihood.distance):
             raise InputError(
@@ -179,21 +203,90 @@ class Scores(Batches):
                 f"which the model's likelihood {likelihood} gives no score",
                 "drop such rows, or clean them as the training data were",
             )
-        model: Any = self
-        with asked(model), keyed(seed, "score", samples=len(x), alike=True):
-            weights: Tensor | None = None
-            for coded in self.coded(x, draws, **given):
-                if shares:
-                    each = coded.shares(model, target, **given)
-                    return Scored(_plus(each.flatten(1).sum(dim=1), coded.divergence), each)
-                if draws == 1:
-                    return Scored(_plus(-coded.log_likelihood(model, target, **given), coded.divergence))
-                assert coded.log_ratio is not None
-                log_p = coded.log_likelihoods(model, target, **given)
-                weight = (log_p - coded.log_ratio.view(log_p.shape)).logsumexp(dim=1)
-                weights = weight if weights is None else torch.logaddexp(weights, weight)
-            assert weights is not None
-            return Scored(math.log(draws) - weights)
+
+    def log_evidence(
+        self, data: Any, samples: int = 1000, *, batch_size: int = 256, seed: int = 0, **given: Any
+    ) -> Evidence:
+        r"""Estimates :math:`\log p(x)` of data in natural units by importance sampling, with their standard errors.
+
+        The proposals are :math:`q(z \mid x)`; `Evidence` has the formula. Memory is that of a batch with one draw, and
+        of a number for each draw and sample of it.
+
+        Args:
+            data: as of `features`.
+            samples: K, how many draws of each sample's code.
+            batch_size: how many samples at a time; these have draws in common, others have their own.
+            seed: of the draws.
+            given: what else the model takes, by the names in `given`.
+
+        Raises:
+            InputError: as `score`; of a model that draws no codes, and so has no density; for fewer than 2 samples.
+        """
+        self.check_evidence(samples)
+        x, target, roles = self.read_natural(data, given)
+        parts = [slice(start, start + batch_size) for start in range(0, len(x), batch_size)]
+        return Evidence.joined(
+            self.evidence_batch(x[p], target[p], samples, seed=seed, first=p.start, **rows_of(roles, p))
+            for p in tqdm(parts, "evidence", delay=2, leave=False)
+        )
+
+    def evidence_rows(
+        self,
+        data: Any,
+        split: str,
+        samples: int = 1000,
+        *,
+        batch_size: int = 256,
+        seed: int = 0,
+        first: int = 0,
+        last: int | None = None,
+    ) -> Evidence:
+        """The same of the rows of a data module's split, those from `first` up to `last`, exclusive.
+
+        Raises:
+            InputError: as `log_evidence`.
+        """
+        self.check_evidence(samples)
+        found, model = [], cast(Any, self)
+        for batch in tqdm(data.batches(split, batch_size, first, last), "evidence", delay=2, leave=False):
+            x, target, given = model.read(move_data_to_device(batch, model.device))
+            found.append(self.evidence_batch(x, target, samples, seed=seed, first=first, **given))
+            first += len(x)
+        return Evidence.joined(found)
+
+    def evidence_batch(
+        self, x: Tensor, target: Tensor, samples: int = 1000, *, seed: int = 0, first: int = 0, **given: Tensor
+    ) -> Evidence:
+        """The same of a batch in the model's units, as `read` gives it; its samples have draws in common.
+
+        Args:
+            x: what the encoder sees, (B, *input_shape).
+            target: what is scored, (B, *input_shape).
+            samples: how many draws of each sample's code.
+            seed: of the draws, with `first`.
+            first: the number of the first row in the whole data.
+            given: what else the model takes.
+        """
+        self.check_evidence(samples)
+        self._check_support(target, first)
+        with asked(cast(Any, self)), keyed(seed, "evidence", first, samples=len(x), alike=True):
+            weights = [each.double() for each in self._log_weights(x, target, samples, given)]
+        discrete = "mask" not in given and self.likelihood.is_mass_at(target)
+        return Evidence.of(torch.stack(weights, dim=1), math.prod(target.shape[1:]) if discrete else None)
+
+    def check_evidence(self, samples: int) -> None:
+        """Refuses what the model has no evidence for.
+
+        Raises:
+            InputError: naming the argument.
+        """
+        if isinstance(samples, bool) or not isinstance(samples, int) or samples < 2:
+            raise InputError(f"samples must be a whole number from 2 on, got {samples!r}")
+        if "sample" not in self.latents:
+            raise InputError(
+                f"{type(self).__name__} has no distribution over codes, and so no density p(x)",
+                "score gives -log p(x | z) at its codes; a VAE has a density",
+            )
 
     def score_rows(
         self,

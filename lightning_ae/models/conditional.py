@@ -225,15 +225,22 @@ class ConditionalVAE(VAE):
     def _flattened(self) -> bool:
         return self.architecture.flattens
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Earlier an input that is made a vector had a plane of each value, too: their weights' sum does the same."""
+    def weights_of_earlier(self, weights: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+        """The weights of a checkpoint of any version as this one has them, which compute the same.
+
+        Earlier an input that is made a vector had a plane beside it for each value of the condition.
+        """
         name, positions = f"{prefix}encoder.linears.0.weight", math.prod(self.input_shape[1:])
         values, planes = math.prod(self.input_shape), self.condition_width * positions
-        weight = state_dict.get(name)
-        if self._flattened and positions > 1 and weight is not None and weight.shape[1] == values + planes:
-            own, beside = weight.split([values, planes], dim=1)
-            summed = beside.unflatten(1, (self.condition_width, positions)).sum(dim=2)
-            state_dict[name] = torch.cat([own, summed], dim=1)
+        weight = weights.get(name)
+        if not self._flattened or positions == 1 or weight is None or weight.shape[1] != values + planes:
+            return dict(weights)
+        own, beside = weight.split([values, planes], dim=1)
+        summed = beside.unflatten(1, (self.condition_width, positions)).sum(dim=2)
+        return {**weights, name: torch.cat([own, summed], dim=1)}
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        state_dict.update(self.weights_of_earlier(state_dict, prefix))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _beside(self, x: Tensor, given: Mapping[str, Tensor], seen: bool = True) -> Tensor:

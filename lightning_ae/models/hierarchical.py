@@ -170,6 +170,11 @@ class Hierarchy(Autoencoder):
             state = self.below(i, state, codes[i])
         return self.decode(tuple(codes), **given)
 
+    def kl_by_unit(self, x: Tensor, **given: Tensor) -> Tensor:
+        """What each value of all levels has of the divergences, (B, values), by a draw of the levels above each."""
+        levels = self.descend(self.evidence(x, **given), lambda q: q.draw(self.noise("rate")))
+        return torch.cat([level.kl_by_unit for level in levels], dim=1)
+
     def rate(self, x: Tensor, **given: Tensor) -> Tensor:
         """The sum of all levels' divergences for each sample in bits, (B,), by a draw of the levels above each."""
         levels = self.descend(self.evidence(x, **given), lambda q: q.draw(self.noise("rate")))
@@ -285,14 +290,19 @@ class Level:
 
     @property
     def kl(self) -> Tensor:
-        r"""KL(q || p) in nats for each sample, (B,), in closed form.
+        """KL(q || p) in nats for each sample, (B,)."""
+        return self.kl_by_unit.sum(dim=1)
 
-        .. math:: \tfrac12 \sum_j \log\frac{\sigma_{p,j}^2}{\sigma_j^2}
-            + \frac{\sigma_j^2 + (\mu_j - \mu_{p,j})^2}{\sigma_{p,j}^2} - 1
+    @property
+    def kl_by_unit(self) -> Tensor:
+        r"""The terms of KL(q || p), (B, dim), in closed form.
+
+        .. math:: \tfrac12 \Big(\log\frac{\sigma_{p,j}^2}{\sigma_j^2}
+            + \frac{\sigma_j^2 + (\mu_j - \mu_{p,j})^2}{\sigma_{p,j}^2} - 1\Big)
         """
         ratio = self.q.log_variance - self.p.log_variance
         squared = (self.q.mean - self.p.mean).square() * (-self.p.log_variance).exp()
-        return 0.5 * (ratio.exp() - ratio + squared - 1).sum(dim=1)
+        return 0.5 * (ratio.exp() - ratio + squared - 1)
 
 
 def combine(a: DiagonalNormal, b: DiagonalNormal) -> DiagonalNormal:

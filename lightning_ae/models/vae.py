@@ -186,6 +186,11 @@ class VAE(Autoencoder):
                 z, log_q = q.draw_with_log_prob(self.noise("score"))
                 yield Coded(z, log_ratio=log_q - self.prior.log_prob(self, z))
 
+    def kl_by_unit(self, x: Tensor, **given: Tensor) -> Tensor | None:
+        """The terms of KL(q(z | x) || p(z)), (B, values), where it is a sum over the code's values in closed form."""
+        terms = self.prior.kl_by_unit(self.infer(x, **given))
+        return None if terms is None else self.units(terms)
+
     def rate(self, x: Tensor, **given: Tensor) -> Tensor:
         """KL(q(z | x) || p(z)) of each sample in bits, (B,), by a draw where it has no closed form."""
         q = self.infer(x, **given)

@@ -66,9 +66,10 @@ class FreeBits(Objective):
 
     def __call__(self, model: VAE, q: Distribution, target: Tensor, **given: Tensor) -> dict[str, Tensor]:
         """The "loss" and its terms "reconstruction", "kl" and "free_kl", what of "kl" is paid for and what is free."""
-        assert isinstance(q, DiagonalNormal)
+        terms = model.prior.kl_by_unit(q)
+        assert terms is not None
         reconstruction = model.reconstruction_loss(q.draw(model.noise("posterior")), target, **given)
-        each = StandardNormal.kl_by_unit(q).unsqueeze(-1).flatten(2).sum(dim=2)
+        each = terms.unsqueeze(-1).flatten(2).sum(dim=2)
         kl = each.sum(dim=1).mean()
         free = self.threshold * model.scheduled(self.schedule)
         if self.form == "per_sample":

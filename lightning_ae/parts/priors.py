@@ -78,6 +78,10 @@ class Prior(Configurable):
         """
         return (q.log_prob(z) if log_q is None else log_q) - self.log_prob(model, z)
 
+    def kl_by_unit(self, q: Distribution) -> Tensor | None:
+        """The terms of the divergence, (B, *code_shape), where it is a sum over the code's values in closed form."""
+        return None
+
     def draw_for_kl(self, posterior: Posterior, q: Distribution, noise: Noise) -> tuple[Tensor, Tensor | None]:
         """A draw z ~ q, (B, *code_shape), and its log q(z | x), (B,), where `kl` has no closed form and needs it."""
         return (q.draw(noise), None) if self.closed_form(posterior) else q.draw_with_log_prob(noise)
@@ -114,13 +118,13 @@ class StandardNormal(Prior):
         if isinstance(q, CorrelatedNormal):
             terms = q.mean.square() + (2 * q.log_diagonal).exp() - 2 * q.log_diagonal - 1
             return 0.5 * (terms.flatten(1).sum(dim=1) + q.below.tril(-1).square().flatten(1).sum(dim=1))
-        if not isinstance(q, DiagonalNormal):
-            return super().kl(model, q, z, log_q)
-        return self.kl_by_unit(q).flatten(1).sum(dim=1)
+        each = self.kl_by_unit(q)
+        return super().kl(model, q, z, log_q) if each is None else each.flatten(1).sum(dim=1)
 
-    @staticmethod
-    def kl_by_unit(q: DiagonalNormal) -> Tensor:
-        """The terms of that sum, (B, *code_shape)."""
+    def kl_by_unit(self, q: Distribution) -> Tensor | None:
+        """The terms of the first sum, of a diagonal Gaussian."""
+        if not isinstance(q, DiagonalNormal):
+            return None
         return 0.5 * (q.mean.square() + q.log_variance.exp() - q.log_variance - 1)
 
     def sample(self, model: Autoencoder, n: int, noise: Noise) -> Tensor:

@@ -54,7 +54,7 @@ def rebuild(
     try:
         bare = skeleton(make, tensors, own)
         if bare is not None:
-            expected, found = bare.state_dict(keep_vars=True), weights_for(bare)
+            expected, found = bare.state_dict(keep_vars=True), _as_now(bare, weights_for(bare))
             check_weights(expected, found, same_types, _is_strict(bare, strict))
             _check_size(expected, found)
         module = make()
@@ -72,6 +72,12 @@ def rebuild(
         ) from error
     finally:
         torch.random.set_rng_state(state)
+
+
+def _as_now(module: nn.Module, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Weights as the module's `load_state_dict` will take them, where it knows those of an earlier version."""
+    convert = getattr(module, "weights_of_earlier", None)
+    return weights if convert is None else convert(weights)
 
 
 def skeleton(make: Callable[[], M], tensors: int, own: bool) -> M | None:

@@ -112,7 +112,7 @@ def test_classes_stand_beside_the_values_or_the_channels(architecture: Any) -> N
     assert model.sample(2, label=1).shape == (2, 2, 8, 8)
 
 
-def test_weights_of_planes_beside_what_is_made_a_vector_load_as_their_sum() -> None:
+def test_weights_of_planes_beside_what_is_made_a_vector_load_as_their_sum(tmp_path: Path) -> None:
     """As an earlier version had them: the same function."""
     torch.manual_seed(0)
     options: dict[str, Any] = {"latent_dim": 3, "num_classes": 3, "architecture": MLP((16,))}
@@ -127,6 +127,14 @@ def test_weights_of_planes_beside_what_is_made_a_vector_load_as_their_sum() -> N
     hidden = torch.cat([x, beside], dim=1).flatten(1) @ planes.T + model.encoder.linears[0].bias
     mean = model.encoder.linears[1](hidden.relu())[:, :3]
     torch.testing.assert_close(model.encode(x, label=label), mean)
+    file = tmp_path / "earlier.ckpt"
+    trainer = pl.Trainer(max_epochs=0, enable_checkpointing=False, **QUIET)
+    trainer.fit(model.float(), DataLoader(TensorDataset(x.float(), label)))
+    trainer.save_checkpoint(file)
+    kept = torch.load(file, weights_only=True)
+    kept["state_dict"]["encoder.linears.0.weight"] = planes.float()
+    torch.save(kept, file)
+    torch.testing.assert_close(load_model(file).eval().encode(x.float(), label=label), mean.float())
 
 
 def test_samples_of_a_class_look_like_it(digits: Tensor) -> None:

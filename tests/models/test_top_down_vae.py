@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +12,10 @@ from torch.distributions import Bernoulli as Coin
 from torch.distributions import Independent, Normal, kl_divergence
 from torch.nn import functional as F
 
-from lightning_ae import InputError, TopDownVAE, get_model, load_model
-from lightning_ae.architectures import MLP, ConvNet
+from lightning_ae import InputError, TopDownVAE, get_model
+from lightning_ae.architectures import ConvNet
 from lightning_ae.exact import Noise
 from lightning_ae.parts import Bernoulli
-from lightning_ae.training.certify import Case, certify
 
 
 def build(shape: tuple[int, ...] = (1, 8, 8), *, bent: bool = True, **options: Any) -> TopDownVAE:
@@ -166,32 +164,6 @@ def test_every_weight_learns(digits: Tensor, fit: Any) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     fit(model.train(), digits[:512], max_epochs=2)
     assert [name for name, value in model.state_dict().items() if torch.equal(value, before[name])] == []
-
-
-def test_it_learns_in_bf16_and_loads(digits: Tensor, fit: Any, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = TopDownVAE((1, 8, 8), latent_dim=8, lr=3e-3)
-
-    def bound() -> float:
-        model.eval()
-        torch.manual_seed(0)
-        with torch.no_grad():
-            return float(model.loss(digits, digits)["loss"])
-
-    before = bound()
-    trainer = fit(model.train(), digits, max_epochs=2, precision="bf16-mixed")
-    assert all(p.isfinite().all() for p in model.parameters())
-    assert bound() < before - 10
-    trainer.save_checkpoint(tmp_path / "top_down.ckpt")
-    loaded = load_model(tmp_path / "top_down.ckpt").eval()
-    torch.testing.assert_close(loaded.encode(digits[:4]), model.eval().encode(digits[:4]), rtol=0, atol=0)
-
-
-@pytest.mark.slow
-def test_two_ranks_train_as_one() -> None:
-    options = {"latent_dim": 4, "upper_dims": [3, 2], "width": 8, "architecture": MLP(hidden=(8,))}
-    (found,) = certify([Case("top_down_vae", options)], worlds=[2])
-    assert found.passed, found
 
 
 def test_names_and_bad_arguments() -> None:

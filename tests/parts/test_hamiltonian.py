@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from linear_gaussian import FactorAnalysis, Linear
 from torch import Tensor, distributions, nn
 
 from lightning_ae import VAE, ConditionalVAE, HamiltonianVAE, InputError, MissingDataIWAE
@@ -117,29 +118,15 @@ def test_the_density_of_a_draw_is_the_papers_with_the_determinant_of_autograd(op
             torch.testing.assert_close(log_q[place], expected)
 
 
-class Linear(nn.Module):
-    """A map that is set."""
-
-    def __init__(self, weight: list[list[float]], bias: list[float]) -> None:
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.tensor(weight)), nn.Parameter(torch.tensor(bias))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.weight, self.bias)
-
-
-class FactorAnalysis(VAE):
-    """x = 1.5 z + 0.3 + noise of scale 0.5, whose evidence is known, and a poor Gaussian that is not learned."""
-
-    def build_decoder(self) -> nn.Module:
-        return Linear([[1.5]], [0.3])
+class Poor(FactorAnalysis):
+    """With a Gaussian that is far from the posterior, and is not learned."""
 
     def build_encoder(self) -> nn.Module:
         return Linear([[0.3], [0.0]], [0.1, -1.0])
 
 
 def analysis(**options: Any) -> VAE:
-    return FactorAnalysis((1,), 1, likelihood=Gaussian(0.5), **options).double()
+    return Poor((1,), 1, likelihood=Gaussian(0.5), **options).double()
 
 
 def test_the_steps_by_hand() -> None:

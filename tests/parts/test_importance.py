@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from linear_gaussian import FactorAnalysis, Off
 from torch import Tensor, nn
 
 from lightning_ae import IWAE, VAE, ConditionalVAE, InputError
@@ -104,35 +105,6 @@ def test_each_gradient_is_that_of_its_equation(gradient: Any, prior: Prior, opti
                 add(direct, names, -share)
     assert float(loss.detach()) == pytest.approx(bound)
     torch.testing.assert_close(gradients(loss, model), expected)
-
-
-class Linear(nn.Module):
-    """A map that is set."""
-
-    def __init__(self, weight: list[list[float]], bias: list[float]) -> None:
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.tensor(weight)), nn.Parameter(torch.tensor(bias))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.weight, self.bias)
-
-
-class FactorAnalysis(VAE):
-    """x = 1.5 z + 0.3 + noise of scale 0.5, whose posterior and evidence are known; `off` spoils the posterior."""
-
-    off = 0.0
-
-    def build_decoder(self) -> nn.Module:
-        return Linear([[1.5]], [0.3])
-
-    def build_encoder(self) -> nn.Module:
-        variance = 1 / (1 + 1.5**2 / 0.25)
-        slope = variance * 1.5 / 0.25
-        return Linear([[slope], [0.0]], [-0.3 * slope + self.off, math.log(variance) + self.off])
-
-
-class Off(FactorAnalysis):
-    off = 0.4
 
 
 def analysis(cls: type[VAE], objective: IWAEObjective) -> VAE:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from linear_gaussian import FactorAnalysis, Off
 from torch import Tensor, distributions, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -130,35 +131,6 @@ def test_one_draw_is_the_bound() -> None:
     one, plain = build(IWAEObjective(1)), build(ELBO("drawn"))
     x = batch(one)
     torch.testing.assert_close(terms(one, x)["loss"], terms(plain, x)["loss"])
-
-
-class Linear(nn.Module):
-    """A map that is set."""
-
-    def __init__(self, weight: list[list[float]], bias: list[float]) -> None:
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.tensor(weight)), nn.Parameter(torch.tensor(bias))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.weight, self.bias)
-
-
-class FactorAnalysis(VAE):
-    """x = 1.5 z + 0.3 + noise of scale 0.5, whose posterior and evidence are known; `off` spoils the posterior."""
-
-    off = 0.0
-
-    def build_decoder(self) -> nn.Module:
-        return Linear([[1.5]], [0.3])
-
-    def build_encoder(self) -> nn.Module:
-        variance = 1 / (1 + 1.5**2 / 0.25)
-        slope = variance * 1.5 / 0.25
-        return Linear([[slope], [0.0]], [-0.3 * slope + self.off, math.log(variance) + self.off])
-
-
-class Off(FactorAnalysis):
-    off = 0.4
 
 
 @pytest.mark.parametrize("objective", [ELBO(), IWAEObjective(1), IWAEObjective(5), ELBO("drawn")], ids=str)
