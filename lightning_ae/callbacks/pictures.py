@@ -429,7 +429,7 @@ def projection_figure(
     colours = colormaps["tab10" if len(classes) <= 10 else "turbo"]
     for column, (name, points) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(1, len(panels), column)
-        plane, axis_names = _plane(points)
+        plane, axis_names = plane_of(points)
         x, y = plane.T.numpy()
         if values is None or scaled:
             shown = axes.scatter(x, y, c=values, s=8, alpha=0.75, linewidths=0)
@@ -466,7 +466,7 @@ def _feature_names(model: Autoencoder) -> list[str]:
     return [f"z{level}.{i}" for level, shape in enumerate(shapes, start=1) for i in range(shape[0])]
 
 
-def _plane(points: Tensor) -> tuple[Tensor, tuple[str, str]]:
+def plane_of(points: Tensor) -> tuple[Tensor, tuple[str, str]]:
     """Points as they are in two dimensions, else on their first two principal components; and the axes' names."""
     if points.shape[1] == 2:
         return points, ("z0", "z1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import json
 import os
 import re
 import signal
@@ -30,6 +31,7 @@ COMMANDS = {
     "reconstruct": "draw inputs above their reconstructions",
     "neighbours": "compare codes with PCA, raw inputs and the untrained encoder, by neighbours",
     "sample": "draw samples from a generative model",
+    "evaluate": "measure all that applies to a model, or to several side by side",
     "rate-distortion": "measure the bits of the codes against the error of reconstruction",
     "certify": "check that a model trains the same on any number of processes",
     "zoo": "list, show, download, check and publish pretrained models",
@@ -49,13 +51,14 @@ _GROUPS = {
         "reconstruct",
         "neighbours",
         "sample",
+        "evaluate",
         "rate-distortion",
     ),
     "check and tidy up": ("certify", "cache", "completion"),
 }
 _ELSEWHERE = {
     **dict.fromkeys(("train", "run"), "fit"),
-    **dict.fromkeys(("evaluate", "eval"), "test"),
+    **dict.fromkeys(("eval", "measure", "metrics", "benchmark", "compare"), "evaluate"),
     **dict.fromkeys(("encode", "embed", "extract"), "features"),
     **dict.fromkeys(("generate", "draw"), "sample"),
     **dict.fromkeys(("anomaly", "anomalies", "outliers", "detect"), "score"),
@@ -233,6 +236,9 @@ def run(command: str, args: list[str]) -> None:
             f"{word}=true" if word in switches and after[:1] in ("", "-") else word
             for word, after in zip_longest(args, args[1:], fillvalue="")
         ]
+        if str(next(iter(parameters)).annotation) == "Sequence[str]":  # the words at the front are one list
+            front = next((i for i, word in enumerate(args) if word.startswith("-")), len(args))
+            args = [json.dumps(args[:front]), *args[front:]] if front else args
         lists = {f"--{each.name}" for each in parameters if str(each.annotation).startswith("Sequence[")}
         args = [
             options.as_list(word) if before in lists else word for before, word in zip(["", *args], args, strict=False)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from lightning_ae.cli import source
+from lightning_ae.cli.evaluate import evaluate as evaluate
 from lightning_ae.cli.export import export as export
 from lightning_ae.errors import InputError, nearest, unknown
 from lightning_ae.zoo import index

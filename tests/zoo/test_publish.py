@@ -218,7 +218,7 @@ def test_vectors(tmp_path: Path) -> None:
 def test_rows_without_a_label_do_not_count() -> None:
     from sklearn.neighbors import KNeighborsClassifier
 
-    from lightning_ae.zoo.publishing.evaluate import Samples
+    from lightning_ae.evaluation import Samples
 
     generator = torch.Generator().manual_seed(0)
     x = {split: torch.rand(60, 4, generator=generator) for split in ("train", "test")}

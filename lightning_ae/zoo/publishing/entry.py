@@ -28,6 +28,7 @@ from lightning_ae.counts import CountPreprocess
 from lightning_ae.data import HFDataModule
 from lightning_ae.data.signature import Signature
 from lightning_ae.errors import InputError
+from lightning_ae.evaluation.numbers import codes_of
 from lightning_ae.files import whole_file
 from lightning_ae.preprocess import ImagePreprocess, SequencePreprocess, TabularPreprocess
 from lightning_ae.recipes import find
@@ -37,7 +38,7 @@ from lightning_ae.zoo import index
 from lightning_ae.zoo.artefact import CONFIG, WEIGHTS, build, load_trained, parse_weights, plain_weights
 from lightning_ae.zoo.checks import golden
 from lightning_ae.zoo.fetch import hub_file
-from lightning_ae.zoo.publishing.evaluate import codes_of, measure, read_data
+from lightning_ae.zoo.publishing.evaluate import measure, read_data
 from lightning_ae.zoo.schema import NAME, Config, Data, Entry, Layer, golden_input, parse, parse_hf
 
 SPLITTING = ("name", "revision", "kind", "label", "condition", "train_split", "test_split")
@@ -112,7 +113,7 @@ def publish(
     config = _config(name, model)
     about = _about_data(config.dataset, data, model)
     samples = read_data(about[0], model, path)
-    codes = codes_of(model, samples.inputs["train"], samples.given["train"])
+    codes = codes_of(model, samples, "train")
     std, mean = torch.std_mean(codes.double(), dim=0)
     plain = config.model_dump(by_alias=True)
     plain["features"] |= {"mean": _digits(mean), "std": _digits(std.clamp(min=1e-6))}
