@@ -53,9 +53,9 @@ class RSquared(SampleMetric):
 
     .. math:: R^2 = 1 - \frac{\sum_n \|x_n - \hat x_n\|^2}{\sum_n \|x_n - \bar x\|^2}
 
-    Reconstructing every sample by the mean gives 0. It is 1 minus the fraction of variance unexplained (FVU), and, where
-    every dimension varies, scikit-learn's `r2_score` with `multioutput="variance_weighted"`, which leaves out the errors
-    of those that do not. Where no dimension varies it is NaN for a perfect reconstruction and minus infinity for any
+    Reconstructing every sample by the mean gives 0. It is 1 minus the fraction of variance unexplained (FVU) and, where
+    every dimension varies, scikit-learn's `r2_score` with `multioutput="variance_weighted"`, which leaves the errors of
+    those out that do not. Where no dimension varies it is NaN for a perfect reconstruction and minus infinity for any
     other, as there with `force_finite=False`.
 
     Many call it explained variance; `ExplainedVariance` differs, in that it forgives a constant offset.
