@@ -300,7 +300,7 @@ def test_tools(checkpoint: Path, kind: str, tmp_path: Path) -> None:
     assert tools.reconstruct(str(checkpoint), n=3, device="cpu").is_file()
     if model.generates:
         assert tools.sample(str(checkpoint), n=4, device="cpu").is_file()
-    table, _ = tools.rate_distortion(str(checkpoint), samples=100, output=str(tmp_path / "out"), device="cpu")
+    table, _ = tools.rate_distortion([str(checkpoint)], samples=100, output=str(tmp_path / "out"), device="cpu")
     with table.open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == (12 if kind == "tokens" else 2)

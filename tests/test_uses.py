@@ -22,6 +22,7 @@ FOUND: dict[str, tuple[str, Callable[[str], bool]]] = {
     "batches": (r"told of batches +([\d.]+) % of the neighbours", lambda said: float(said) < 70),
     "neighbours": (r"([\d.]+) % of the 8 nearest are of the class", lambda said: float(said) > 60),
     "traversals": (r"(\d+) variants", lambda said: int(said) == 9),
+    "rate_distortion": (r"beta 10 +([\d.]+) bits", lambda said: float(said) < 3),
     "sensors": (r"AUROC of windows that end in a fault: ([\d.]+)", lambda said: float(said) > 0.7),
 }
 

@@ -53,12 +53,7 @@ def evaluate(
     """
     from lightning_ae.cli import tools
 
-    if not checkpoints:
-        raise InputError("checkpoints is empty", "lightning-ae evaluate runs/vae-digits/fit-1/checkpoints/best.ckpt")
-    if twice := {name for name in checkpoints if list(checkpoints).count(name) > 1}:
-        raise InputError(f"{sorted(twice)[0]!r} is named twice", "name each model once")
-    for checkpoint in checkpoints:
-        tools.check_model(checkpoint)
+    tools.check_models(checkpoints)
     tools.check_positive(rows=rows)
     if draws < 2:
         raise InputError(f"draws must be a whole number from 2 on, got {draws}")

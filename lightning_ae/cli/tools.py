@@ -250,7 +250,7 @@ def sample(
 
 
 def rate_distortion(
-    checkpoint: str,
+    checkpoints: Sequence[str],
     path: str | None = None,
     samples: int = 2000,
     seed: int = 0,
@@ -260,13 +260,16 @@ def rate_distortion(
 ) -> list[Path]:
     """Write the rate-distortion curve of a model's codes on training and test data, as CSV and PNG.
 
+    Several models make one picture: variational ones that were trained at several beta are the points of one curve,
+    any other has a curve of its own.
+
     Args:
-        checkpoint: the model's checkpoint, or the name of a zoo entry.
-        path: the data set: a hub id, a local folder or file, "digits" or "fashion" (default: what the model was
+        checkpoints: one or more checkpoints, or names of zoo entries: rate-distortion A B C.
+        path: the data set: a hub id, a local folder or file, "digits" or "fashion" (default: what each model was
             trained on).
         samples: how many samples of train and test, as far as the data have them.
         seed: of the draw of these samples.
-        output: the folder to write to (default: beside the folder of the checkpoint).
+        output: the folder to write to (default: beside the folder of the checkpoint; of several, here).
         device: cpu, cuda, mps, or auto for the fastest there is.
         overwrite: replace files that exist.
 
@@ -276,33 +279,48 @@ def rate_distortion(
     Raises:
         InputError: when a file exists, or the data cannot be read.
     """
-    check_model(checkpoint)
+    check_models(checkpoints)
     check_positive(samples=samples)
     from lightning_ae.callbacks.measures import read_input
     from lightning_ae.cli import trained, written
     from lightning_ae.metrics import rate_distortion as curve
 
-    model = trained.load(checkpoint, device)
-    folder = Path(output) if output else written.beside(checkpoint)
+    several = len(checkpoints) > 1
+    folder = Path(output) if output else Path() if several else written.beside(checkpoints[0])
     written.check_free([folder / "rate_distortion.csv", folder / "rate_distortion.png"], overwrite)
-    data = trained.data_of(model, checkpoint, path)
-    data.prepare_data()
-    splits = [split for split in ("train", "test") if data.has(split)]
-    read = {split: read_input(model, data.some_rows(split, samples, seed)) for split in splits}
-    reference, of_reference = read[splits[0]]
-    points = [
-        point
-        for split, (x, given) in read.items()
-        for point in curve.rate_distortion(model, x, split, reference, given, of_reference)
-    ]
+    points = []
+    for checkpoint in checkpoints:
+        model = trained.load(checkpoint, device)
+        data = trained.data_of(model, checkpoint, path)
+        data.prepare_data()
+        splits = [split for split in ("train", "test") if data.has(split)]
+        read = {split: read_input(model, data.some_rows(split, samples, seed)) for split in splits}
+        reference, of_reference = read[splits[0]]
+        name = checkpoint if several else ""
+        for split, (x, given) in read.items():
+            points += curve.rate_distortion(model, x, split, reference, given, of_reference, name)
     files = list(curve.write_rate_distortion(points, folder))
     console = Console(highlight=False, soft_wrap=True)
     for point in points:
-        console.print(f"  {point.split:<6} {point.rate:10.1f} bits  {point.distortion:10.3f}")
+        console.print(f"  {point.split:<6} {point.rate:10.1f} bits  {point.distortion:10.3f}  {point.model}".rstrip())
     console.print("[bold]Written[/]")
     for file in files:
         console.print(f"  {file}")
     return files
+
+
+def check_models(checkpoints: Sequence[str]) -> None:
+    """`check_model` of several, each of which may be named once.
+
+    Raises:
+        InputError: naming the first that is wrong.
+    """
+    if isinstance(checkpoints, str) or not checkpoints:
+        raise InputError(f"checkpoints must be a list of checkpoints or names, got {checkpoints!r}")
+    for i, checkpoint in enumerate(checkpoints):
+        if checkpoint in checkpoints[:i]:
+            raise InputError(f"{checkpoint!r} is named twice", "name each model once")
+        check_model(checkpoint)
 
 
 def check_model(checkpoint: str) -> None:

@@ -25,14 +25,19 @@ class Point:
     split: str
     """Which data, "train" or "test"."""
     setting: float
-    """What was varied: bits for each code value; 1 where nothing was."""
+    """What was varied: bits for each code value; of a model with a rate of its own its beta, 1 where it has none."""
     rate: float
     """Bits for each sample."""
     distortion: float
     """The squared error summed over the dimensions of a sample, averaged over samples, in the model's units."""
+    model: str = ""
+    """What the model is called, where there are several."""
+    own: bool = False
+    """Whether the model has a rate of its own: those of several make one curve, over the beta of their training."""
 
 
 BITS = (1, 2, 3, 4, 6, 8)
+_OVER_BETA = "over beta, as written"
 
 
 @torch.no_grad()
@@ -43,6 +48,7 @@ def rate_distortion(
     reference: Tensor,
     given: Mapping[str, Tensor] | None = None,
     reference_given: Mapping[str, Tensor] | None = None,
+    name: str = "",
 ) -> list[Point]:
     r"""The curve of a model on samples.
 
@@ -68,6 +74,7 @@ def rate_distortion(
         reference: training samples (M, *input_shape), which set the quantiser.
         given: what the model takes besides for `x`.
         reference_given: what it takes for the training samples.
+        name: what to call the model.
 
     Returns:
         A point for each number of bits, from 1 to 8, or one where the model has a rate of its own.
@@ -79,7 +86,9 @@ def rate_distortion(
         torch.manual_seed(0)
         if cost is not None:
             code = model.draw(x, **given) if "sample" in model.latents else model.encode(x, **given)
-            return [Point(split, 1.0, float(cost.double().mean()), _distortion(model, code, x, given))]
+            beta = float(getattr(model, "beta", 1.0))
+            rate, distortion = float(cost.double().mean()), _distortion(model, code, x, given)
+            return [Point(split, beta, rate, distortion, name, own=True)]
     code = model.encode(x, **given)
     active = model.active(code)
     # in float64, since a quantile takes no half precision
@@ -96,7 +105,8 @@ def rate_distortion(
             count = chosen.sum(dim=1).double()
             choices = _log2_binomial(units.shape[1], count)
             rate = float((count * bits + choices).mean()) + math.log2(units.shape[1] + 1)
-        points.append(Point(split, bits, rate, _distortion(model, _codes(model, quantised), x, given)))
+        distortion = _distortion(model, _codes(model, quantised), x, given)
+        points.append(Point(split, bits, rate, distortion, name))
     return points
 
 
@@ -108,22 +118,34 @@ def write_rate_distortion(points: Iterable[Point], folder: Path) -> tuple[Path, 
     table, picture = folder / "rate_distortion.csv", folder / "rate_distortion.png"
     with whole_file(table) as part, part.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["split", "setting", "rate_bits", "distortion"])
-        writer.writerows([p.split, p.setting, f"{p.rate:.6g}", f"{p.distortion:.6g}"] for p in points)
+        writer.writerow(["model", "split", "setting", "rate_bits", "distortion"])
+        writer.writerows([p.model, p.split, p.setting, f"{p.rate:.6g}", f"{p.distortion:.6g}"] for p in points)
     with whole_file(picture) as part:
         rate_distortion_figure(points).savefig(part)
     return table, picture
 
 
 def rate_distortion_figure(points: list[Point]) -> Figure:
-    """Distortion over rate, a line for each split."""
+    """Distortion over rate, a line for each split, and for each model but those with a rate of their own.
+
+    These make one line together: the rate-distortion curve of the evidence lower bound (Alemi et al. 2018,
+    https://arxiv.org/abs/1711.00464), along which beta changes from one to the next.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure((6.0, 4.2), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    for split in dict.fromkeys(point.split for point in points):
-        chosen = sorted((p.rate, p.distortion) for p in points if p.split == split)
-        axes.plot(*zip(*chosen, strict=True), marker="o", markersize=4, linewidth=1.2, label=split)
+    together = len({point.model for point in points if point.own}) > 1
+    lines: dict[tuple[str, str], list[Point]] = {}
+    for point in points:
+        lines.setdefault((_OVER_BETA if point.own and together else point.model, point.split), []).append(point)
+    for (model, split), chosen in lines.items():
+        chosen = sorted(chosen, key=lambda point: (point.rate, point.distortion))
+        places = [[point.rate for point in chosen], [point.distortion for point in chosen]]
+        axes.plot(*places, marker="o", markersize=4, linewidth=1.2, label=", ".join(filter(None, (model, split))))
+        for point in chosen if model == _OVER_BETA else []:
+            where = (point.rate, point.distortion)
+            axes.annotate(f"{point.setting:g}", where, (3, 3), textcoords="offset points", fontsize=7, color="0.35")
     axes.set_xlabel("rate, bits per sample", fontsize=9)
     axes.set_ylabel("distortion, squared error per sample", fontsize=9)
     axes.set_ylim(bottom=0)

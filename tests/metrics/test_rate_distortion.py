@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_ae import VAE, Autoencoder, KSparseAutoencoder, LinearAutoencoder, SparseAutoencoder
-from lightning_ae.metrics.rate_distortion import Point, rate_distortion, write_rate_distortion
+from lightning_ae.metrics.rate_distortion import Point, rate_distortion, rate_distortion_figure, write_rate_distortion
 
 
 @torch.no_grad()
@@ -111,3 +111,18 @@ def test_files(tmp_path: Path, digits: Tensor) -> None:
     ]
     with Image.open(picture) as image:
         assert min(image.size) > 300
+
+
+def test_variational_models_make_one_curve_over_beta(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.rand(40, 5)
+    points: list[Point] = []
+    for beta in (0.5, 4.0):
+        points += rate_distortion(VAE((5,), latent_dim=3, beta=beta).eval(), x, "test", x, name=f"beta {beta}")
+    assert [(p.model, p.setting, p.own) for p in points] == [("beta 0.5", 0.5, True), ("beta 4.0", 4.0, True)]
+    points += rate_distortion(Autoencoder((5,), latent_dim=3).eval(), x, "test", x, name="plain")
+    (axes,) = rate_distortion_figure(points).axes
+    assert [line.get_label() for line in axes.lines] == ["over beta, as written, test", "plain, test"]
+    assert sorted(text.get_text() for text in axes.texts) == ["0.5", "4"]
+    table, _ = write_rate_distortion(points, tmp_path)
+    assert [row["model"] for row in csv.DictReader(table.open())] == ["beta 0.5", "beta 4.0", *["plain"] * 6]
