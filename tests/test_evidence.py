@@ -15,6 +15,7 @@ from lightning_ae import VAE, HFDataModule, InputError, get_model, list_models
 from lightning_ae.architectures import MLP
 from lightning_ae.evidence import Evidence
 from lightning_ae.exact import keyed
+from lightning_ae.models.hierarchical import Hierarchy
 from lightning_ae.parts import Bernoulli, Gaussian
 
 DRAWING = [name for name in list_models() if "sample" in get_model(name).latents]
@@ -106,6 +107,11 @@ def test_divergences_of_units_are_the_rate(name: str) -> None:
     assert each.shape == model.units(model.encode(x, **given)).shape
     with keyed(0, "test"):
         torch.testing.assert_close(each.sum(dim=1), model.rate(x, **given) * math.log(2))
+    if isinstance(model, Hierarchy):  # the lowest level first, as `units` has them
+        with keyed(0, "test"):
+            levels = model.descend(model.evidence(x), lambda q: q.draw(model.noise("rate")))
+        for of_level, level in zip(each.split(model.dims, dim=1), levels, strict=True):
+            torch.testing.assert_close(of_level.sum(dim=1), level.kl)
 
 
 def test_rows_of_a_split() -> None:
