@@ -16,14 +16,14 @@ class LinearCKA(SampleMetric):
 
     .. math:: CKA = \frac{\|Y^T X\|_F^2}{\|X^T X\|_F \|Y^T Y\|_F}
 
-    of centred codes X and Y (https://arxiv.org/abs/1905.00414, equation 4). It lies in [0, 1]; rotations, reflections
+    of centred codes X and Y (https://arxiv.org/abs/1905.00414, section 3). It lies in [0, 1]; rotations, reflections
     and scales of either leave it as it is, and 1 says that one is such of the other. It is computed of sums over
     samples, never of a matrix of all pairs of them.
 
     Codes that have nothing to do with each other do not reach 0 where samples are not many times the units: about
     :math:`d / (d + n)` for n samples and d units of equal spread. `unbiased` takes the unbiased estimates of the three
-    terms instead (Song et al. 2012, https://jmlr.org/papers/v13/song12a.html, equation 5; Nguyen et al. 2021,
-    https://arxiv.org/abs/2010.15327, equation 3), whose ratio is about 0 there, and may lie below it. These have fourth
+    terms instead (Song et al. 2012, https://jmlr.org/papers/v13/song12a.html; Nguyen et al. 2021,
+    https://arxiv.org/abs/2010.15327), whose ratio is about 0 there, and may lie below it. These have fourth
     powers among their sums: subtract a constant from codes whose mean is more than a hundred times their spread.
 
     Where the codes of one do not vary the value is NaN; so it is of fewer than two samples, unbiased of fewer than

@@ -18,7 +18,7 @@ class EffectiveRank(SampleMetric):
 
     .. math:: erank = \exp\left(-\sum_i p_i \log p_i\right), \quad p_i = \frac{\sigma_i}{\sum_j \sigma_j}
 
-    with the singular values :math:`\sigma_i` of the centred codes (EUSIPCO 2007, definition 1,
+    with the singular values :math:`\sigma_i` of the centred codes (EUSIPCO 2007,
     https://ieeexplore.ieee.org/document/7098875). It lies between 1 and the number of units; of codes that do not vary
     it is NaN.
 
@@ -169,7 +169,7 @@ def intrinsic_dimension(codes: Tensor, k: int = 20, block: int = BLOCK) -> float
 
     .. math:: m = \left(\frac{1}{N (k - 1)} \sum_{i=1}^N \sum_{j=1}^{k-1} \log \frac{T_k(i)}{T_j(i)}\right)^{-1}
 
-    (https://papers.nips.cc/paper/2577, equation 8). Where dimensions are many the estimate is too low, since codes are
+    (https://papers.nips.cc/paper/2577). Where dimensions are many the estimate is too low, since codes are
     too few for their neighbours to be near. See `two_nn_dimension`.
 
     Args:

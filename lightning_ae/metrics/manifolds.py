@@ -125,7 +125,7 @@ class PrecisionRecall(NeighbourhoodMetric):
         >>> metric.update(torch.tensor([[0.0], [1.0], [2.0], [8.0]]), "real")
         >>> metric.update(torch.tensor([[0.5], [0.6], [1.6], [20.0]]), "generated")
         >>> metric.compute()
-        {'precision': tensor(0.7500), 'recall': tensor(1.)}
+        {'precision': tensor(0.7500), 'recall': tensor(0.7500)}
     """
 
     names = ("precision", "recall")
@@ -145,7 +145,7 @@ class DensityCoverage(NeighbourhoodMetric):
     .. math:: density = \frac{1}{k M} \sum_{j=1}^M \sum_{i=1}^N 1_{Y_j \in B(X_i, NND_k(X_i))}, \quad
         coverage = \frac{1}{N} \sum_{i=1}^N 1_{\exists j: Y_j \in B(X_i, NND_k(X_i))}
 
-    (https://arxiv.org/abs/2002.09797, equations 3 and 4; k = 5). Density may exceed 1, where generated samples crowd;
+    (https://arxiv.org/abs/2002.09797; k = 5). Density may exceed 1, where generated samples crowd;
     of samples from the distribution of the real ones its expectation is 1, and that of coverage
     :math:`1 - (N-1) \cdots (N-k) / ((M+N-1) \cdots (M+N-k))`. Generated samples that equal the real ones have a
     density of 1 + 1 / k, since a closed ball holds its centre and k neighbours.

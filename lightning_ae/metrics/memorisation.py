@@ -111,7 +111,7 @@ class DataCopying(RowsMetric):
         C_T = \frac{\sum_\pi P_n(\pi) Z_U(\pi)}{\sum_\pi P_n(\pi)}
 
     in each cell of a partition of the space, weighted with the share of held-out rows in it (AISTATS 2020,
-    https://arxiv.org/abs/2004.05675, sections 3 and 4): far below zero where the generator copies, far above where it
+    https://arxiv.org/abs/2004.05675): far below zero where the generator copies, far above where it
     underfits. A generator that copies in one place and underfits in another shows it in cells only. Cells are those of
     k-means of the training rows, with the seed 0; distances are those from the training rows of the same cell; cells
     with fewer than 20 held-out or generated rows, of which Z is not normal, are left out. Ties shorten the root, as
@@ -137,7 +137,7 @@ class DataCopying(RowsMetric):
         >>> metric.update(held_out, "held_out")
         >>> metric.update(real + 0.01 * torch.randn(200, 4, generator=draw), "generated")
         >>> metric.compute()
-        {'nearer': tensor(1.0000), 'c_t': tensor(-17.2893)}
+        {'nearer': tensor(1.), 'c_t': tensor(-17.2989)}
     """
 
     higher_is_better = None

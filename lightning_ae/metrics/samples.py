@@ -78,7 +78,7 @@ class SetMetric(SampleMetric):
                 else "images need a module that makes features of them: features=load_lenet()",
             )
         check_finite("features", x)
-        return x.double()
+        return x.to(torch.float64, copy=True)  # one that is kept must not change with the one given
 
 
 @torch.no_grad()
@@ -126,14 +126,15 @@ class FrechetDistance(SetMetric):
 
     .. math:: d^2 = \|\mu_r - \mu_g\|^2 + tr(\Sigma_r + \Sigma_g - 2 (\Sigma_r^{1/2} \Sigma_g \Sigma_r^{1/2})^{1/2})
 
-    (Dowson & Landau 1982, https://doi.org/10.1016/0047-259X(82)90077-X, equation 16; for generated images Heusel et al.
+    (Dowson & Landau 1982, https://doi.org/10.1016/0047-259X(82)90077-X; of generated images' features Heusel et al.
     2017, https://arxiv.org/abs/1706.08500). Covariances are those with N - 1.
 
     The last trace is the sum of the singular values of the product of both symmetric square roots: it takes no matrix
     that is not symmetric to a root, and adds nothing to a diagonal. Where covariances are singular, as with fewer
-    samples than features, the formula holds as it stands; eigenvalues of a share of F epsilons of the largest count
-    as zero. What does not vanish is the bias: of few samples the distance is too large, about in proportion to 1 / N. So distances compare
-    only between equal numbers of samples, and the floor wants as many held-out ones as were generated.
+    samples than features, the formula holds as it stands; eigenvalues below F epsilons of the largest are rounding, and
+    count as zero. What does not vanish is the bias: of few samples the distance is too large, about in proportion to
+    1 / N. So distances compare only between equal numbers of samples, and the floor wants as many held-out ones as were
+    generated.
 
     Distances of one network's features compare with no others: this one is no FID, which is of a certain Inception
     network's features.

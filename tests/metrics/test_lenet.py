@@ -39,9 +39,7 @@ def test_it_knows_clothes() -> None:
     x, labels = torch.cat([b["image"] for b in batches]).float(), torch.cat([b["label"] for b in batches])
     share = stated("fashion_mnist")
     # a thousand of the ten thousand that were measured
-    assert accuracy(load_lenet(), x, labels + 10) == pytest.approx(
-        stated, abs=3 * (stated * (1 - stated) / 1000) ** 0.5
-    )
+    assert accuracy(load_lenet(), x, labels + 10) == pytest.approx(share, abs=3 * (share * (1 - share) / 1000) ** 0.5)
 
 
 @pytest.mark.slow

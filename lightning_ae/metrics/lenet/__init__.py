@@ -28,7 +28,7 @@ class LeNet(nn.Module):
 
     Two convolutions of 6 and 16 channels with 5 x 5 kernels, each with a ReLU and the maximum of 2 x 2, then layers of
     120 and 84 units with ReLUs, and 20 logits. It computes in float64, whatever type the images have and under
-    autocast too, so that features on one machine are those on another to twelve digits.
+    autocast too, so that features on one machine are those on another.
 
     `load_lenet` gives the trained one.
     """
@@ -55,10 +55,10 @@ class LeNet(nn.Module):
         Raises:
             InputError: for another shape or type, or values outside [0, 1].
         """
-        return self.hidden(_grey(images))
+        return torch.cat([self.hidden(part) for part in _grey(images).split(128)])  # in memory that stays bounded
 
     def hidden(self, x: Tensor) -> Tensor:
-        """The same, (B, 84), of images (B, 1, 28, 28) in the type of the weights, which are not looked over."""
+        """The same, (B, 84), of images (B, 1, 28, 28), which are taken as they are, in the type of the weights."""
         with torch.autocast(x.device.type, enabled=False):
             x = F.max_pool2d(self.conv1(x).relu(), 2)
             x = F.max_pool2d(self.conv2(x).relu(), 2)
