@@ -27,8 +27,8 @@ class LeNet(nn.Module):
     """A network in the manner of LeNet-5 (LeCun et al. 1998, https://doi.org/10.1109/5.726791), in float64.
 
     Two convolutions of 6 and 16 channels with 5 x 5 kernels, each with a ReLU and the maximum of 2 x 2, then layers of
-    120 and 84 units with ReLUs, and 20 logits. It computes in float64, whatever type the images have and under
-    autocast too, so that features on one machine are those on another.
+    120 and 84 units with ReLUs, and 20 logits. It computes in float64, whatever type the images have, which
+    autocast leaves alone, so that features on one machine are those on another.
 
     `load_lenet` gives the trained one.
     """
@@ -59,17 +59,14 @@ class LeNet(nn.Module):
 
     def hidden(self, x: Tensor) -> Tensor:
         """The same, (B, 84), of images (B, 1, 28, 28), which are taken as they are, in the type of the weights."""
-        with torch.autocast(x.device.type, enabled=False):
-            x = F.max_pool2d(self.conv1(x).relu(), 2)
-            x = F.max_pool2d(self.conv2(x).relu(), 2)
-            found: Tensor = self.hidden2(self.hidden1(x.flatten(1)).relu()).relu()
+        x = F.max_pool2d(self.conv1(x).relu(), 2)
+        x = F.max_pool2d(self.conv2(x).relu(), 2)
+        found: Tensor = self.hidden2(self.hidden1(x.flatten(1)).relu()).relu()
         return found
 
     def logits(self, images: Tensor) -> Tensor:
         """What the classes get before the softmax, (B, 20), of images as `forward` takes them."""
-        features = self(images)
-        with torch.autocast(features.device.type, enabled=False):
-            found: Tensor = self.output(features)
+        found: Tensor = self.output(self(images))
         return found
 
 
