@@ -65,19 +65,19 @@ def check_finite(name: str, x: Tensor) -> None:
         raise InputError(f"{int((~finite).sum())} of the {x.numel()} values of {name} are NaN or infinite")
 
 
-def code_doubles(codes: Tensor, latent_dim: int) -> Tensor:
-    """Codes (B, latent_dim) in float64.
+def code_doubles(codes: Tensor, latent_dim: int, name: str = "codes") -> Tensor:
+    """Codes (B, latent_dim) in float64; `name` is what the message calls them.
 
     Raises:
         InputError: when they have another shape, or are not finite.
     """
     if codes.ndim != 2 or codes.shape[1] != latent_dim:
         raise InputError(
-            f"codes must have the shape (B, {latent_dim}), got {tuple(codes.shape)}",
+            f"{name} must have the shape (B, {latent_dim}), got {tuple(codes.shape)}",
             "one code is a batch of one, codes.unsqueeze(0); codes of another shape are made vectors by flatten(1), or "
             "by the model's units(code)",
         )
-    check_finite("codes", codes)
+    check_finite(name, codes)
     return codes.double()
 
 

@@ -24,6 +24,7 @@ from lightning_ae import metrics
 from lightning_ae.errors import InputError
 from lightning_ae.metrics import (
     ActiveUnits,
+    EffectiveRank,
     ExplainedVariance,
     PSNRPerImage,
     RSquared,
@@ -59,6 +60,12 @@ def sparsity(codes: np.ndarray) -> dict[str, float]:
     return {"l0": active.sum(1).mean(), "mean_activation": codes.mean(), "dead_units": (~active.any(0)).sum()}
 
 
+def effective_rank(codes: np.ndarray) -> float:
+    sizes = np.linalg.svd(codes - codes.mean(axis=0), compute_uv=False)
+    p = sizes[sizes > 1e-10] / sizes.sum()
+    return float(np.exp(-(p * np.log(p)).sum()))
+
+
 @dataclass
 class Case:
     make: Callable[[], Metric]
@@ -84,6 +91,7 @@ CASES = {
     "explained variance": Case(lambda: ExplainedVariance(SIZE), of_sklearn(explained_variance_score), True),
     "psnr": Case(lambda: PSNRPerImage(data_range=2.0), psnr, True),
     "active units": Case(lambda: ActiveUnits(UNITS), lambda codes: (codes.var(axis=0) > 0.01).sum(), False),
+    "effective rank": Case(lambda: EffectiveRank(UNITS), effective_rank, False),
     "sparsity": Case(lambda: Sparsity(UNITS, threshold=0.5), sparsity, False),
 }
 every_metric = pytest.mark.parametrize("name", CASES)
