@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -55,7 +55,8 @@ def draw_sprites(train: int = 16_000, test: int = 4_000, size: int = DEFAULT_SIZ
         >>> data.input_shape, data.factor_names
         ((1, 64, 64), ['shape', 'scale', 'orientation', 'x', 'y'])
     """
-    from datasets import ClassLabel, DatasetDict
+    import pandas as pd  # type: ignore[import-untyped]
+    from datasets import DatasetDict
 
     for name, count in {"train": train, "test": test}.items():
         if count < 1:
@@ -67,8 +68,10 @@ def draw_sprites(train: int = 16_000, test: int = 4_000, size: int = DEFAULT_SIZ
     factors = np.stack(np.unravel_index(chosen, tuple(VALUES.values())), axis=1)
     splits = {}
     for split, numbers in {"train": factors[:train], "test": factors[train:]}.items():
-        columns = {"image": draw(numbers, size)[:, None], **dict(zip(VALUES, numbers.T.copy(), strict=True))}
-        splits[split] = rows_of(columns, "sprites").cast_column("shape", ClassLabel(names=list(SHAPES)))
+        columns: dict[str, Any] = {"image": draw(numbers, size)[:, None]}
+        columns |= zip(VALUES, numbers.T.copy(), strict=True)
+        columns["shape"] = pd.Categorical.from_codes(numbers[:, 0], list(SHAPES))  # which is read as classes
+        splits[split] = rows_of(columns, "sprites")
     return DatasetDict(splits)
 
 
