@@ -59,13 +59,14 @@ class _Categories(FactorMetric):
         super().__init__(names, **kwargs)
         self.categorical = frozenset(categorical)
 
-    def measure(self, codes: np.ndarray, factors: np.ndarray) -> Any:
-        if strange := sorted(each for each in self.categorical if not 0 <= each < factors.shape[1]):
+    def measure(self, rows: list[np.ndarray]) -> Any:
+        """As `FactorMetric`; `categorical` must name factors that there are."""
+        many = rows[1].shape[1]
+        if strange := sorted(each for each in self.categorical if not 0 <= each < many):
             raise InputError(
-                f"categorical of {type(self).__name__} names factor {strange[0]}, and there are {factors.shape[1]}, "
-                "counted from 0"
+                f"categorical of {type(self).__name__} names factor {strange[0]}, and there are {many}, counted from 0"
             )
-        return super().measure(codes, factors)
+        return super().measure(rows)
 
 
 class SAP(_Categories):

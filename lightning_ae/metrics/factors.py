@@ -26,7 +26,7 @@ class RowsMetric(SampleMetric):
     plot_lower_bound = 0.0
     parts: tuple[str, ...] = ()
     """The names of the values, where there are several."""
-    columns = ("codes",)
+    columns: tuple[str, ...] = ("codes",)
     """The states: each the values of all rows, flat, so that a rank without any takes part in a gather."""
 
     def __init__(self, **kwargs: Any) -> None:
@@ -67,11 +67,11 @@ class RowsMetric(SampleMetric):
         if not self.samples:
             return {name: self._scalar(float("nan")) for name in self.parts} or self._scalar(float("nan"))
         rows = [dim_zero_cat(getattr(self, name)).reshape(int(self.samples), -1).cpu().numpy() for name in self.columns]
-        found = self.measure(*in_order(*rows))
+        found = self.measure(in_order(*rows))
         return {name: self._scalar(each) for name, each in found.items()} if isinstance(found, dict) else (
             self._scalar(found))  # fmt: skip
 
-    def measure(self, *rows: np.ndarray) -> Any:
+    def measure(self, rows: list[np.ndarray]) -> Any:
         """The value, or a dict of values, of all rows: (N, width) of each of the `columns`."""
         raise NotImplementedError
 
@@ -134,16 +134,13 @@ class FactorMetric(RowsMetric):
         """A factor in a message."""
         return f"factor {self.names[number]!r}" if self.names else f"factor {number}"
 
-    def measure(self, codes: np.ndarray, factors: np.ndarray) -> Any:
-        """The value, or a dict of values.
-
-        Args:
-            codes: (N, D), float64.
-            factors: (N, F), int64.
+    def measure(self, rows: list[np.ndarray]) -> Any:
+        """The value, or a dict of values, of codes (N, D), float64, and factors (N, F), int64.
 
         Raises:
             InputError: when a factor has one value, or no unit of the codes varies.
         """
+        codes, factors = rows
         for number, column in enumerate(factors.T):
             if column.min() == column.max():
                 raise InputError(

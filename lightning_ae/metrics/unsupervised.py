@@ -41,7 +41,7 @@ class UDR(RowsMetric):
         >>> codes = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0))
         >>> turned = (codes[:, :1] + codes[:, 1:], codes[:, :1] - codes[:, 1:])
         >>> [f"{value:.2f}" for value in UDR(3)([codes, -codes.flip(1), torch.cat(turned, dim=1)]).tolist()]
-        ['0.73', '0.73', '0.50']
+        ['0.68', '0.68', '0.36']
     """
 
     higher_is_better = True
@@ -91,9 +91,10 @@ class UDR(RowsMetric):
         found: Tensor = super().compute()
         return found if found.ndim else found.expand(self.models)
 
-    def measure(self, codes: np.ndarray) -> np.ndarray:  # noqa: D102
+    def measure(self, rows: list[np.ndarray]) -> np.ndarray:  # noqa: D102
         from scipy.stats import rankdata
 
+        (codes,) = rows
         if len(codes) < 3:
             raise InputError(f"UDR needs three samples at least, got {len(codes)}")
         model = np.repeat(np.arange(self.models), self.units.tolist())
