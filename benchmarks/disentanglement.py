@@ -1,7 +1,7 @@
 """How well four variational autoencoders tell the factors of sprites apart: beta-VAE, FactorVAE, beta-TCVAE and VAE.
 
     python benchmarks/disentanglement.py [--write benchmarks/disentanglement.md]
-    python benchmarks/disentanglement.py --sprites 400 --epochs 1 --seeds 0     # a trial
+    python benchmarks/disentanglement.py --sprites 1500 --epochs 1 --seeds 0     # a trial
 
 All of `HFDataModule("sprites")`, 16 000 images to train and 4 000 that are measured, 32 x 32 pixels, 15 epochs, three
 seeds; of each model every metric of `lightning_ae.metrics.disentanglement`, beside that of shuffled codes. What was
@@ -99,9 +99,9 @@ def page(content: dict[str, Any]) -> str:
         "",
         f"{how['sprites']:,} sprites of {how['size']} x {how['size']} pixels, drawn by this package in dSprites' "
         f"design; {how['test']:,} of them are measured, the others train. {how['epochs']} epochs, batches of "
-        f"{how['batch_size']}, Adam with a rate of {COMMON['lr']:g}, {COMMON['latent_dim']} units, Bernoulli likelihood, "
-        f"ConvNet{COMMON['architecture'].channels}; seeds {', '.join(map(str, seeds))}. The mean of the seeds (least to "
-        "largest), and that of shuffled codes, which is what chance has in this sample. Made by `python "
+        f"{how['batch_size']}, Adam with a rate of {COMMON['lr']:g}, {COMMON['latent_dim']} units, "
+        f"ConvNet{COMMON['architecture'].channels}, Bernoulli likelihood; seeds {', '.join(map(str, seeds))}. The mean "
+        "of the seeds (least to largest), and that of shuffled codes, which is what chance has in this sample. Made by `python "
         "benchmarks/disentanglement.py --write benchmarks/disentanglement.md`; settings, versions and every number are "
         "in `disentanglement.json`.",
         "",
