@@ -101,9 +101,9 @@ def page(content: dict[str, Any]) -> str:
         f"design; {how['test']:,} of them are measured, the others train. {how['epochs']} epochs, batches of "
         f"{how['batch_size']}, Adam with a rate of {COMMON['lr']:g}, {COMMON['latent_dim']} units, "
         f"ConvNet{COMMON['architecture'].channels}, Bernoulli likelihood; seeds {', '.join(map(str, seeds))}. The mean "
-        "of the seeds (least to largest), and that of shuffled codes, which is what chance has in this sample. Made by `python "
-        "benchmarks/disentanglement.py --write benchmarks/disentanglement.md`; settings, versions and every number are "
-        "in `disentanglement.json`.",
+        "of the seeds (least to largest), and that of shuffled codes, which is what chance has in this sample. Made by "
+        "`python benchmarks/disentanglement.py --write benchmarks/disentanglement.md`; settings, versions and every "
+        "number are in `disentanglement.json`.",
         "",
         "So few steps leave no model where the papers', of hundreds of thousands, end: compare the rows with each "
         "other, and with shuffled codes.",

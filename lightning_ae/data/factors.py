@@ -41,19 +41,19 @@ def find_factors(features: Features, names: Sequence[str] | None = None) -> tupl
     Raises:
         InputError: when a column is not there, stands twice, or holds no values that can be told apart.
     """
+    able = set(label_columns(features))
     if names is None:
         if not image_columns(features):  # a table's columns of such names may be anything
             return ()
-        return next((each for known in KNOWN.values() for each in known if set(each) <= set(features)), ())
+        return next((each for known in KNOWN.values() for each in known if set(each) <= able), ())
     if isinstance(names, str) or not names:
         raise InputError(f"factors must be names of columns, got {names!r}", f"factors={[names or '...']!r}")
     check_columns(names, features)
-    able = label_columns(features)
     for name in names:
         if name not in able:
             raise InputError(
                 f"factor {name!r} holds {features[name]}, not numbers, classes or text",
-                f"columns of those: {listed(able)}",
+                f"columns of those: {listed([each for each in features if each in able])}",
             )
     if len(set(names)) < len(names):
         raise InputError(f"factors names a column twice: {listed(list(names))}")

@@ -495,9 +495,7 @@ class Samples:
             own, how = self._condition, self._condition.how
             line = f"condition: {listed(list(own.columns or ()))}{f', {how}' if how else ''}; {line}"
         if self.factor_names:
-            values = {} if self.streaming else {each.name: len(each.classes or ()) for each in self.factor_columns}
-            told = [f"{name} ({values[name]} values)" if name in values else name for name in self.factor_names]
-            line = f"factors: {listed(told)}; {line}"
+            line = f"factors: {listed(self.factor_names)}; {line}"
         rank_zero_info(line)
         if isinstance(kind, Sequence | Tabular) and (
             lost := kind.unlike(self._first_rows(LOOKED_AT), self.input_columns)

@@ -484,7 +484,11 @@ def test_plot(name: str) -> None:
     metric = METRICS[name]()
     values = [metric(*noisy(seed=seed)) for seed in range(2)]
     figure, axes = metric.plot()
-    assert axes.get_lines()
+    codes, factors = (torch.cat(each) for each in zip(noisy(seed=0), noisy(seed=1), strict=True))
+    total = value(name, codes, factors)  # of what forward was given
+    assert values_of(metric.compute()) == total
+    drawn = [float(y) for line in axes.get_lines() for y in line.get_ydata()]
+    assert all(any(np.isclose(y, each) for y in drawn) for each in total.values())
     metric.plot(values, axes)
     pyplot.close(figure)
 
@@ -635,3 +639,12 @@ def test_a_model_on_data_that_do_not_do() -> None:
     one = disentanglement(model, HFDataModule({"train": rows, "test": rows}, factors=["kind"], kind=columns))
     assert "mig" in one
     assert "modularity" not in one  # it compares factors
+
+
+def test_shuffled_codes_depend_on_nothing() -> None:
+    rows = made_of()
+    rows["b"] = rows["a"] + 0.5 * np.random.default_rng(1).normal(size=len(rows["a"]))
+    data = HFDataModule({"train": rows, "test": rows}, factors=["kind", "size"])
+    found = disentanglement(Same((2,), latent_dim=2), data, seed=4)
+    assert found["total_correlation"] > 0.5
+    assert found["total_correlation_shuffled"] < 0.01
