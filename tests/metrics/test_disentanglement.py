@@ -327,6 +327,12 @@ def test_scores_of_groups_by_other_draws() -> None:
     assert 0.4 < beta < 0.95
 
 
+def test_no_row_is_a_pair_with_itself() -> None:
+    factors = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]])
+    codes = torch.tensor([[0.0], [1.0], [3.0], [4.0]])  # 1 apart where the first is held, 3 where the second is
+    assert float(BetaVAEScore(group=1)(codes, factors)) == 1
+
+
 def test_robustness_by_a_loop() -> None:
     codes, factors = noisy()
     z, v = codes.double().numpy(), factors.numpy()
