@@ -9,7 +9,7 @@ import numpy as np
 
 from lightning_ae.errors import InputError
 from lightning_ae.metrics.base import positive
-from lightning_ae.metrics.factors import FactorMetric, entropies, gap, mutual_information, varying
+from lightning_ae.metrics.factors import FactorMetric, entropies, gap, mutual_information, numbered, varying
 
 
 class MIG(FactorMetric):
@@ -95,12 +95,12 @@ class SAP(_Categories):
     """
 
     def score(self, codes: np.ndarray, factors: np.ndarray) -> float:  # noqa: D102
-        some, many = varying(codes), factors.max(axis=0) + 1
+        some = varying(codes)
         scores = np.zeros((codes.shape[1], factors.shape[1]))
         none = np.zeros(factors.shape[1])
         for k, values in enumerate(factors.T):
             if k in self.categorical:
-                none[k] = 1 / many[k]
+                none[k] = 1 / len(np.unique(values))
                 scores[:, k] = [_separated(unit, values) for unit in codes.T]
             else:
                 scores[some, k] = _correlations(codes[:, some], values) ** 2
@@ -263,7 +263,7 @@ class Explicitness(FactorMetric):
         codes = (codes - codes.mean(axis=0)) / codes.std(axis=0)
         generator = np.random.default_rng(self.seed)
         found = []
-        for k, values in enumerate(factors.T):
+        for k, values in enumerate(numbered(factors).T):
             train = self._halves(k, values, generator)
             areas = []
             for value in range(values.max() + 1):
@@ -293,7 +293,7 @@ def _separated(unit: np.ndarray, values: np.ndarray) -> float:
     from sklearn.metrics import balanced_accuracy_score
     from sklearn.tree import DecisionTreeClassifier
 
-    tree = DecisionTreeClassifier(max_leaf_nodes=int(values.max()) + 1, class_weight="balanced", random_state=0)
+    tree = DecisionTreeClassifier(max_leaf_nodes=len(np.unique(values)), class_weight="balanced", random_state=0)
     return float(balanced_accuracy_score(values, tree.fit(unit[:, None], values).predict(unit[:, None])))
 
 

@@ -154,12 +154,10 @@ class FactorMetric(RowsMetric):
             )
         if not varying(codes).any():
             raise InputError(f"no unit of the codes varies: all {len(codes)} rows are alike")
-        numbers = [np.unique(column, return_inverse=True)[1] for column in factors.T]
-        return self.score(codes, np.stack(numbers, axis=1))
+        return self.score(codes, factors)
 
     def score(self, codes: np.ndarray, factors: np.ndarray) -> Any:
-        """The value of codes (N, D) of which one unit varies at least, and factors (N, F) of two values or more each,
-        numbered from 0 without gaps."""
+        """The value of codes (N, D), of which a unit varies, and factors (N, F) of two values or more each."""
         raise NotImplementedError
 
 
@@ -168,6 +166,11 @@ def in_order(*rows: np.ndarray) -> list[np.ndarray]:
     the one in which they are given."""
     order = np.lexsort([column for each in rows for column in each.T])
     return [each[order] for each in rows]
+
+
+def numbered(factors: np.ndarray) -> np.ndarray:
+    """Factors (N, F) with the values of each that there are numbered from 0, in their order."""
+    return np.stack([np.unique(column, return_inverse=True)[1] for column in factors.T], axis=1)
 
 
 def varying(codes: np.ndarray) -> np.ndarray:
@@ -200,7 +203,7 @@ def mutual_information(codes: np.ndarray, factors: np.ndarray, bins: int) -> np.
 
     Args:
         codes: (N, D).
-        factors: numbers from 0, (N, F).
+        factors: (N, F).
         bins: of each unit; see `binned`.
 
     Returns:
@@ -208,7 +211,7 @@ def mutual_information(codes: np.ndarray, factors: np.ndarray, bins: int) -> np.
     """
     found = np.zeros((codes.shape[1], factors.shape[1]))
     units = binned(codes, bins)
-    for k, values in enumerate(factors.T):
+    for k, values in enumerate(numbered(factors).T):
         many = int(values.max()) + 1
         for i, unit in enumerate(units.T):
             joint = np.bincount(unit * many + values, minlength=bins * many).reshape(bins, many) / len(values)
@@ -220,8 +223,8 @@ def mutual_information(codes: np.ndarray, factors: np.ndarray, bins: int) -> np.
 
 def entropies(factors: np.ndarray) -> np.ndarray:
     """The entropy of each factor (N, F) in these rows, in nats, (F,)."""
-    shares = [np.bincount(values) / len(values) for values in factors.T]
-    return np.array([-(share[share > 0] * np.log(share[share > 0])).sum() for share in shares])
+    shares = [np.bincount(values) / len(values) for values in numbered(factors).T]
+    return np.array([-(share * np.log(share)).sum() for share in shares])
 
 
 def gap(scores: np.ndarray, none: np.ndarray | float = 0.0) -> np.ndarray:

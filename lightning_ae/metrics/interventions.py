@@ -9,7 +9,7 @@ import numpy as np
 
 from lightning_ae.errors import InputError
 from lightning_ae.metrics.base import positive
-from lightning_ae.metrics.factors import FactorMetric, varying
+from lightning_ae.metrics.factors import FactorMetric, numbered, varying
 
 
 class _Held(FactorMetric):
@@ -92,7 +92,7 @@ class FactorVAEScore(_Held):
             raise InputError(f"group of FactorVAEScore must be 2 or more, which a variance needs; got {group}")
 
     def score(self, codes: np.ndarray, factors: np.ndarray) -> float:  # noqa: D102
-        codes = codes[:, varying(codes)]
+        codes, factors = codes[:, varying(codes)], numbered(factors)
         codes = codes / codes.std(axis=0)
         able, generator = self.able(factors, self.group), np.random.default_rng(self.seed)
         held = generator.integers(factors.shape[1], size=2 * self.points)
@@ -144,7 +144,7 @@ class BetaVAEScore(_Held):
     def score(self, codes: np.ndarray, factors: np.ndarray) -> float:  # noqa: D102
         from sklearn.linear_model import LogisticRegression
 
-        codes = codes[:, varying(codes)]
+        codes, factors = codes[:, varying(codes)], numbered(factors)
         codes = codes / codes.std(axis=0)
         able, generator = self.able(factors, 2), np.random.default_rng(self.seed)
         held = generator.integers(factors.shape[1], size=2 * self.points)
@@ -201,7 +201,7 @@ class IRS(FactorMetric):
         self.quantile = quantile
 
     def score(self, codes: np.ndarray, factors: np.ndarray) -> float:  # noqa: D102
-        codes = codes[:, varying(codes)]
+        codes, factors = codes[:, varying(codes)], numbered(factors)
         whole = self._distance(codes)
         codes, whole = codes[:, whole > 0], whole[whole > 0]  # few rows that differ lie beyond the quantile
         if not len(whole):
