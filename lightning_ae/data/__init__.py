@@ -7,8 +7,9 @@ from lightning_ae.lazy import lazily
 if TYPE_CHECKING:
     from lightning_ae.data.kinds import Counts, Image, Kind, Sequence, Tabular
     from lightning_ae.data.module import HFDataModule
+    from lightning_ae.data.sprites import draw_sprites
 
-__all__ = ["Counts", "HFDataModule", "Image", "Kind", "Sequence", "Tabular"]
+__all__ = ["Counts", "HFDataModule", "Image", "Kind", "Sequence", "Tabular", "draw_sprites"]
 
 __getattr__, __dir__ = lazily(
     __name__,
@@ -19,5 +20,6 @@ __getattr__, __dir__ = lazily(
         "Kind": "lightning_ae.data.kinds",
         "Sequence": "lightning_ae.data.kinds",
         "Tabular": "lightning_ae.data.kinds",
+        "draw_sprites": "lightning_ae.data.sprites",
     },
 )

@@ -48,12 +48,13 @@ class HFDataModule(Samples, pl.LightningDataModule):
     Args:
         path: a data set's id on the hub; a local folder of images, parquet, CSV, JSON lines or Arrow files, or what
             `save_to_disk` wrote; a single file of those tables, of numpy's arrays (.npy, .npz: columns by name), an
-            .h5ad file, or a zip file of images or tables; "digits" or "fashion" (embedded); a `datasets.Dataset` or
-            `DatasetDict`; or what else lies in memory: a pandas or polars frame, a dict of columns, an array or a
-            tensor, a pair (x, labels), a sparse matrix, an AnnData, or a dict of splits of these (see
-            `lightning_ae.data.memory`). Folders of images name their classes. A folder that would be read in part only
-            is refused, and at once what cannot be used of what lies in memory.
-        name: the configuration, of a data set on the hub that has several; the layer, or "raw", of an AnnData.
+            .h5ad file, or a zip file of images or tables; "digits" or "fashion" (embedded), "sprites" (drawn when asked
+            for, see `draw_sprites`); a `datasets.Dataset` or `DatasetDict`; or what else lies in memory: a pandas or
+            polars frame, a dict of columns, an array or a tensor, a pair (x, labels), a sparse matrix, an AnnData, or a
+            dict of splits of these (see `lightning_ae.data.memory`). Folders of images name their classes. A folder
+            that would be read in part only is refused, and at once what cannot be used of what lies in memory.
+        name: the configuration, of a data set on the hub that has several; the layer, or "raw", of an AnnData; the size
+            of "sprites" in pixels, "32" by default.
         revision: the revision on the hub.
         kind: how samples are read, `Image(...)`, `Tabular(...)`, `Counts(...)` or `Sequence(...)`; by default as the
             data set's features suggest, never as sequences.
@@ -63,6 +64,9 @@ class HFDataModule(Samples, pl.LightningDataModule):
             `Tabular(columns=[...])` that says how they are read. Texts, booleans and declared classes are classes,
             whole numbers only if named so (`categories`); numbers are standardised by the training split. They make no
             input, and are the entry "condition" of a batch, NaN where a value is missing.
+        factors: the columns that hold the factors a sample was made of, `data.factors(split)`, by which disentanglement
+            is measured; by default those of dSprites, 3D Shapes and MPI3D, where images have all of them. They make no
+            input.
         train_split: the split to train on.
         val_split: the split to validate on; by default a part of the training split.
         test_split: the split to test on.
@@ -97,6 +101,7 @@ class HFDataModule(Samples, pl.LightningDataModule):
         kind: Kind | None = None,
         label: str | None = None,
         condition: list[str] | Kind | None = None,
+        factors: list[str] | None = None,
         train_split: str = "train",
         val_split: str | None = None,
         test_split: str = "test",
@@ -117,7 +122,7 @@ class HFDataModule(Samples, pl.LightningDataModule):
         super().__init__()
         self.path, self.name, self.revision = path, name, revision
         self.kind = None if kind is None else from_plain(Kind, kind, "kind")
-        self._given_label = label
+        self._given_label, self._given_factors = label, None if factors is None else list(factors)
         self.condition = condition
         if condition is not None:
             Conditions.of(condition)  # refuses what is none
@@ -135,7 +140,7 @@ class HFDataModule(Samples, pl.LightningDataModule):
         self._stream: Stream | None = None  # that trains
         self._counted: int | None = None  # its samples, as a checkpoint has them
         if not isinstance(path, str | os.PathLike) and not streaming:  # what lies in memory shows at once
-            _ = self.input_columns
+            _ = self.input_columns, self.factor_names
 
     # ---- what the data are --------------------------------------------------------------------------------------
 
@@ -144,9 +149,10 @@ class HFDataModule(Samples, pl.LightningDataModule):
         """The plain data that make this data module again, or None where the data set lives in memory only."""
         if not isinstance(self.path, str) or type(self) is not HFDataModule:
             return None
-        names = set(inspect.signature(HFDataModule.__init__).parameters) - {"self", "label"}
+        names = set(inspect.signature(HFDataModule.__init__).parameters) - {"self", "label", "factors"}
         init_args = {name: to_plain(getattr(self, name), name) for name in sorted(names)}
-        return {"class_path": class_path(type(self)), "init_args": init_args | {"label": self._given_label}}
+        init_args |= {"label": self._given_label, "factors": self._given_factors}
+        return {"class_path": class_path(type(self)), "init_args": init_args}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], **changed: Any) -> HFDataModule:

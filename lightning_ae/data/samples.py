@@ -29,6 +29,7 @@ from lightning_ae.data.columns import (
     scalar_columns,
 )
 from lightning_ae.data.decoding import OnTheFly, decode_chunks, decode_rows
+from lightning_ae.data.factors import factor_columns, find_factors
 from lightning_ae.data.fingerprint import fingerprint
 from lightning_ae.data.kinds import Kind, Sequence, Tabular, kind_of
 from lightning_ae.data.kinds.conditions import CONDITION, Conditions, Given
@@ -67,6 +68,7 @@ class Samples:
     streaming: bool
     condition: Any
     _given_label: str | None
+    _given_factors: list[str] | None
 
     def __init__(self) -> None:
         super().__init__()
@@ -188,6 +190,41 @@ class Samples:
         name, rows = self._samples_of(split)
         labels = self._labels_of(name)
         return labels if rows is None else labels[torch.from_numpy(rows)]
+
+    @cached_property
+    def factor_names(self) -> list[str]:
+        """The columns that hold the factors of a sample, as `factors` names them, or as those of a well-known data set
+        are called; see `lightning_ae.data.factors`."""
+        return list(find_factors(self._rows_of(self._typical).features, self._given_factors))
+
+    @cached_property
+    def factor_columns(self) -> tuple[Column, ...]:
+        """The factors with their values, `classes`; of kind "number" where those are in order, else "category".
+
+        Raises:
+            InputError: when there are none, or they are those of a stream.
+        """
+        if not self.factor_names:
+            raise InputError("the data set has no factors that are known", "name their columns: factors=[...]")
+        if self.streaming:
+            raise InputError("a stream does not say which values its factors have", "use streaming=False")
+        return factor_columns(self.splits.values(), self.factor_names)
+
+    def factors(self, split: str) -> Tensor:
+        """The factors of "train", "val" or "test", int64 (N, F), in the order of evaluation: numbers of the values of
+        each of `factor_columns`, -1 where one is missing.
+
+        Raises:
+            InputError: when there are none; see `factor_columns`.
+        """
+        columns = self.factor_columns
+        name, rows = self._samples_of(split)
+        split_rows = self._rows_of(name)
+        table = split_rows.select_columns(self.factor_names).with_format("arrow")[:]
+        features, numbers = dict(split_rows.features), range(len(split_rows))
+        found = [Beside([each.name], each, features, name)(table, numbers)[each.name] for each in columns]
+        factors = torch.stack(found, dim=1)
+        return factors if rows is None else factors[torch.from_numpy(rows)]
 
     def refuse_unlabelled(self, splits: Iterable[str]) -> None:
         """Refuses rows without a class in those of "train", "val" and "test" that the data have, for a model that needs
@@ -396,13 +433,14 @@ class Samples:
     # ---- inside ------------------------------------------------------------------------------------------------------
 
     def _possible(self) -> Features:
-        """The columns that may make an input: all, but those of groups and of the condition where nobody names them."""
+        """The columns that may make an input: all, but those of groups, of the condition and of factors where nobody
+        names them."""
         from datasets import Features
 
         features = self._rows_of(self._typical).features
         if getattr(self._kind(), "columns", None) is not None:
             return features
-        apart = {self.split_by, *self._condition_columns}
+        apart = {self.split_by, *self._condition_columns, *self.factor_names}
         return Features({name: feature for name, feature in features.items() if name not in apart})
 
     def _say_what_changes(self, signature: Signature) -> None:
@@ -443,7 +481,7 @@ class Samples:
         said = {
             name: divides.get(name, reason)
             for name, reason in choice.left_out.items()
-            if name not in self._condition_columns
+            if name not in (*self._condition_columns, *self.factor_names)
         }
         choice = replace(choice, left_out=said)
         names = self.class_names
@@ -456,6 +494,8 @@ class Samples:
         if self._condition is not None:
             own, how = self._condition, self._condition.how
             line = f"condition: {listed(list(own.columns or ()))}{f', {how}' if how else ''}; {line}"
+        if self.factor_names:
+            line = f"factors: {listed(self.factor_names)}; {line}"
         rank_zero_info(line)
         if isinstance(kind, Sequence | Tabular) and (
             lost := kind.unlike(self._first_rows(LOOKED_AT), self.input_columns)

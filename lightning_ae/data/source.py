@@ -12,9 +12,10 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from lightning_ae.data.local import ARCHIVES, ARRAYS, READERS, first_line, read_file, read_folder
 from lightning_ae.data.memory import read_h5ad, splits_in_memory
+from lightning_ae.data.sprites import DEFAULT_SIZE, draw_sprites
 from lightning_ae.errors import InputError
 
-EMBEDDED = ("digits", "fashion")  # each a folder beside this file
+EMBEDDED = ("digits", "fashion", "sprites")  # each a folder beside this file, but for the last, which are drawn
 
 
 def load_splits(
@@ -23,10 +24,10 @@ def load_splits(
     """The splits of a data set.
 
     Args:
-        path: "digits" or "fashion" for an embedded data set; a local folder (images, parquet, CSV, JSON lines, Arrow,
-            zip files of these, or what `save_to_disk` wrote) or a single file of those kinds, or of numpy's arrays; an
-            id on the hub; or a `Dataset` or `DatasetDict` in memory.
-        name: the configuration of a data set on the hub that has several.
+        path: "digits", "fashion" or "sprites" for an embedded data set; a local folder (images, parquet, CSV, JSON
+            lines, Arrow, zip files of these, or what `save_to_disk` wrote) or a single file of those kinds, or of
+            numpy's arrays; an id on the hub; or a `Dataset` or `DatasetDict` in memory.
+        name: the configuration of a data set on the hub that has several; the size of "sprites".
         revision: the revision on the hub.
         streaming: as an `IterableDatasetDict`, read as it comes, instead of a `DatasetDict`.
         arrays: whether bytes of more than two dimensions stay arrays; else they are images.
@@ -87,6 +88,8 @@ def _load(path: Any, name: str | None, revision: str | None, streaming: bool, ar
         # read as it is: small enough for memory, and it needs no cache folder that can be written
         if os.path.isdir(path):
             rank_zero_warn(f"{path!r} is the embedded data set; the folder of that name here is './{path}'")
+        if path == "sprites":
+            return draw_sprites(size=_size(name))
         here = Path(__file__).parent / path
         return DatasetDict({s: Dataset(parquet.read_table(here / f"{s}.parquet")) for s in ("train", "test")})
     # absolute: a bare name like "csv" would be that of a format, not of a folder
@@ -124,8 +127,18 @@ def _load(path: Any, name: str | None, revision: str | None, streaming: bool, ar
 def _else() -> str:
     return (
         "offline, give path the folder of a local copy, or set HF_HUB_OFFLINE=1 to use one that is cached; "
-        "'digits' and 'fashion' come with the package"
+        "'digits', 'fashion' and 'sprites' come with the package"
     )
+
+
+def _size(name: str | None) -> int:
+    """Of sprites, in pixels."""
+    if name is not None and not str(name).isdecimal():
+        raise InputError(
+            f"name of 'sprites' is their size in pixels, such as '64', got {name!r}",
+            "other options: HFDataModule(draw_sprites(...)), of lightning_ae.data",
+        )
+    return DEFAULT_SIZE if name is None else int(name)
 
 
 def _formats() -> set[str]:

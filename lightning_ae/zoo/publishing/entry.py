@@ -55,6 +55,12 @@ DATASETS: dict[str, dict[str, str]] = {
         "licence": "MIT",
         "provenance": "7000 images of Fashion-MNIST (Xiao, Rasul & Vollgraf 2017), as embedded in this package",
     },
+    "sprites": {
+        "id": "sprites",
+        "licence": "Apache-2.0",
+        "provenance": "20 000 sprites in the design of dSprites (Matthey, Higgins, Hassabis & Lerchner 2017), drawn by "
+        "this package",
+    },
     "mnist": {
         "id": "ylecun/mnist",
         "licence": "CC-BY-SA-3.0",
@@ -92,8 +98,8 @@ def publish(
         path: a local copy of the data set, instead of the hub's.
         recipe: the recipes that it was trained by, as `-c` takes them: names, such as ["vae", "digits"], or files.
         overrides: options that were changed, such as {"trainer.max_epochs": 30}.
-        data: of a data set other than digits, fashion, mnist and fashion_mnist: its "id" for HFDataModule, its
-            "licence" (SPDX) and "provenance".
+        data: of a data set other than digits, fashion, sprites, mnist and fashion_mnist: its "id" for
+            HFDataModule, its "licence" (SPDX) and "provenance".
         licence: of the weights, an SPDX identifier.
         minutes: how long the training took.
         dry_run: do everything but write.
