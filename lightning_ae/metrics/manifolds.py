@@ -59,7 +59,8 @@ class NeighbourhoodMetric(RowsMetric):
         Raises:
             InputError: when a set has some samples, and fewer than k + 1.
         """
-        real, found = self.rows(REAL), {}
+        real = self.rows(REAL)
+        found: dict[str, Tensor] = {}
         for kind in (GENERATED, HELD_OUT):
             others = self.rows(kind)
             if kind == HELD_OUT and not len(others):

@@ -59,7 +59,7 @@ def nearest_training(
     for name, part in (("samples", samples), ("training", training)):
         vectors = torch.cat([features_of(features, each) for each in part.split(block)]) if features else part
         rows.append(check_rows(name, vectors if features else vectors.flatten(1)))
-    distances, indices = nearest(*rows, block=block)
+    distances, indices = nearest(rows[0], rows[1], block=block)
     return Nearest(indices[:, 0], distances[:, 0])
 
 

@@ -54,8 +54,7 @@ def nearest(rows: Tensor, others: Tensor, k: int = 1, block: int = BLOCK, same: 
         exact = (part.unsqueeze(1) - others[candidates]).square().sum(dim=2).sqrt()
         values, order = exact.sort(dim=1, stable=True)
         found.append((values[:, :k], candidates.gather(1, order[:, :k])))
-    values, indices = zip(*found, strict=True)
-    return torch.cat(values), torch.cat(indices)
+    return torch.cat([far for far, _ in found]), torch.cat([which for _, which in found])
 
 
 def check_rows(name: str, rows: Tensor, least: int = 1, why: str = "") -> Tensor:

@@ -206,9 +206,9 @@ class FrechetLeNetDistance(FrechetDistance):
     Images (B, C, H, W) are floats in [0, 1], grey or in colour, of any size; the network sees them grey, 28 x 28. It
     was trained on digits and clothes, so of such images it says most. It is never to be set beside a published FID.
 
-    From the 60 000 training images of MNIST the 10 000 test images are at 0.97, the floor; with Gaussian noise of 0.1 on
-    them at 36, their projections on 30 principal components at 137, and Fashion-MNIST's test images at 1010. There the
-    floor is 0.14 (measured).
+    From the 60 000 training images of MNIST the 10 000 test images are at 0.97, the floor; with Gaussian noise of 0.1
+    at 36, projected on 30 principal components at 137; the test images of Fashion-MNIST, whose own floor is 0.14, are
+    at 1010 (measured).
 
     Example:
         >>> import torch
