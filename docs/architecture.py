@@ -22,9 +22,9 @@ LAYERS = (
     ("parts", "natural", "preprocess", "counts"),
     ("architectures", "data"),
     ("training",),
-    ("batches", "scores", "autoencoder"),
+    ("evidence", "batches", "scores", "autoencoder"),
     ("models", "metrics", "export", "estimator"),
-    ("callbacks", "zoo"),
+    ("callbacks", "evaluation", "zoo"),
     ("cli",),
 )
 """From the ground up: a room imports those below it only, or its neighbours to the left."""
