@@ -13,10 +13,12 @@ from lightning_ae.callbacks.measures import to_unit_interval, visible
 from lightning_ae.callbacks.pictures import plane_of
 from lightning_ae.errors import InputError
 from lightning_ae.evaluation import numbers
+from lightning_ae.evaluation.generation import generated, generation
 from lightning_ae.evaluation.numbers import Number
 from lightning_ae.evaluation.picture import Seen
 from lightning_ae.evaluation.report import Evaluation
 from lightning_ae.evaluation.samples import Samples
+from lightning_ae.metrics import nearest_training
 from lightning_ae.scores import asked
 
 if TYPE_CHECKING:
@@ -67,9 +69,17 @@ def evaluate(
         codes = {split: numbers.codes_of(model, samples, split) for split in samples.inputs}
         measure("reconstruction", lambda: numbers.reconstruction(model, samples))
         measure("likelihood", lambda: numbers.likelihood(model, samples, draws, seed))
-        measure("code", lambda: numbers.units(model, samples))
+        measure("code", lambda: numbers.code(model, samples))
         measure("classes", lambda: numbers.classes(samples, codes))
-        seen = _seen(model, data, samples, codes["test"], name or type(model).__name__)
+        measure("factors", lambda: numbers.factors(model, data, seed))
+        made: list[Tensor] = []
+
+        def generate() -> list[Number]:
+            made.append(generated(model, samples))
+            return generation(model, samples, made[0])
+
+        measure("samples", generate)
+        seen = _seen(model, data, samples, codes["test"], made, name or type(model).__name__)
     settings = {"seed": seed} | ({"draws": draws} if "sample" in model.latents else {})
     evaluation = Evaluation(
         name or type(model).__name__,
@@ -82,7 +92,9 @@ def evaluate(
     return evaluation, seen
 
 
-def _seen(model: Autoencoder, data: HFDataModule, samples: Samples, codes: Tensor, name: str) -> Seen:
+def _seen(
+    model: Autoencoder, data: HFDataModule, samples: Samples, codes: Tensor, made: list[Tensor], name: str
+) -> Seen:
     """What the picture shows."""
     part = slice(POINTS)
     x = samples.inputs["test"][part].to(model.device)
@@ -95,9 +107,14 @@ def _seen(model: Autoencoder, data: HFDataModule, samples: Samples, codes: Tenso
     if len(model.input_shape) == 3:
         few = {role: value[:DRAWN] for role, value in given.items()}
         pairs = (_shown(model, x[:DRAWN]), _shown(model, model(x[:DRAWN], **few)))
+    beside = None
+    if made and len(model.input_shape) == 3:
+        drawn, training = made[0][:DRAWN], samples.inputs["train"]
+        beside = (_shown(model, drawn), _shown(model, training[nearest_training(drawn, training).indices]))
     return Seen(
         name,
         pairs,
+        beside,
         plane=plane_of(codes[part]) if codes.shape[1] > 1 else None,
         labels=None if samples.labels is None else samples.labels["test"][part],
         classes=data.class_names,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +13,18 @@ from lightning_ae.batches import rows_of
 from lightning_ae.errors import InputError
 from lightning_ae.evaluation.samples import BATCH, Samples, components
 from lightning_ae.evidence import Evidence
-from lightning_ae.metrics import ActiveUnits, RSquared, SquaredErrorPerSample
+from lightning_ae.metrics import (
+    ActiveUnits,
+    EffectiveRank,
+    RSquared,
+    SquaredErrorPerSample,
+    cluster_scores,
+    disentanglement,
+    two_nn_dimension,
+)
+
+if TYPE_CHECKING:
+    from lightning_ae.data import HFDataModule
 
 SEEDS = (0, 1, 2)
 EVIDENCE_BATCH = 250
@@ -116,13 +127,36 @@ def likelihood(model: Autoencoder, samples: Samples, draws: int = 100, seed: int
 
 
 @torch.no_grad()
-def units(model: Autoencoder, samples: Samples) -> list[Number]:
-    """How many values a code has, and how many of them vary over the test rows (Burda et al. 2016)."""
-    active = ActiveUnits(model.units(model.zeros(1)).shape[1]).to(model.device)
+def code(model: Autoencoder, samples: Samples) -> list[Number]:
+    """What the codes of the test rows are like: how many values they have, how many of these vary (Burda et al. 2016),
+    in how many directions (Roy & Vetterli 2007), and of which dimension what they lie on is (Facco et al. 2017)."""
+    size = model.units(model.zeros(1)).shape[1]
+    active, rank, found = ActiveUnits(size).to(model.device), EffectiveRank(size).to(model.device), []
     for part in samples.parts("test"):
         x, given = moved(part, model)
-        active.update(model.units(model.encode(x, **given)))
-    return [Number("units", float(active.latent_dim)), Number("active_units", float(active.compute()), better="higher")]
+        found.append(model.units(model.encode(x, **given)))
+        active.update(found[-1])
+        rank.update(found[-1])
+    numbers = [Number("units", float(size)), Number("active_units", float(active.compute()))]
+    numbers.append(Number("effective_rank", float(rank.compute())))
+    if len(apart := torch.cat(found).double().unique(dim=0)) > 2:
+        numbers.append(Number("intrinsic_dimension", two_nn_dimension(apart)))
+    return numbers
+
+
+def factors(model: Autoencoder, data: HFDataModule, seed: int = 0) -> list[Number]:
+    """How well the codes of the test rows tell the factors apart that these were made of, where they are known.
+
+    Raises:
+        InputError: where none are, and as `disentanglement`.
+    """
+    if not data.factor_names:
+        raise InputError("the data have no known factors")
+    found = disentanglement(model, data, seed=seed)
+    return [
+        Number(name, value, better=None if "shuffled" in name or name == "total_correlation" else "higher")
+        for name, value in found.items()
+    ]
 
 
 def classes(samples: Samples, codes: dict[str, Tensor]) -> list[Number]:
@@ -136,7 +170,12 @@ def classes(samples: Samples, codes: dict[str, Tensor]) -> list[Number]:
     for split, labels in samples.labels.items():
         if len(labels[labels >= 0].unique()) < 2:
             raise InputError(f"the rows of the {split} split have one class, or none")
-    return classifiers(samples, codes)
+    known = samples.labels["test"] >= 0
+    clusters = cluster_scores(codes["test"][known], samples.labels["test"][known])
+    return [
+        *classifiers(samples, codes),
+        *(Number(f"cluster_{name}", value, better="higher") for name, value in clusters.items()),
+    ]
 
 
 def classifiers(samples: Samples, codes: dict[str, Tensor]) -> list[Number]:
