@@ -40,11 +40,6 @@ def generated(model: Autoencoder, samples: Samples) -> Tensor:
     return torch.cat(found)
 
 
-def images(model: Autoencoder, x: Tensor) -> Tensor | None:
-    """Rows in the model's units as images in [0, 1] that a LeNet takes, or None where they are no such images."""
-    return to_unit_interval(model, x.float()) if x.ndim == 4 and x.shape[1] in (1, 3) else None
-
-
 @torch.no_grad()
 def generation(model: Autoencoder, samples: Samples, made: Tensor) -> list[Number]:
     """Samples beside training rows, and beside each number that of the test rows, "_held_out", which a perfect model
@@ -61,17 +56,20 @@ def generation(model: Autoencoder, samples: Samples, made: Tensor) -> list[Numbe
         InputError: of rows that are no images, and have very many values.
     """
     sets = {"real": samples.inputs["train"], "generated": made, "held_out": samples.inputs["test"]}
-    of_images = images(model, made[:1]) is not None
+    of_images = made.ndim == 4 and made.shape[1] in (1, 3)
     if not of_images and made[0].numel() > MOST_VALUES:
         raise InputError(
             f"rows of shape {tuple(made.shape[1:])} are no images in grey or colour, and {made[0].numel()} values are "
             "too many for neighbours to say anything"
         )
-    lenet = load_lenet() if of_images else None
-    features = {}
-    for kind, x in sets.items():
-        parts = [images(model, part) for part in x.split(BATCH)] if of_images else [x.flatten(1).double()]
-        features[kind] = torch.cat([part if lenet is None else features_of(lenet, part) for part in parts])
+    lenet = load_lenet()
+
+    def features_in(x: Tensor) -> Tensor:
+        if not of_images:
+            return x.flatten(1).double()
+        return torch.cat([features_of(lenet, to_unit_interval(model, part.float())) for part in x.split(BATCH)])
+
+    features = {kind: features_in(x) for kind, x in sets.items()}
     size = features["real"].shape[1]
     found: dict[str, float] = {}
     for metric in [
