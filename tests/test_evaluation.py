@@ -14,6 +14,7 @@ import torch
 from lightning_ae import VAE, Autoencoder, HFDataModule, InputError, evaluation, get_model, zoo
 from lightning_ae.architectures import MLP
 from lightning_ae.cli import main
+from lightning_ae.data import draw_sprites
 from lightning_ae.evaluation import Evaluation, Number, Samples, markdown, table
 from lightning_ae.parts import Gaussian
 
@@ -85,7 +86,48 @@ def test_other_kinds_of_models(name: str, digits_data: HFDataModule) -> None:
     found, _ = evaluation.evaluate(model, digits_data, rows=60, draws=2)
     assert set(found.numbers) | set(found.left_out) >= {"reconstruction", "likelihood", "code", "classes"}
     assert all(math.isfinite(each.value) for numbers in found.numbers.values() for each in numbers)
-    assert set(found.left_out) == ({"likelihood"} if name == "score_matching" else set())
+    expected = {"factors"} | ({"likelihood"} if name == "score_matching" else set())
+    expected |= set() if model.generates else {"samples"}
+    assert set(found.left_out) == expected
+
+
+def test_samples_that_are_the_training_rows(digits_data: HFDataModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A generator that copies is found out, and does not differ from the data otherwise."""
+    torch.manual_seed(0)
+    model = VAE(digits_data.input_shape, 3, architecture=MLP((16,)))
+    train = Samples.read(model, digits_data, ("train",)).inputs["train"]
+    copied = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))]
+    monkeypatch.setattr(model, "sample", lambda n: copied[:n])
+    found, seen = evaluation.evaluate(model, digits_data, draws=2)
+    values = {each.name: each.value for each in found.numbers["samples"]}
+    assert values["precision"] == 1.0
+    assert values["nearer"] == 1.0
+    assert values["c_t"] < -10
+    assert values["frechet_lenet"] < 1.5 * values["frechet_lenet_held_out"]
+    assert seen.samples is not None
+    assert torch.equal(*seen.samples)  # each beside the training row that it is
+    n, m = found.rows["train"], found.rows["test"]
+    assert values["coverage_held_out"] == pytest.approx(1 - (n / (n + m)) ** 5, abs=0.1)  # of one distribution
+
+
+def test_samples_of_vectors_are_compared_by_their_values() -> None:
+    draw = np.random.default_rng(0)
+    rows = draw.normal(size=(300, 3)).astype("float32")
+    data = HFDataModule({"train": {"x": rows[:200]}, "test": {"x": rows[200:]}})
+    torch.manual_seed(0)
+    found, _ = evaluation.evaluate(VAE((3,), 2, architecture=MLP((4,))), data, draws=2)
+    names = {each.name for each in found.numbers["samples"]}
+    assert names >= {"precision", "recall", "density", "coverage", "nearer"}
+    assert "frechet_lenet" not in names
+
+
+@pytest.mark.slow
+def test_factors_of_sprites() -> None:
+    data = HFDataModule(draw_sprites(train=40, test=4000, size=8), val_fraction=0)
+    found, _ = evaluation.evaluate(Autoencoder(data.input_shape, 4, architecture=MLP((8,))), data, rows=100)
+    values = {each.name: each for each in found.numbers["factors"]}
+    assert values["mig"].better == "higher"
+    assert values["mig_shuffled"].better is None
 
 
 def test_vectors_without_labels() -> None:
