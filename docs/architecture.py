@@ -22,8 +22,8 @@ LAYERS = (
     ("parts", "natural", "preprocess", "counts"),
     ("architectures", "data"),
     ("training",),
-    ("batches", "scores", "autoencoder"),
-    ("models", "metrics", "export", "estimator"),
+    ("batches", "scores", "generation", "autoencoder"),
+    ("models", "metrics", "samplers", "export", "estimator"),
     ("callbacks", "zoo"),
     ("cli",),
 )

@@ -194,11 +194,16 @@ class ScoreMatchingAutoencoder(Autoencoder):
 
         .. math:: x \leftarrow x + \tfrac{\alpha}{2} s_\sigma(x) + \sqrt{\alpha}\, \epsilon,\quad \alpha = h \sigma^2.
 
+        Where a `sampler` is fitted to its codes, the samples are its draws instead, decoded.
+
         Args:
             n: how many.
             steps: at each noise level.
             step_size: h, relative to the variance of the noise.
+            given: what else the model takes.
         """
+        if self.sampler is not None:
+            return super().sample(n, **given)
         noise = Noise()
         start = self.data_mean.expand(n, *self.input_shape)
         with torch.no_grad():

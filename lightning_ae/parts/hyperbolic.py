@@ -217,6 +217,14 @@ class WrappedNormal(Posterior):
         """Direction and distance from the origin as a vector: (B, d) to (B, d)."""
         return origin_log(z.double(), self.curvature).to(at_least_float32(z).dtype)
 
+    def coordinates(self, z: Tensor) -> Tensor:
+        """Direction and distance from the origin, as the decoder sees them: (B, d) to (B, d), in float64."""
+        return origin_log(z.double(), self.curvature)
+
+    def from_coordinates(self, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """The point of the ball in that direction, at that distance: (B, d) to (B, d), in float64."""
+        return origin_exp(values.double(), self.curvature)
+
     def ways(self, features: Tensor) -> list[Way]:
         """A way for each axis of what the decoder sees."""
         return each_by_itself(self.unfold(features))

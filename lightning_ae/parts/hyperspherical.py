@@ -290,6 +290,10 @@ class VonMisesFisher(Posterior):
         bounded = concentration + (concentration.clamp(max=MAX_KAPPA) - concentration).detach()
         return OnSphere(F.normalize(direction, dim=1), bounded)
 
+    def from_coordinates(self, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Vectors (B, m) brought to length 1: a density is fitted to codes as points of the space around the sphere."""
+        return F.normalize(values, dim=1)
+
     def move(self, z: Tensor, feature: int, by: Tensor) -> Tensor:
         """Codes (B, m) turned by the angle `by` (B,) along the great circle to the pole of a feature."""
         wide, m = at_least_float32(z), z.shape[1]

@@ -21,6 +21,7 @@ from lightning_ae.parts.moves import Way
 from lightning_ae.parts.objectives import Objective
 from lightning_ae.parts.posteriors import DiagonalGaussian, Distribution, Posterior
 from lightning_ae.parts.priors import Prior, StandardNormal
+from lightning_ae.parts.sampling import Space
 from lightning_ae.parts.schedules import Schedule, read_schedules
 
 if TYPE_CHECKING:
@@ -131,6 +132,18 @@ class JointPosterior(Posterior):
     def unfold(self, z: Tensor) -> Tensor:
         """What the decoder sees of each part, one beside the other."""
         return torch.cat([q.unfold(part) for q, part in zip(self.parts, self._of_code(z), strict=True)], dim=1)
+
+    def space(self, shape: tuple[int, ...]) -> Space:
+        """Refused: the parts are of several kinds.
+
+        Raises:
+            InputError: always.
+        """
+        kinds = " and ".join(type(part).__name__ for part in self.parts)
+        raise InputError(
+            f"codes of JointPosterior have parts of several kinds, {kinds}, of which no sampler is a density",
+            "draw from its prior, or fit a sampler to the codes of a model that has one kind",
+        )
 
     def ways(self, features: Tensor) -> list[Way]:
         """Those of each part."""
