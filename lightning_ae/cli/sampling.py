@@ -1,14 +1,11 @@
-"""lightning-ae sample and fit-sampler: what a trained model generates, from its own distribution or one that is fitted."""
+"""lightning-ae sample and fit-sampler: what a model generates, from its own distribution or one that is fitted."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from lightning_ae.errors import InputError, unknown
-
-if TYPE_CHECKING:
-    from lightning_ae.parts.sampling import Sampler
 
 Kind = Literal["gaussian", "mixture", "maf", "iaf", "two_stage", "index"]
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -138,7 +135,7 @@ def fit_sampler(
     return file
 
 
-def sampler_of(name: str, options: dict[str, Any] | None = None) -> Sampler:
+def sampler_of(name: str, options: dict[str, Any] | None = None) -> Any:
     """The sampler of that name.
 
     Raises:
@@ -153,7 +150,7 @@ def sampler_of(name: str, options: dict[str, Any] | None = None) -> Sampler:
     return from_plain(Sampler, {"class_path": cls, "init_args": {**own, **(options or {})}}, "sampler")
 
 
-def _fit(model: Any, checkpoint: str, sampler: Sampler, path: str | None, split: str, seed: int) -> None:
+def _fit(model: Any, checkpoint: str, sampler: Any, path: str | None, split: str, seed: int) -> None:
     from lightning_ae.cli import trained
     from lightning_ae.samplers import fit_sampler as fit
 

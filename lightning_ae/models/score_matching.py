@@ -187,7 +187,7 @@ class ScoreMatchingAutoencoder(Autoencoder):
             self._track(x, given.get("mask"))
         return self._denoising(x, target, given) if self.objective == "denoising" else self._sliced(x, given)
 
-    def sample(self, n: int, steps: int = 100, step_size: float = 0.1, **given: Tensor) -> Tensor:  # type: ignore[override]
+    def sample(self, n: int, steps: int = 100, step_size: float = 0.1, **given: Tensor) -> Tensor:
         r"""`n` samples by annealed Langevin dynamics (Song & Ermon 2019, algorithm 1), (n, *input_shape).
 
         From draws of a Gaussian with the data's mean and variance, for each noise level from the highest down,

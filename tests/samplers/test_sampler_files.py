@@ -192,7 +192,7 @@ def test_what_a_file_cannot_hold(checkpoint: Path, data: HFDataModule, tmp_path:
         (lambda plain, weights, about: weights.update({"sampler.more": torch.ones(1)}), "add sampler.more"),
         (
             lambda plain, weights, about: plain["init_args"].update(components=3),
-            r"the tensor sampler.factors has the shape \(2, 4, 4\), but its config asks for \(3, 4, 4\)",
+            r"the tensor sampler.weights has the shape \(2,\), but its config asks for \(3,\)",
         ),
         (
             lambda plain, weights, about: plain.update(class_path="lightning_ae.parts.Gaussian"),
