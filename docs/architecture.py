@@ -24,7 +24,7 @@ LAYERS = (
     ("training",),
     ("batches", "scores", "generation", "autoencoder"),
     ("models", "metrics", "samplers", "export", "estimator"),
-    ("callbacks", "zoo"),
+    ("callbacks", "uses", "zoo"),
     ("cli",),
 )
 """From the ground up: a room imports those below it only, or its neighbours to the left."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_ae.config import from_plain
 from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise
+from lightning_ae.parts.moves import Geometry, along
 from lightning_ae.parts.sampling import Density, Sampler, Space
 
 Code = Tensor | tuple[Tensor, ...]
@@ -80,6 +81,21 @@ class Generation:
     def from_coordinates(self, values: Tensor) -> Any:
         """Codes of what a density draws, (B, units), which need not be coordinates of any: then those nearest."""
         return self.from_units(values)
+
+    @property
+    def geometry(self) -> Geometry:
+        """Of the space that codes lie in."""
+        return "flat"
+
+    def between(self, a: Code, b: Code, t: Tensor) -> Any:
+        """Codes on the shortest path from a to b, (B, *code_shape), at the places t in [0, 1], (B,).
+
+        Raises:
+            InputError: where nothing lies between codes.
+        """
+        if isinstance(a, tuple):
+            return tuple(torch.lerp(first, second, along(t, first)) for first, second in zip(a, b, strict=True))
+        return torch.lerp(a, b, along(t, a))  # type: ignore[arg-type]  # b as a
 
     # ---- samples ------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise
 from lightning_ae.parts.corruptions import Corruption
 from lightning_ae.parts.likelihoods import Gaussian, Likelihood
-from lightning_ae.parts.moves import Way
+from lightning_ae.parts.moves import Geometry, Way
 from lightning_ae.parts.objectives import ELBO, Objective
 from lightning_ae.parts.posteriors import DiagonalGaussian, Distribution, Posterior
 from lightning_ae.parts.priors import Prior, StandardNormal
@@ -176,6 +176,15 @@ class VAE(Autoencoder):
     def code_space(self) -> Space:
         """Where codes lie, as the posterior says."""
         return self.posterior.space(self.code_shape)
+
+    @property
+    def geometry(self) -> Geometry:
+        """Of the space that codes lie in, as the posterior says."""
+        return self.posterior.geometry
+
+    def between(self, a: Any, b: Any, t: Tensor) -> Tensor:
+        """Codes on the shortest path from a to b, (B, *code_shape), at the places t (B,), as the posterior says."""
+        return self.posterior.between(a, b, t)
 
     def coordinates(self, code: Any) -> Tensor:
         """Codes (B, *code_shape) as what a density is fitted to, (B, units), as the posterior says."""

@@ -16,6 +16,7 @@ from lightning_ae.config import from_plain, to_plain
 from lightning_ae.errors import InputError
 from lightning_ae.parts.corruptions import Corruption
 from lightning_ae.parts.likelihoods import at_least_float32
+from lightning_ae.parts.moves import Geometry
 from lightning_ae.parts.quantizers import Quantizer, VectorQuantizer
 from lightning_ae.parts.sampling import Space
 from lightning_ae.scores import Coded
@@ -114,6 +115,22 @@ class VQVAE(Autoencoder):
     def code_space(self) -> Space:
         """An index at each position."""
         return Space(math.prod(self.code_shape[1:]), self.quantizer.codes)
+
+    @property
+    def geometry(self) -> Geometry:
+        """Vectors of a codebook are of a finite number."""
+        return "discrete"
+
+    def between(self, a: Any, b: Any, t: Tensor) -> Tensor:
+        """Refused: codes are vectors of a codebook, and nothing lies between them.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(
+            f"codes of {type(self).__name__} are indices of a codebook, between which nothing lies",
+            "take a model whose codes are numbers, such as Autoencoder or VAE",
+        )
 
     def coordinates(self, code: Any) -> Tensor:
         """The indices of quantised codes (B, *code_shape), row by row, (B, positions), int64."""

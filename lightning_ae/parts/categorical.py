@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise
 from lightning_ae.parts.importance import IWAEObjective
 from lightning_ae.parts.likelihoods import at_least_float32
-from lightning_ae.parts.moves import Way
+from lightning_ae.parts.moves import Geometry, Way
 from lightning_ae.parts.objectives import ELBO
 from lightning_ae.parts.posteriors import Distribution, Posterior
 from lightning_ae.parts.priors import Prior, posterior_for
@@ -102,6 +102,8 @@ class Concrete(Posterior):
         straight_through: whether training decodes zeros and ones, too, with the gradient of the relaxed draw.
         temperature_schedule: what tau is multiplied with at each step of a fit; it must stay above 0.
     """
+
+    geometry: ClassVar[Geometry] = "discrete"
 
     classes: int = 10
     temperature: float = 2 / 3

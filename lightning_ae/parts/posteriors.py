@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lightning_ae.config import Configurable
 from lightning_ae.exact import Noise, gather_batch
 from lightning_ae.parts.likelihoods import at_least_float32
-from lightning_ae.parts.moves import Way, add, each_by_itself
+from lightning_ae.parts.moves import Geometry, Way, add, along, each_by_itself
 from lightning_ae.parts.sampling import Space
 
 if TYPE_CHECKING:
@@ -72,6 +72,8 @@ class Posterior(Configurable):
 
     independent: ClassVar[bool] = False
     """Whether its distributions are `Independent`."""
+    geometry: ClassVar[Geometry] = "flat"
+    """Of the space that its codes lie in."""
     evaluates: ClassVar[bool] = True
     """Whether `log_prob` takes any z, and not only draws by `draw_with_log_prob`, which bring theirs."""
 
@@ -124,6 +126,10 @@ class Posterior(Configurable):
     def from_coordinates(self, values: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Codes (B, *shape) of what such a density draws, (B, units), where codes lie: here as they are."""
         return values.unflatten(1, shape)
+
+    def between(self, a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+        """Codes on the shortest path from a to b, (B, *code_shape), at the places t in [0, 1], (B,)."""
+        return torch.lerp(a, b, along(t, a))
 
     def ways(self, features: Tensor) -> list[Way]:
         """What `move` can do with codes, from those of data as vectors, (N, code_features)."""

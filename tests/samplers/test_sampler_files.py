@@ -12,9 +12,10 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lightning_ae import VAE, VQVAE, Autoencoder, HFDataModule, InputError, load_model, zoo
+from lightning_ae import VAE, VQVAE, Autoencoder, HFDataModule, InputError, get_model, list_models, load_model, zoo
 from lightning_ae.architectures import MLP
 from lightning_ae.cli import main
+from lightning_ae.config import to_plain
 from lightning_ae.exact import Noise
 from lightning_ae.parts import VectorQuantizer
 from lightning_ae.parts.sampling import Density, Sampler, Space
@@ -28,6 +29,7 @@ from lightning_ae.samplers import (
     store_sampler,
 )
 from lightning_ae.training.checkpoint import METADATA_KEY, read_checkpoint
+from lightning_ae.training.rebuild import skeleton
 from lightning_ae.zoo import index
 from lightning_ae.zoo.artefact import load
 
@@ -340,3 +342,31 @@ def test_a_model_that_does_not_know_its_data(tmp_path: Path, capsys: pytest.Capt
     said = fails(capsys, "fit-sampler", str(tmp_path / "m.ckpt"), "--device", "cpu")
     assert "does not say what it was trained on" in said
     assert "give path" in said
+
+
+# ---- every variant --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_variant_is_made_with_its_sampler_before_it_takes_memory(name: str) -> None:
+    """Where codes have a density; the others say at once that they have none."""
+    cls: Any = get_model(name)
+
+    def make() -> Any:
+        module = cls((1, 8, 8))
+        module.take_sampler(plain)
+        return module
+
+    model = cls((1, 8, 8))
+    try:
+        space = model.code_space
+    except InputError as error:
+        assert any(word in error.message for word in ("sparse", "several kinds"))
+        return
+    plain = to_plain(INDEX if space.classes else GaussianSampler(), "sampler")
+    bare = skeleton(make, 1000, own=True)
+    assert bare is not None
+    assert bare.sampler.space == space
+    assert {each.device.type for each in bare.state_dict().values()} == {"meta"}
+    model.take_sampler(plain)
+    assert {n: t.shape for n, t in bare.state_dict().items()} == {n: t.shape for n, t in model.state_dict().items()}
