@@ -41,7 +41,9 @@ def impute(
 
     with :math:`x^{m,0} = 0` in the model's units. Its stationary distribution is that of the model, as far as the
     approximate posterior is the true one (pseudo-Gibbs). What is filled in is the mean of
-    :math:`\mathbb E[x^m \mid z^t]` over the steps after the first `burn_in`.
+    :math:`\mathbb E[x^m \mid z^t]` over the steps after the first `burn_in`. Where gaps are large and the likelihood's
+    scale is small the chain moves slowly, and may stay near where it started: half of an image that is missing in one
+    piece is often filled in by one guess, not by the mean of all.
 
     Args:
         model: a trained one that draws its codes.

@@ -23,8 +23,9 @@ def interpolate(model: Autoencoder, a: Any, b: Any, steps: int = 9, path: Path =
       sphere a great circle, in a ball its geodesic; classes are passed through by their probabilities.
     - "linear": a line, of codes in a flat space.
     - "spherical": along a great circle (Shoemake 1985; White 2016),
-      :math:`\frac{\sin (1 - t) \theta}{\sin \theta} z_a + \frac{\sin t \theta}{\sin \theta} z_b`, of all values of a code as one vector: of codes that lie at about one
-      distance from the origin, as draws of N(0, I) in many dimensions do, a line would lead through where none are.
+      :math:`\frac{\sin (1 - t) \theta}{\sin \theta} z_a + \frac{\sin t \theta}{\sin \theta} z_b`, of all values
+      of a code as one vector: of codes that lie at about one distance from the origin, as draws of N(0, I) in many
+      dimensions do, a line would lead through where none are.
 
     t goes from 0 to 1 in equal steps. The ends decode to the reconstructions of a and b.
 
