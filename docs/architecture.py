@@ -22,9 +22,9 @@ LAYERS = (
     ("parts", "natural", "preprocess", "counts"),
     ("architectures", "data"),
     ("training",),
-    ("evidence", "batches", "scores", "autoencoder"),
-    ("models", "metrics", "export", "estimator"),
-    ("callbacks", "evaluation", "zoo"),
+    ("evidence", "batches", "scores", "generation", "autoencoder"),
+    ("models", "metrics", "samplers", "export", "estimator"),
+    ("callbacks", "evaluation", "uses", "zoo"),
     ("cli",),
 )
 """From the ground up: a room imports those below it only, or its neighbours to the left."""

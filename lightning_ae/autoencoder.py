@@ -15,6 +15,7 @@ from lightning_ae.architectures import MLP, Architecture
 from lightning_ae.batches import mask_of, rows_of
 from lightning_ae.config import from_plain, to_plain
 from lightning_ae.errors import InputError
+from lightning_ae.generation import Code, Generation
 from lightning_ae.parts.corruptions import Corruption
 from lightning_ae.parts.head import LikelihoodHead
 from lightning_ae.parts.likelihoods import Gaussian, Likelihood
@@ -28,9 +29,6 @@ from lightning_ae.training.module import ExactModule
 from lightning_ae.training.speed import adamw, compile_in_place, scheduled
 from lightning_ae.training.units import warn_of_idle_units, warn_of_scale
 from lightning_ae.training.weights import weights_type
-
-Code = Tensor | tuple[Tensor, ...]
-"""(B, *code_shape); of a hierarchy, one for each level."""
 
 
 class TrainingOptions(TypedDict, total=False):
@@ -58,7 +56,7 @@ class Options(NetworkOptions, LikelihoodOptions, total=False):
     """All that a variant may pass on to `Autoencoder`."""
 
 
-class Autoencoder(Scores, ExactModule):  # type: ignore[misc]  # Lightning's loader is no classmethod
+class Autoencoder(Generation, Scores, ExactModule):  # type: ignore[misc]  # Lightning's loader is no classmethod
     r"""An encoder and a decoder trained to reconstruct their input through a code.
 
     With encoder :math:`\phi` and decoder :math:`\psi`, it minimises the mean over samples of
@@ -96,8 +94,6 @@ class Autoencoder(Scores, ExactModule):  # type: ignore[misc]  # Lightning's loa
 
     latents: ClassVar[tuple[str, ...]] = ("mean",)
     """What it can say of a code: "mean", without randomness; "sample", a draw; "indices", numbers of a codebook."""
-    generates: ClassVar[bool] = False
-    """Whether `sample` has a distribution over codes to draw from."""
     encodes_with: ClassVar[tuple[str, ...]] = ("encoder",)
     """Its networks that `encode` takes; a pretrained encoder leaves the "decoder" out where it is not among them."""
     needs_data_size: ClassVar[bool] = False
@@ -133,6 +129,7 @@ class Autoencoder(Scores, ExactModule):  # type: ignore[misc]  # Lightning's loa
         self.implied = self.likelihood.takes
         self._code_shape: tuple[Any, ...] | None = None
         self._seen_data = False  # by a fit
+        self.sampler = None
         _check_arguments(self)
         self.likelihood.check(self.input_shape)
 
@@ -205,17 +202,6 @@ class Autoencoder(Scores, ExactModule):  # type: ignore[misc]  # Lightning's loa
         """
         reconstruction = self.reconstruction_loss(self.encode(x, **given), target, **given)
         return {"loss": reconstruction, "reconstruction": reconstruction}
-
-    def sample(self, n: int, **given: Tensor) -> Tensor:
-        """`n` samples in data units, (n, *input_shape); only generative variants have them.
-
-        Raises:
-            InputError: here, since a plain autoencoder puts no distribution on its codes.
-        """
-        raise InputError(
-            f"{type(self).__name__} has no distribution over codes to sample from",
-            "fit one to the codes (sklearn.mixture.GaussianMixture, say) and decode its samples, or train a VAE",
-        )
 
     def rate(self, x: Tensor, **given: Tensor) -> Tensor | None:
         """The bits that the code of each sample costs, (B,), where the model itself says so: a divergence, indices."""
@@ -332,10 +318,6 @@ class Autoencoder(Scores, ExactModule):  # type: ignore[misc]  # Lightning's loa
     def pool(self, code: Code) -> Tensor:
         """A vector of each code, (B, feature_dim): the mean over the positions; a tuple's parts beside each other."""
         return torch.cat([part.flatten(2).mean(dim=2) if part.ndim > 2 else part for part in _parts(code)], dim=1)
-
-    def units(self, code: Code) -> Tensor:
-        """All values of each code beside each other, (B, values)."""
-        return torch.cat([part.flatten(1) for part in _parts(code)], dim=1)
 
     def zeros(self, n: int) -> Any:
         """Zeros in the shape of `n` codes, (n, *code_shape), where the model's weights are; a tuple for a hierarchy."""
@@ -490,6 +472,7 @@ class Autoencoder(Scores, ExactModule):  # type: ignore[misc]  # Lightning's loa
         self.use_columns_of(data)
         if stage == "fit":
             self.threshold = None  # of weights that the fit will move
+            self.drop_sampler()
         self._seen_data = False
 
     def on_train_end(self) -> None:

@@ -82,8 +82,8 @@ def import_own() -> None:
     """Imports what this package has to choose from, so that each is known by its bare name."""
     from lightning_ae.registry import CLASSES
 
-    packages = ("lightning_ae.architectures", "lightning_ae.parts", "lightning_ae.models.finetune")
-    for module in (*packages, *CLASSES.values()):
+    packages = ("architectures", "parts", "samplers", "models.finetune")
+    for module in (*(f"lightning_ae.{package}" for package in packages), *CLASSES.values()):
         importlib.import_module(module)
 
 

@@ -21,6 +21,7 @@ FOUND: dict[str, tuple[str, Callable[[str], bool]]] = {
     "counts": (r"the codes +([\d.]+) %", lambda said: float(said) < 25),
     "batches": (r"told of batches +([\d.]+) % of the neighbours", lambda said: float(said) < 70),
     "neighbours": (r"([\d.]+) % of the 8 nearest are of the class", lambda said: float(said) > 60),
+    "latents": (r"a half of the pixels by the others: (\d+) %", lambda said: int(said) < 80),
     "traversals": (r"(\d+) variants", lambda said: int(said) == 9),
     "rate_distortion": (r"beta 10 +([\d.]+) bits", lambda said: float(said) < 3),
     "sensors": (r"AUROC of windows that end in a fault: ([\d.]+)", lambda said: float(said) > 0.7),

@@ -178,7 +178,9 @@ class SampleGrid(Picture):
             InputError: naming the model.
         """
         super().setup(trainer, pl_module, stage)
-        if not as_autoencoder(self, pl_module).generates:
+        model = as_autoencoder(self, pl_module)
+        # a fit takes a sampler away, whose codes it moves
+        if not (type(model) if stage == "fit" else model).generates:
             raise InputError(f"{type(pl_module).__name__} cannot sample", "leave SampleGrid out, or train a VAE")
 
     def draw(self, trainer: pl.Trainer, model: Autoencoder, x: Tensor, labels: Tensor | None, title: str) -> Figure:

@@ -31,6 +31,7 @@ COMMANDS = {
     "reconstruct": "draw inputs above their reconstructions",
     "neighbours": "compare codes with PCA, raw inputs and the untrained encoder, by neighbours",
     "sample": "draw samples from a generative model",
+    "fit-sampler": "fit a density to the codes of any model, which then generates",
     "evaluate": "measure all that applies to a model, or to several side by side",
     "rate-distortion": "measure the bits of the codes against the error of reconstruction",
     "certify": "check that a model trains the same on any number of processes",
@@ -51,6 +52,7 @@ _GROUPS = {
         "reconstruct",
         "neighbours",
         "sample",
+        "fit-sampler",
         "evaluate",
         "rate-distortion",
     ),
@@ -81,7 +83,6 @@ start here; none of these needs a network or a GPU:
 further:
   lightning-ae fit -c vae -c mnist --trainer.max_epochs 20      a model, a data set, an option
   lightning-ae fit --model my_module.MyVAE --data.path photos/  a class and a folder of your own
-
 help:
   lightning-ae COMMAND --help               the options of a command
   lightning-ae fit -c vae --help            with those of that model (-c names a recipe)

@@ -16,6 +16,8 @@ from rich.console import Console
 from lightning_ae.cli import source
 from lightning_ae.cli.evaluate import evaluate as evaluate
 from lightning_ae.cli.export import export as export
+from lightning_ae.cli.sampling import fit_sampler as fit_sampler
+from lightning_ae.cli.sampling import sample as sample
 from lightning_ae.errors import InputError, nearest, unknown
 from lightning_ae.zoo import index
 
@@ -201,52 +203,6 @@ def neighbours(checkpoint: str, path: str | None = None, k: int = 5, device: str
         table.add_row(names[name], f"{100 * error:.2f} %", style="bold" if name == "codes" else "")
     Console().print(table)
     return errors
-
-
-def sample(
-    checkpoint: str,
-    n: int = 64,
-    seed: int = 0,
-    label: int | None = None,
-    output: str | None = None,
-    show: bool = False,
-    device: str = "auto",
-    overwrite: bool = False,
-) -> Path:
-    """Write a picture of samples from a generative model.
-
-    Args:
-        checkpoint: the model's checkpoint, or the name of a zoo entry.
-        n: how many samples.
-        seed: of the random draws.
-        label: the class of all samples, of a model that takes labels (default: a row for each class).
-        output: the PNG to write (default: "samples.png" beside the folder of the checkpoint).
-        show: print small images in the terminal, too.
-        device: cpu, cuda, mps, or auto for the fastest there is.
-        overwrite: replace a file that exists.
-
-    Returns:
-        The picture's file.
-
-    Raises:
-        InputError: when the file exists, or the model cannot sample images, or none of that label.
-    """
-    check_model(checkpoint)
-    check_positive(n=n)
-    check_picture(output)
-    import torch
-
-    from lightning_ae.callbacks.pictures import drawn, sample_figure
-    from lightning_ae.cli import trained, written
-
-    model = trained.load(checkpoint, device)
-    file = Path(output) if output else written.beside(checkpoint) / "samples.png"
-    trained.check_images(model)
-    written.check_free([file], overwrite)
-    if show:
-        with torch.no_grad():
-            written.print_images(model, {"samples": torch.cat(drawn(model, min(n, 10), seed, label)[0])})
-    return written.save_figure(sample_figure(model, n, seed, label=label), file, overwrite)
 
 
 def rate_distortion(

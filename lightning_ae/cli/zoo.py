@@ -146,7 +146,7 @@ def _uses(entry: Entry) -> list[str]:
     errors = [(entry.metric(name), entry.metric(f"raw_{name}")) for name in ("probe_error", "knn_error")]
     better = [own < raw for own, raw in errors if own is not None and raw is not None]
     uses = ["features"] if any(better) else []
-    uses += ["sampling"] if _generates(entry.model) else []
+    uses += ["sampling"] if entry.sampler is not None or _generates(entry.model) else []
     uses += ["indices"] if "indices" in entry.features.latents else []
     uses += ["denoising"] if entry.model == "denoising" else []
     return uses or ["compression" if entry.features.dim < math.prod(entry.input_shape) else "sparse codes"]

@@ -105,7 +105,7 @@ def rate_distortion(
             count = chosen.sum(dim=1).double()
             choices = _log2_binomial(units.shape[1], count)
             rate = float((count * bits + choices).mean()) + math.log2(units.shape[1] + 1)
-        distortion = _distortion(model, _codes(model, quantised), x, given)
+        distortion = _distortion(model, model.from_units(quantised), x, given)
         points.append(Point(split, bits, rate, distortion, name))
     return points
 
@@ -152,15 +152,6 @@ def rate_distortion_figure(points: list[Point]) -> Figure:
     axes.tick_params(labelsize=8)
     axes.legend(frameon=False, fontsize=9)
     return figure
-
-
-def _codes(model: Autoencoder, units: Tensor) -> Code:
-    """Codes in their shape, of all their values beside each other, (B, units)."""
-    shapes = model.code_shape
-    if not isinstance(shapes[0], tuple):
-        return units.unflatten(1, shapes)
-    parts = units.split([math.prod(shape) for shape in shapes], dim=1)
-    return tuple(part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True))
 
 
 def _distortion(model: Autoencoder, code: Code, x: Tensor, given: Mapping[str, Tensor]) -> float:

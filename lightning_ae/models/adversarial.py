@@ -90,9 +90,9 @@ class AdversarialAutoencoder(Autoencoder):
         loss = reconstruction + self.adversarial_weight * adversarial + critic
         return {"loss": loss, "reconstruction": reconstruction, "adversarial": adversarial, "critic": critic}
 
-    def sample(self, n: int, **given: Tensor) -> Tensor:
-        """The means of p(x | z) for `n` draws z from the prior, (n, *input_shape), in data units."""
-        return self.decode(self.prior.sample(self, n, Noise()).to(self.dtype), **given)
+    def prior_codes(self, n: int) -> Tensor:
+        """`n` draws from the prior, (n, *code_shape), in the weights' type."""
+        return self.prior.sample(self, n, Noise()).to(self.dtype)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The critic's weights, with its learning rate, and all others."""

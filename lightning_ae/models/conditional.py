@@ -164,7 +164,9 @@ class ConditionalVAE(VAE):
         return super().loss(x, target, **given)
 
     def sample(self, n: int, **given: Any) -> Tensor:
-        """The means of p(x | z, y) for `n` draws z from the prior, (n, *input_shape), in data units.
+        """The means of p(x | z, y) for `n` codes z of `draw_codes`, (n, *input_shape), in data units.
+
+        Codes are drawn whatever the condition is: from the prior, or from a sampler that was fitted to all of them.
 
         Args:
             n: how many.

@@ -160,15 +160,15 @@ class Hierarchy(Autoencoder):
         terms = {"loss": loss, "reconstruction": reconstruction, "kl": kl, **parts}
         return terms | self.bits_per_dimension(reconstruction + kl, target, **given)
 
-    def sample(self, n: int, **given: Tensor) -> Tensor:
-        """The means of p(x | z) for `n` draws from the prior, the top level's first: (n, *input_shape)."""
+    def prior_codes(self, n: int) -> tuple[Tensor, ...]:
+        """`n` draws from the prior, the top level's first: a tuple of (n, dims[i])."""
         noise, codes = Noise(), list(self.zeros(n))
         state: Tensor | None = None
         for i in reversed(range(len(codes))):
             p = _standard(codes[i]) if state is None else self.prior(i, state)
             codes[i] = p.draw(noise).to(self.dtype)
             state = self.below(i, state, codes[i])
-        return self.decode(tuple(codes), **given)
+        return tuple(codes)
 
     def kl_by_unit(self, x: Tensor, **given: Tensor) -> Tensor:
         """What each value of all levels has of the divergences, (B, values), by a draw of the levels above each."""

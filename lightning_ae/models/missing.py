@@ -15,7 +15,7 @@ from lightning_ae.exact import rows
 from lightning_ae.models.vae_variants import IWAE, IWAEOptions
 from lightning_ae.parts.importance import Gradient
 from lightning_ae.parts.likelihoods import known
-from lightning_ae.parts.mixed import Categorical, Mixed
+from lightning_ae.parts.mixed import refuse_classes
 from lightning_ae.scores import asked
 
 
@@ -100,12 +100,7 @@ class MissingDataIWAE(IWAE):
         for name, value in (("samples", samples), ("chunk", 1 if chunk is None else chunk)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InputError(f"{name} of impute must be a positive integer, got {value!r}")
-        likelihood = self.likelihood
-        if isinstance(likelihood, Categorical) or (isinstance(likelihood, Mixed) and any(likelihood.categories)):
-            raise InputError(
-                f"impute fills in means, and the classes of {likelihood} have none",
-                "give a model of the columns that are numbers, or decode draws of the posterior",
-            )
+        refuse_classes(self.likelihood)
         mask = ~x.isnan() if mask is None else mask.bool()
         filled = known(x, mask)
         given = self.completed(filled, {**given, "mask": mask})

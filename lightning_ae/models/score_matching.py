@@ -187,18 +187,23 @@ class ScoreMatchingAutoencoder(Autoencoder):
             self._track(x, given.get("mask"))
         return self._denoising(x, target, given) if self.objective == "denoising" else self._sliced(x, given)
 
-    def sample(self, n: int, steps: int = 100, step_size: float = 0.1, **given: Tensor) -> Tensor:  # type: ignore[override]
+    def sample(self, n: int, steps: int = 100, step_size: float = 0.1, **given: Tensor) -> Tensor:
         r"""`n` samples by annealed Langevin dynamics (Song & Ermon 2019, algorithm 1), (n, *input_shape).
 
         From draws of a Gaussian with the data's mean and variance, for each noise level from the highest down,
 
         .. math:: x \leftarrow x + \tfrac{\alpha}{2} s_\sigma(x) + \sqrt{\alpha}\, \epsilon,\quad \alpha = h \sigma^2.
 
+        Where a `sampler` is fitted to its codes, the samples are its draws instead, decoded.
+
         Args:
             n: how many.
             steps: at each noise level.
             step_size: h, relative to the variance of the noise.
+            given: what else the model takes.
         """
+        if self.sampler is not None:
+            return super().sample(n, **given)
         noise = Noise()
         start = self.data_mean.expand(n, *self.input_shape)
         with torch.no_grad():

@@ -16,10 +16,11 @@ from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise
 from lightning_ae.parts.corruptions import Corruption
 from lightning_ae.parts.likelihoods import Gaussian, Likelihood
-from lightning_ae.parts.moves import Way
+from lightning_ae.parts.moves import Geometry, Way
 from lightning_ae.parts.objectives import ELBO, Objective
 from lightning_ae.parts.posteriors import DiagonalGaussian, Distribution, Posterior
 from lightning_ae.parts.priors import Prior, StandardNormal
+from lightning_ae.parts.sampling import Space
 from lightning_ae.parts.schedules import Schedule
 from lightning_ae.scores import Coded
 
@@ -171,9 +172,31 @@ class VAE(Autoencoder):
         """Codes of which one feature is moved by `by` (B,), as the posterior moves it, so that they stay codes."""
         return self.posterior.move(code, feature, by)
 
-    def sample(self, n: int, **given: Tensor) -> Tensor:
-        """The means of p(x | z) for `n` draws z from the prior, (n, *input_shape), in data units."""
-        return self.decode(self.prior.sample(self, n, Noise()).to(self.dtype), **given)
+    @property
+    def code_space(self) -> Space:
+        """Where codes lie, as the posterior says."""
+        return self.posterior.space(self.code_shape)
+
+    @property
+    def geometry(self) -> Geometry:
+        """Of the space that codes lie in, as the posterior says."""
+        return self.posterior.geometry
+
+    def between(self, a: Any, b: Any, t: Tensor) -> Tensor:
+        """Codes on the shortest path from a to b, (B, *code_shape), at the places t (B,), as the posterior says."""
+        return self.posterior.between(a, b, t)
+
+    def coordinates(self, code: Any) -> Tensor:
+        """Codes (B, *code_shape) as what a density is fitted to, (B, units), as the posterior says."""
+        return self.posterior.coordinates(code)
+
+    def from_coordinates(self, values: Tensor) -> Tensor:
+        """Codes of what a density draws, (B, units), brought to where codes lie as the posterior says."""
+        return self.posterior.from_coordinates(values, self.code_shape)
+
+    def prior_codes(self, n: int) -> Tensor:
+        """`n` draws from the prior, (n, *code_shape), in the weights' type."""
+        return self.prior.sample(self, n, Noise()).to(self.dtype)
 
     def coded(self, x: Tensor, draws: int = 1, **given: Tensor) -> Iterator[Coded]:
         """Draws from q(z | x), with the divergence from the prior: of the bound with beta = 1."""

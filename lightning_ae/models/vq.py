@@ -16,7 +16,9 @@ from lightning_ae.config import from_plain, to_plain
 from lightning_ae.errors import InputError
 from lightning_ae.parts.corruptions import Corruption
 from lightning_ae.parts.likelihoods import at_least_float32
+from lightning_ae.parts.moves import Geometry
 from lightning_ae.parts.quantizers import Quantizer, VectorQuantizer
+from lightning_ae.parts.sampling import Space
 from lightning_ae.scores import Coded
 
 
@@ -39,7 +41,7 @@ class VQVAE(Autoencoder):
     the quantizer's; by default the running means of what was quantised to each of its vectors.
 
     `encode` gives the quantised vectors, `encode_indices` their indices. There is no distribution over indices to
-    sample from.
+    sample from until one is fitted: `lightning_ae.samplers.fit_sampler(model, data, IndexSampler())`.
 
     Args:
         latent_dim: the values of each vector.
@@ -108,6 +110,35 @@ class VQVAE(Autoencoder):
             lowest, highest = int(indices.min()), int(indices.max())
             raise InputError(f"indices must lie in 0, ..., {codes - 1}, got some from {lowest} to {highest}")
         return self.decode(self.codebook.lookup(indices.long()).to(self.dtype), **given)
+
+    @property
+    def code_space(self) -> Space:
+        """An index at each position."""
+        return Space(math.prod(self.code_shape[1:]), self.quantizer.codes)
+
+    @property
+    def geometry(self) -> Geometry:
+        """Vectors of a codebook are of a finite number."""
+        return "discrete"
+
+    def between(self, a: Any, b: Any, t: Tensor) -> Tensor:
+        """Refused: codes are vectors of a codebook, and nothing lies between them.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(
+            f"codes of {type(self).__name__} are indices of a codebook, between which nothing lies",
+            "take a model whose codes are numbers, such as Autoencoder or VAE",
+        )
+
+    def coordinates(self, code: Any) -> Tensor:
+        """The indices of quantised codes (B, *code_shape), row by row, (B, positions), int64."""
+        return self.codebook.nearest(code).reshape(code.shape[0], -1)
+
+    def from_coordinates(self, values: Tensor) -> Tensor:
+        """The vectors that indices (B, positions) stand for, (B, *code_shape)."""
+        return self.codebook.lookup(values.view(-1, *self.code_shape[1:]))
 
     def loss(self, x: Tensor, target: Tensor, **given: Tensor) -> dict[str, Tensor]:
         """The "loss", and its terms "reconstruction" and those of the quantizer, in nats per sample.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,11 @@ from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise
 from lightning_ae.parts.importance import IWAEObjective
 from lightning_ae.parts.likelihoods import at_least_float32
-from lightning_ae.parts.moves import Way
+from lightning_ae.parts.moves import Geometry, Way
 from lightning_ae.parts.objectives import ELBO
 from lightning_ae.parts.posteriors import Distribution, Posterior
 from lightning_ae.parts.priors import Prior, posterior_for
+from lightning_ae.parts.sampling import Space
 from lightning_ae.parts.schedules import Schedule, read_schedules
 
 if TYPE_CHECKING:
@@ -102,6 +103,8 @@ class Concrete(Posterior):
         temperature_schedule: what tau is multiplied with at each step of a fit; it must stay above 0.
     """
 
+    geometry: ClassVar[Geometry] = "discrete"
+
     classes: int = 10
     temperature: float = 2 / 3
     straight_through: bool = False
@@ -154,6 +157,19 @@ class Concrete(Posterior):
             return q
         temperature = self.temperature * model.scheduled(self.temperature_schedule)
         return Categories(q.log_probabilities, temperature, self.straight_through)
+
+    def space(self, shape: tuple[int, ...]) -> Space:
+        """The number of a class for each variable at each position."""
+        return Space(math.prod(shape) // self.classes, self.classes)
+
+    def coordinates(self, z: Tensor) -> Tensor:
+        """The number of each variable's largest class: (B, latent_dim * K, ...) to (B, units), int64."""
+        return z.unflatten(1, (-1, self.classes)).argmax(dim=2).flatten(1)
+
+    def from_coordinates(self, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Zeros and ones, of the numbers of classes: (B, units) to (B, *shape)."""
+        classes = values.view(-1, shape[0] // self.classes, *shape[1:])
+        return F.one_hot(classes, self.classes).movedim(-1, 2).flatten(1, 2)
 
     def ways(self, features: Tensor) -> list[Way]:
         """A way for each variable, from its first class on through all."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise
 from lightning_ae.parts.likelihoods import at_least_float32
-from lightning_ae.parts.moves import Way, add, each_by_itself
+from lightning_ae.parts.moves import Geometry, Way, add, along, each_by_itself
 from lightning_ae.parts.posteriors import Distribution, Posterior, bounded
 from lightning_ae.parts.priors import Prior, VampPrior, posterior_for
 
@@ -171,6 +171,8 @@ class WrappedNormal(Posterior):
         curvature: c > 0; c times `latent_dim` is at most 100, so that draws of the prior keep away from the boundary.
     """
 
+    geometry: ClassVar[Geometry] = "curved"
+
     curvature: float = 1.0
 
     def __post_init__(self) -> None:
@@ -216,6 +218,20 @@ class WrappedNormal(Posterior):
     def unfold(self, z: Tensor) -> Tensor:
         """Direction and distance from the origin as a vector: (B, d) to (B, d)."""
         return origin_log(z.double(), self.curvature).to(at_least_float32(z).dtype)
+
+    def coordinates(self, z: Tensor) -> Tensor:
+        """Direction and distance from the origin, as the decoder sees them: (B, d) to (B, d), in float64."""
+        return origin_log(z.double(), self.curvature)
+
+    def from_coordinates(self, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """The point of the ball in that direction, at that distance: (B, d) to (B, d), in float64."""
+        return origin_exp(values.double(), self.curvature)
+
+    def between(self, a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+        """Codes (B, d) on the geodesic from a to b, at the places t in [0, 1], (B,)."""
+        places, c = along(t, a).double(), self.curvature
+        found = exp_at(a.double(), places * log_at(a.double(), b.double(), c), c).to(a.dtype)
+        return torch.where(places == 0, a, torch.where(places == 1, b, found))
 
     def ways(self, features: Tensor) -> list[Way]:
         """A way for each axis of what the decoder sees."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise
 from lightning_ae.parts.likelihoods import at_least_float32
+from lightning_ae.parts.moves import Geometry, slerp
 from lightning_ae.parts.posteriors import Distribution, Posterior
 from lightning_ae.parts.priors import Prior, VampPrior, posterior_for
 
@@ -252,6 +253,8 @@ class VonMisesFisher(Posterior):
         floor: kappa_0 > 0, the least concentration; the paper's code has 1.
     """
 
+    geometry: ClassVar[Geometry] = "curved"
+
     floor: float = 1.0
 
     def __post_init__(self) -> None:
@@ -289,6 +292,14 @@ class VonMisesFisher(Posterior):
         direction, concentration = values[:, :-1], F.softplus(values[:, -1]) + self.floor
         bounded = concentration + (concentration.clamp(max=MAX_KAPPA) - concentration).detach()
         return OnSphere(F.normalize(direction, dim=1), bounded)
+
+    def from_coordinates(self, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Vectors (B, m) brought to length 1: a density is fitted to codes as points of the space around the sphere."""
+        return F.normalize(values, dim=1)
+
+    def between(self, a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+        """Codes (B, m) on the great circle from a to b, at the places t in [0, 1], (B,)."""
+        return slerp(a, b, t)
 
     def move(self, z: Tensor, feature: int, by: Tensor) -> Tensor:
         """Codes (B, m) turned by the angle `by` (B,) along the great circle to the pole of a feature."""

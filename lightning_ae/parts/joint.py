@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,11 @@ from lightning_ae.parts.aggregated import mean_of_all
 from lightning_ae.parts.categorical import Concrete, UniformOnCategories
 from lightning_ae.parts.flow_posteriors import FlowPosterior
 from lightning_ae.parts.hamiltonian import HamiltonianFlow
-from lightning_ae.parts.moves import Way
+from lightning_ae.parts.moves import Geometry, Way
 from lightning_ae.parts.objectives import Objective
 from lightning_ae.parts.posteriors import DiagonalGaussian, Distribution, Posterior
 from lightning_ae.parts.priors import Prior, StandardNormal
+from lightning_ae.parts.sampling import Space
 from lightning_ae.parts.schedules import Schedule, read_schedules
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class JointPosterior(Posterior):
         parts: the families.
         units: how many units each but the first has; that has the rest of `latent_dim`.
     """
+
+    geometry: ClassVar[Geometry] = "discrete"
 
     parts: tuple[Posterior, ...] = (DiagonalGaussian(), Concrete())
     units: tuple[int, ...] = (1,)
@@ -131,6 +134,23 @@ class JointPosterior(Posterior):
     def unfold(self, z: Tensor) -> Tensor:
         """What the decoder sees of each part, one beside the other."""
         return torch.cat([q.unfold(part) for q, part in zip(self.parts, self._of_code(z), strict=True)], dim=1)
+
+    def space(self, shape: tuple[int, ...]) -> Space:
+        """Refused: the parts are of several kinds.
+
+        Raises:
+            InputError: always.
+        """
+        kinds = " and ".join(type(part).__name__ for part in self.parts)
+        raise InputError(
+            f"codes of JointPosterior have parts of several kinds, {kinds}, of which no sampler is a density",
+            "draw from its prior, or fit a sampler to the codes of a model that has one kind",
+        )
+
+    def between(self, a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+        """Codes on the shortest path of each part: probabilities of classes on a line."""
+        pairs = zip(self.parts, self._of_code(a), self._of_code(b), strict=True)
+        return torch.cat([q.between(first, second, t) for q, first, second in pairs], dim=1)
 
     def ways(self, features: Tensor) -> list[Way]:
         """Those of each part."""

@@ -321,3 +321,16 @@ def _columns(columns: list[int], x: Tensor, mask: Tensor | None) -> tuple[Tensor
 def _distance(likelihood: Likelihood, x: Tensor) -> Tensor:
     outside = (x - x.clamp(*likelihood.support)).abs()
     return outside if likelihood.distance is None else torch.maximum(outside, likelihood.distance(x))
+
+
+def refuse_classes(likelihood: Likelihood) -> None:
+    """Refuses to fill in what is missing where it is a class.
+
+    Raises:
+        InputError: of a likelihood that has some.
+    """
+    if isinstance(likelihood, Categorical) or (isinstance(likelihood, Mixed) and any(likelihood.categories)):
+        raise InputError(
+            f"impute fills in means, and the classes of {likelihood} have none",
+            "give a model of the columns that are numbers, or decode draws of the posterior",
+        )

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from lightning_ae.config import Configurable
 from lightning_ae.exact import Noise, gather_batch
 from lightning_ae.parts.likelihoods import at_least_float32
-from lightning_ae.parts.moves import Way, add, each_by_itself
+from lightning_ae.parts.moves import Geometry, Way, add, along, each_by_itself
+from lightning_ae.parts.sampling import Space
 
 if TYPE_CHECKING:
     from lightning_ae.models.vae import VAE
@@ -71,6 +72,8 @@ class Posterior(Configurable):
 
     independent: ClassVar[bool] = False
     """Whether its distributions are `Independent`."""
+    geometry: ClassVar[Geometry] = "flat"
+    """Of the space that its codes lie in."""
     evaluates: ClassVar[bool] = True
     """Whether `log_prob` takes any z, and not only draws by `draw_with_log_prob`, which bring theirs."""
 
@@ -107,6 +110,26 @@ class Posterior(Configurable):
     def unfold(self, z: Tensor) -> Tensor:
         """What the decoder sees of codes, (B, *code_shape) to the same shape: here the codes."""
         return z
+
+    def space(self, shape: tuple[int, ...]) -> Space:
+        """Where codes (B, *shape) lie, as a density that is fitted to them sees it: `coordinates`.
+
+        Raises:
+            InputError: where no sampler is a density of such codes.
+        """
+        return Space(math.prod(shape))
+
+    def coordinates(self, z: Tensor) -> Tensor:
+        """Codes (B, *code_shape) as what a density is fitted to, (B, units)."""
+        return z.flatten(1)
+
+    def from_coordinates(self, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Codes (B, *shape) of what such a density draws, (B, units), where codes lie: here as they are."""
+        return values.unflatten(1, shape)
+
+    def between(self, a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+        """Codes on the shortest path from a to b, (B, *code_shape), at the places t in [0, 1], (B,)."""
+        return torch.lerp(a, b, along(t, a))
 
     def ways(self, features: Tensor) -> list[Way]:
         """What `move` can do with codes, from those of data as vectors, (N, code_features)."""

@@ -23,6 +23,7 @@ from torch import Tensor
 from lightning_ae.config import arguments, bind_arguments, class_path, from_earlier, from_plain, import_class, to_plain
 from lightning_ae.data.signature import FORMAT, Signature, listed
 from lightning_ae.errors import InputError, unknown
+from lightning_ae.parts.sampling import PREFIX, Density
 from lightning_ae.preprocess import Preprocess
 from lightning_ae.signatures import passed_on
 from lightning_ae.thresholds import Threshold
@@ -217,7 +218,24 @@ class Checkpointed:
             "data": self.data_config,
             "columns": dict(self.columns),
             **({} if self.threshold is None else {"threshold": self.threshold.plain()}),
+            **({} if self.sampler_plain is None else {"sampler": self.sampler_plain}),
         }
+
+    @property
+    def sampler_plain(self) -> dict[str, Any] | None:
+        """The sampler that is fitted to the model's codes, as plain data; its weights are among the model's."""
+        own = getattr(self, "sampler", None)
+        found: dict[str, Any] | None = to_plain(own.config, "sampler") if isinstance(own, Density) else None
+        return found
+
+    def take_sampler(self, plain: Any) -> None:
+        """Takes the sampler that plain data of a file describe, whose weights follow; or none.
+
+        Raises:
+            InputError: here of any, since the class says nothing of codes.
+        """
+        if plain is not None:
+            raise InputError(f"it has a sampler of codes, which {type(self).__name__} has not", DAMAGED)
 
     def check_loads(self) -> None:
         """Refuses to train what no checkpoint could bring back: networks that were changed from outside.
@@ -228,7 +246,14 @@ class Checkpointed:
         init_args, weights = self.init_args, self.state_dict(keep_vars=True)
         try:
             make: Any = type(self).from_init_args
-            bare: Any = skeleton(lambda: make(init_args), len(weights), _is_ours(type(self)))
+            plain = self.sampler_plain
+
+            def again() -> Any:
+                module = make(init_args)
+                module.take_sampler(plain)
+                return module
+
+            bare: Any = skeleton(again, len(weights), _is_ours(type(self)))
             if bare is not None:
                 check_weights(bare.state_dict(keep_vars=True), weights)
         except InputError as error:
@@ -253,6 +278,8 @@ class Checkpointed:
             # a fit may go on with another lr or weight of a term; other networks may take the same weights
             fits = self._trainer.state.fn == "fit"
             self._check_hyperparameters(hyper_parameters(checkpoint), {"architecture"} if fits else None)
+        if self._trainer is not None:  # else it is there: the module was made with it
+            self._take_sampler_of(checkpoint)
         # under ModelParallelStrategy the weights are loaded by then, and no longer there
         for key in ("state_dict", "current_model_state"):  # the average of a run that took one, and its weights
             check_finite(checkpoint.get(key, {}), {name for name, _ in self.named_parameters()})
@@ -267,6 +294,16 @@ class Checkpointed:
         found = None if fits else saved.get("threshold")  # of weights that a fit will move
         self.threshold = None if found is None else Threshold.from_plain(found)
         self.columns = dict(saved.get("columns") or {})
+
+    def _take_sampler_of(self, checkpoint: dict[str, Any]) -> None:
+        """The sampler of a checkpoint, before its weights are loaded; a fit, which moves the codes, leaves it out."""
+        if self._trainer.state.fn != "fit":
+            self.take_sampler(from_earlier(checkpoint[METADATA_KEY].get("sampler")))
+            return
+        for key in ("state_dict", "current_model_state"):
+            if key in checkpoint and checkpoint[METADATA_KEY].get("sampler") is not None:
+                kept = checkpoint[key]
+                checkpoint[key] = {name: kept[name] for name in kept if not name.startswith(PREFIX)}
 
     def _check_hyperparameters(self, saved: Mapping[str, Any], names: Collection[str] | None = None) -> None:
         """Refuses weights under other hyper-parameters, of those named, than they were trained with."""
@@ -342,6 +379,7 @@ class Checkpointed:
         def make() -> Any:
             module: Any = cls.from_init_args(init_args)
             module.configure_model()
+            module.take_sampler(from_earlier(checkpoint[METADATA_KEY].get("sampler")))
             return module
 
         def weights_for(module: Any) -> dict[str, Tensor]:

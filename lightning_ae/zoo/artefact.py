@@ -104,9 +104,15 @@ def build(config: Config, weights: dict[str, Tensor], where: str) -> Autoencoder
     """
     cls = _class(config)
     init_args = from_earlier({"class_path": class_path(cls), "init_args": config.config})["init_args"]
+
+    def make() -> Autoencoder:
+        made = cls.from_init_args(init_args)
+        made.take_sampler(from_earlier(config.sampler))
+        return made
+
     try:
         model = rebuild(
-            lambda: cls.from_init_args(init_args),
+            make,
             lambda module: _complete(module.state_dict(keep_vars=True), weights),
             len(weights),
             own=True,

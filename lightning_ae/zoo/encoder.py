@@ -94,6 +94,7 @@ class Encoder(nn.Module):
         self.model = model
         for network in {"decoder", "head"} - set(model.encodes_with):
             delattr(self.model, network)
+        self.model.sampler = None
         self.config, self.latent, self.layer, self.pool, self.normalize = config, latent, layer, pool, normalize
         for name, values in (("mean", known.mean), ("std", known.std)):
             self.register_buffer(name, torch.tensor(values) if normalize else torch.empty(0), persistent=False)

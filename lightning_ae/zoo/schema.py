@@ -233,6 +233,9 @@ class Config(_Part):
     )
     signature_hash: Annotated[str | None, Field(pattern=r"^[0-9a-f]{32}$")] = None
     threshold: ThresholdPart | None = Field(None, description="none where the checkpoint had none")
+    sampler: Annotated[dict[str, Any] | None, AfterValidator(_plain)] = Field(
+        None, description="the density that is fitted to the codes, as its class and arguments; none where none was"
+    )
     features: Features
 
     @model_validator(mode="after")

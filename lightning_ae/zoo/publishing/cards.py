@@ -107,6 +107,7 @@ def _text(entry: Entry) -> str:
         ),
         "",
         *_strange(entry),
+        *_sampled(entry),
         "## Features",
         "",
         f"`latent`: {', '.join(entry.features.latents)}. Layers:",
@@ -217,6 +218,14 @@ def _strange(entry: Entry) -> list[str]:
         f"{known.rows} validation rows. `lightning-ae score {entry.name} --path YOURS` says which rows exceed it.",
         "",
     ]
+
+
+def _sampled(entry: Entry) -> list[str]:
+    """What the card says of the density that is fitted to its codes, where there is one."""
+    if entry.sampler is None:
+        return []
+    name = str(entry.sampler["class_path"]).rpartition(".")[2]
+    return ["## Samples", "", f"A `{name}` is fitted to its codes: `model.sample(n)` draws from it.", ""]
 
 
 def _command(entry: Entry) -> str:

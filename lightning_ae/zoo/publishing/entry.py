@@ -228,6 +228,7 @@ def _config(name: str, model: Autoencoder) -> Config:
             "config": model.init_args,
             "preprocess": plain,
             "threshold": None if model.threshold is None else model.threshold.plain(),
+            "sampler": model.sampler_plain,
             "features": {
                 "latents": list(model.latents),
                 "dim": model.feature_dim,

@@ -1,0 +1,27 @@
+"""What codes are used for: a function and a picture each, from natural units to natural units."""
+
+from lightning_ae.uses.attributes import add_attribute, arithmetic, attribute_vector
+from lightning_ae.uses.conditions import class_samples
+from lightning_ae.uses.figures import (
+    arithmetic_figure,
+    attribute_figure,
+    class_figure,
+    imputation_figure,
+    interpolation_figure,
+)
+from lightning_ae.uses.imputation import impute
+from lightning_ae.uses.paths import interpolate
+
+__all__ = [
+    "add_attribute",
+    "arithmetic",
+    "arithmetic_figure",
+    "attribute_figure",
+    "attribute_vector",
+    "class_figure",
+    "class_samples",
+    "imputation_figure",
+    "impute",
+    "interpolate",
+    "interpolation_figure",
+]
