@@ -52,8 +52,9 @@ class TwoStageDensity(Standardised):
             variance = (squared.detach().mean() / x.shape[1]).clamp(min=LEAST)
             self.variance.lerp_(variance, RATE)
         constant = x.shape[1] * (math.log(2 * math.pi) + variance.log())
-        kl = StandardNormal.kl_by_unit(q).sum(dim=1)
-        return 0.5 * (squared / variance + constant) + kl + self.log_scale
+        kl = StandardNormal().kl_by_unit(q)
+        assert kl is not None  # of a Gaussian
+        return 0.5 * (squared / variance + constant) + kl.sum(dim=1) + self.log_scale
 
     @torch.no_grad()
     def sample(self, n: int, noise: Noise) -> Tensor:
