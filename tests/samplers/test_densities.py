@@ -166,6 +166,10 @@ def test_two_stages_come_near_the_codes() -> None:
     # a bound on -log p: it cannot lie far below the entropy of the codes' own distribution
     entropy = -float(GaussianSampler().fit(codes).log_prob(correlated(3000, 7)).mean())
     assert entropy - 0.2 < float(density.held_out) < entropy + 1.5
+    # the second decoder's noise has the variance that is kept, in units of the codes' scale
+    without, noisy = (draws(density, 20_000) for density.variance.data in (torch.zeros(()), torch.tensor(4.0)))
+    spread = ((noisy - without) / density.scale).std(dim=0)
+    torch.testing.assert_close(spread, torch.full((3,), 2.0).double(), rtol=0.03, atol=0)
     with pytest.raises(InputError, match="TwoStageSampler draws codes, and has no density"):
         density.log_prob(codes)
 

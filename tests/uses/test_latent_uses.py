@@ -290,6 +290,17 @@ def test_a_chain_tends_to_the_conditional_mean(known: tuple[bool, ...]) -> None:
     assert not torch.equal(found, impute(model, chains, steps=80, burn_in=30, seed=1))
 
 
+def test_the_chain_is_as_wide_as_the_posterior() -> None:
+    """Its means of single steps vary as W z does given what is known, in closed form; means fed back would not."""
+    model, *_ = linear_gaussian()
+    row = torch.tensor([1.5, torch.nan, -1.0], dtype=torch.float64)
+    found = impute(model, row.expand(4000, 3), steps=31, burn_in=30)[:, 1]
+    W = model.decoder.linears[0].weight.detach()
+    seen = W[[0, 2]]
+    posterior = torch.linalg.inv(torch.eye(2).double() + seen.T @ seen / 0.6**2)
+    assert float(found.var()) == pytest.approx(float(W[1] @ posterior @ W[1]), rel=4 * math.sqrt(2 / 4000))
+
+
 def test_what_is_known_stays_bit_for_bit() -> None:
     model, *_ = linear_gaussian()
     model.signature = Signature(TabularPreprocess(mean=(0.1, 1e3, -7.0), std=(0.3, 11.0, 1.7)))
