@@ -40,7 +40,12 @@ SAMPLERS: dict[str, Any] = {
     "mixture of 10": MixtureSampler(10),
     "two-stage": TwoStageSampler(),
 }
-PUBLISHED = {("ae", "N(0, I)"): 58.7, ("ae", "mixture of 10"): 10.7, ("vae", "N(0, I)"): 19.2, ("vae", "mixture of 10"): 17.7}  # fmt: skip
+PUBLISHED = {
+    ("ae", "N(0, I)"): 58.7,
+    ("ae", "mixture of 10"): 10.7,
+    ("vae", "N(0, I)"): 19.2,
+    ("vae", "mixture of 10"): 17.7,
+}
 
 
 @torch.no_grad()
@@ -129,7 +134,7 @@ def main() -> None:
     lenet, real = load_lenet(), FrechetDistance(84)
     for split, kind in (("train", "real"), ("test", "held_out")):
         for batch in data.batches(split, 1000):
-            real.update(features_of(lenet, batch["image"].float() / 255), kind)
+            real.update(features_of(lenet, batch["image"]), kind)
     for seed in args.seeds:
         for name in MODELS:
             if f"{name} {seed}" in rows:

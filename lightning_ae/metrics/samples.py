@@ -197,7 +197,12 @@ class FrechetDistance(SetMetric):
         """The mean (F,) and the covariance (F, F) of a set."""
         i = self.sets.index(kind)
         mean = self.total[i] / self.counts[i]
-        return mean, (self.products[i] - self.counts[i] * mean.outer(mean)) / (self.counts[i] - 1)
+        scatter = self.products[i] - self.counts[i] * mean.outer(mean)
+        values, vectors = torch.linalg.eigh((scatter + scatter.T) / 2)
+        # where samples are nearly all alike the difference of the sums is their rounding
+        rounding = len(values) * torch.finfo(values.dtype).eps * self.products[i].trace()
+        values = torch.where(values > rounding, values, 0.0)
+        return mean, (vectors * values) @ vectors.T / (self.counts[i] - 1)
 
 
 class FrechetLeNetDistance(FrechetDistance):

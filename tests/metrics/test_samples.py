@@ -307,3 +307,15 @@ def test_rows_that_were_given_may_change_afterwards(name: str) -> None:
         metric.update(rows, kind)
         rows.zero_()
     assert floats(metric.compute()) == pytest.approx(floats(filled(METRICS[name](3), **sets()).compute()), rel=1e-6)
+
+
+def test_samples_that_are_nearly_all_alike() -> None:
+    """A generator that has collapsed: of its covariance the sums hold hardly more than rounding."""
+    draw = torch.Generator().manual_seed(0)
+    real = 10 + torch.randn(500, 6, generator=draw, dtype=torch.float64)
+    alike = 1000 + 1e-7 * torch.randn(500, 1, generator=draw, dtype=torch.float64).expand(500, 6)
+    metric = FrechetDistance(6)
+    metric.update(real, "real")
+    metric.update(alike, "generated")
+    expected = (real.mean(0) - alike.mean(0)).square().sum() + real.var(0).sum()
+    torch.testing.assert_close(metric.compute()["distance"].double(), expected, rtol=1e-6, atol=0)
