@@ -71,7 +71,6 @@ _ELSEWHERE = {
 """What commands are called elsewhere."""
 
 HELP = """usage: lightning-ae COMMAND [options]
-
 Autoencoders: train one on what you have, or use one that is trained.
 
 start here; none of these needs a network or a GPU:
