@@ -146,6 +146,13 @@ def test_data_without_a_test_split() -> None:
         evaluation.evaluate(Autoencoder((5,), 2), data)
 
 
+def test_codes_that_are_no_numbers(digits_data: HFDataModule) -> None:
+    model = Autoencoder(digits_data.input_shape, 2, architecture=MLP((4,)))
+    model.encoder.linears[0].weight.data[0, 0] = math.nan  # type: ignore[union-attr, index]
+    with pytest.raises(InputError, match="of the 50 codes of the train split are NaN or infinite, the first of row 0"):
+        evaluation.evaluate(model, digits_data, rows=50)
+
+
 def test_table_marks_the_best() -> None:
     def one(name: str, *numbers: Number) -> Evaluation:
         return Evaluation(name, "data", {"test": 3}, {"seed": 0}, {"side": numbers}, {"samples": "it draws none"})

@@ -46,7 +46,7 @@ def evaluate(
         seed: of all draws.
 
     Raises:
-        InputError: where the data lack a split, or cannot be read.
+        InputError: where the data lack a split, or cannot be read; where codes are not finite.
     """
     if lacking := [split for split in ("train", "test") if not data.has(split)]:
         raise InputError(
@@ -67,6 +67,13 @@ def evaluate(
     with asked(model), torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
         codes = {split: numbers.codes_of(model, samples, split) for split in samples.inputs}
+        for split, each in codes.items():
+            if not (finite := each.isfinite().all(dim=1)).all():
+                raise InputError(
+                    f"{int((~finite).sum())} of the {len(each)} codes of the {split} split are NaN or infinite, the first "
+                    f"of row {int((~finite).int().argmax())} of those looked at",
+                    "the model's weights, or the data's values, are not what they should be",
+                )
         measure("reconstruction", lambda: numbers.reconstruction(model, samples))
         measure("likelihood", lambda: numbers.likelihood(model, samples, draws, seed))
         measure("code", lambda: numbers.code(model, samples))
