@@ -70,8 +70,8 @@ def evaluate(
         for split, each in codes.items():
             if not (finite := each.isfinite().all(dim=1)).all():
                 raise InputError(
-                    f"{int((~finite).sum())} of the {len(each)} codes of the {split} split are NaN or infinite, the first "
-                    f"of row {int((~finite).int().argmax())} of those looked at",
+                    f"{int((~finite).sum())} of the {len(each)} codes of the {split} split are NaN or infinite, the "
+                    f"first of row {int((~finite).int().argmax())} of those looked at",
                     "the model's weights, or the data's values, are not what they should be",
                 )
         measure("reconstruction", lambda: numbers.reconstruction(model, samples))
