@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from asking import batch_of, given_of
+from asking import batch_of, given_of, variants
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -168,7 +168,15 @@ TOYS = {toy.__name__: toy for toy in (Labelled, Known, OnMaps, OnSequences, Toke
 # ---- what is asked of each ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=[*list_models(), *TOYS])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every variant; in what trains, those that only settle another's parts are slow."""
+    if "variant" in metafunc.fixturenames:
+        trains = {"fit", "fitted", "user_class"} & set(metafunc.fixturenames)
+        names = variants() if trains else list_models()
+        metafunc.parametrize("variant", [*names, *TOYS], indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
 def variant(request: pytest.FixtureRequest) -> type[Autoencoder]:
     return TOYS[request.param] if request.param in TOYS else get_model(request.param)
 
