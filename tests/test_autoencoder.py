@@ -110,7 +110,7 @@ def test_bad_arguments_are_named(options: dict[str, Any], named: str) -> None:
 
 
 def test_plain_autoencoder_says_how_to_sample() -> None:
-    with pytest.raises(InputError, match="GaussianMixture"):
+    with pytest.raises(InputError, match="fit_sampler"):
         Autoencoder((4,)).sample(3)
 
 

@@ -258,9 +258,10 @@ def frechet_distance(mean: Tensor, covariance: Tensor, other_mean: Tensor, other
     means = (mean.double() - other_mean.double()).square().sum()
     one, other = covariance.double(), other_covariance.double()
     roots = _root("covariance", one) @ _root("other_covariance", other)
-    # the rounding of a distance of zero has either sign
-    distance: Tensor = (means + one.trace() + other.trace() - 2 * torch.linalg.svdvals(roots).sum()).clamp(min=0)
-    return distance
+    traces = one.trace() + other.trace()
+    distance: Tensor = means + traces - 2 * torch.linalg.svdvals(roots).sum()
+    rounding = len(mean) * torch.finfo(distance.dtype).eps * traces  # of a distance of zero, which has either sign
+    return torch.where(distance > rounding, distance, 0.0)
 
 
 def _root(name: str, covariance: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ def test_options_build_and_learn(family: Any, option: str, value: str) -> None:
     small = {"hidden": (32,)} if family is MLP else {"channels": (4, 8)}
     model = Autoencoder(shape, 4, architecture=family(**small, **{option: value}))
     x = 3 + torch.rand(8, *shape)  # far from what any network starts at
-    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     losses = []
     for _ in range(10):
         optimizer.zero_grad()

@@ -96,7 +96,7 @@ CASES = [
         Case(f"lightning-ae {words}", command(words), Refused(because))
         for words, because in (
             ("fti", "unknown command 'fti'(.|\n)*did you mean 'fit'"),
-            ("evalute", "did you mean 'test'"),
+            ("evalute", "did you mean 'evaluate'"),
             ("list", "did you mean 'zoo list'"),
             ("--hlep", "did you mean '--help'"),
             ("zoo lst", "unknown command of lightning-ae zoo 'lst'(.|\n)*did you mean 'list'"),
