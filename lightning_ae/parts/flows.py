@@ -110,7 +110,7 @@ class Planar(Flow):
     def __init__(self, units: int, at: int) -> None:
         super().__init__()
         self.units, self.at = units, at
-        self.gain = nn.Parameter(torch.zeros(()))
+        self.gain = nn.Parameter(torch.zeros(1))  # not a scalar, which FSDP does not shard
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(..., D) to y, and the logarithm."""
