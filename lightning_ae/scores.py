@@ -222,8 +222,10 @@ class Scores(Batches):
         Raises:
             InputError: as `score`; of a model that draws no codes, and so has no density; for fewer than 2 samples.
         """
-        self.check_evidence(samples)
+        self.check_evidence(samples, batch_size)
         x, target, roles = self.read_natural(data, given)
+        if not len(x):
+            raise InputError("data hold no rows, and so no evidence")
         parts = [slice(start, start + batch_size) for start in range(0, len(x), batch_size)]
         return Evidence.joined(
             self.evidence_batch(x[p], target[p], samples, seed=seed, first=p.start, **rows_of(roles, p))
@@ -246,12 +248,14 @@ class Scores(Batches):
         Raises:
             InputError: as `log_evidence`.
         """
-        self.check_evidence(samples)
+        self.check_evidence(samples, batch_size)
         found, model = [], cast(Any, self)
         for batch in tqdm(data.batches(split, batch_size, first, last), "evidence", delay=2, leave=False):
             x, target, given = model.read(move_data_to_device(batch, model.device))
             found.append(self.evidence_batch(x, target, samples, seed=seed, first=first, **given))
             first += len(x)
+        if not found:
+            raise InputError(f"there are no rows of the {split} split to take the evidence of")
         return Evidence.joined(found)
 
     def evidence_batch(
@@ -274,7 +278,7 @@ class Scores(Batches):
         discrete = "mask" not in given and self.likelihood.is_mass_at(target)
         return Evidence.of(torch.stack(weights, dim=1), math.prod(target.shape[1:]) if discrete else None)
 
-    def check_evidence(self, samples: int) -> None:
+    def check_evidence(self, samples: int, batch_size: int = 1) -> None:
         """Refuses what the model has no evidence for.
 
         Raises:
@@ -282,6 +286,8 @@ class Scores(Batches):
         """
         if isinstance(samples, bool) or not isinstance(samples, int) or samples < 2:
             raise InputError(f"samples must be a whole number from 2 on, got {samples!r}")
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise InputError(f"batch_size must be a positive integer, got {batch_size!r}")
         if "sample" not in self.latents:
             raise InputError(
                 f"{type(self).__name__} has no distribution over codes, and so no density p(x)",

@@ -153,6 +153,12 @@ def test_codes_that_are_no_numbers(digits_data: HFDataModule) -> None:
         evaluation.evaluate(model, digits_data, rows=50)
 
 
+@pytest.mark.parametrize(("argument", "value"), [("rows", 0), ("draws", 1), ("rows", 2.5), ("draws", True)])
+def test_bad_numbers(argument: str, value: Any, digits_data: HFDataModule) -> None:
+    with pytest.raises(InputError, match=f"{argument} must be a whole number from"):
+        evaluation.evaluate(Autoencoder(digits_data.input_shape), digits_data, **{argument: value})
+
+
 def test_table_marks_the_best() -> None:
     def one(name: str, *numbers: Number) -> Evaluation:
         return Evaluation(name, "data", {"test": 3}, {"seed": 0}, {"side": numbers}, {"samples": "it draws none"})

@@ -138,6 +138,14 @@ def test_bad_samples(samples: Any) -> None:
         VAE((4,), 2).log_evidence(torch.rand(3, 4), samples=samples)
 
 
+def test_bad_batches() -> None:
+    model = VAE((4,), 2)
+    with pytest.raises(InputError, match="batch_size must be a positive integer, got 0"):
+        model.log_evidence(torch.rand(3, 4), batch_size=0)
+    with pytest.raises(InputError):
+        model.log_evidence(torch.rand(0, 4))
+
+
 def test_no_density() -> None:
     with pytest.raises(InputError, match="Autoencoder has no distribution over codes, and so no density"):
         get_model("ae")((4,), 2).log_evidence(torch.rand(3, 4))

@@ -236,9 +236,8 @@ def run(command: str, args: list[str]) -> None:
             f"{word}=true" if word in switches and after[:1] in ("", "-") else word
             for word, after in zip_longest(args, args[1:], fillvalue="")
         ]
-        if (
-            str(getattr(next(iter(parameters), None), "annotation", "")) == "Sequence[str]"
-        ):  # the words at the front are one list
+        kinds = [str(each.annotation) for each in parameters]
+        if kinds[:1] == ["Sequence[str]"]:  # the words at the front are one list
             front = next((i for i, word in enumerate(args) if word.startswith("-")), len(args))
             args = [json.dumps(args[:front]), *args[front:]] if front else args
         lists = {f"--{each.name}" for each in parameters if str(each.annotation).startswith("Sequence[")}

@@ -31,13 +31,14 @@ def evaluate(
 
     How near reconstructions are; how likely the data are to the model, by importance sampling where it draws codes;
     how many values of the code are in use, and how well they tell classes apart, beside raw inputs and principal
-    components. What does not apply is left out, and why is said. Of one model the numbers and the picture are also
-    added to its run's TensorBoard log, where it has one.
+    components; how well they tell the factors apart that data were made of, where these are known; and how good samples
+    are, beside held-out rows. What does not apply is left out, and why is said. Of one model the numbers and the
+    picture are also added to its run's TensorBoard log, where it has one.
 
     Args:
         checkpoints: one or more checkpoints, or names of zoo entries: evaluate A B C.
-        path: the data set: a hub id, a local folder or file, "digits" or "fashion" (default: what each model was
-            trained on).
+        path: the data set: a hub id, a local folder or file, "digits", "fashion" or "sprites" (default: what each model
+            was trained on).
         rows: how many rows of the training and of the test split are looked at, at most; drawn by seed.
         draws: how many importance samples the evidence takes of each row.
         seed: of all draws.

@@ -65,8 +65,8 @@ def score(
 
     Args:
         checkpoint: the model's checkpoint, or the name of a zoo entry.
-        path: the data set: a hub id, a local folder or file, "digits" or "fashion" (default: what the model was
-            trained on).
+        path: the data set: a hub id, a local folder or file, "digits", "fashion" or "sprites" (default: what the model
+            was trained on).
         splits: any of train, val and test (default: all that the data have, which together are all rows).
         output: the folder to write to (default: "scores" beside the folder of the checkpoint).
         draws: of each row's code, of a model that draws; more make a tighter bound, and no "features".

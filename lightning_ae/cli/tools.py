@@ -48,8 +48,8 @@ def features(
 
     Args:
         checkpoint: the model's checkpoint, or the name of a zoo entry.
-        path: the data set: a hub id, a local folder or file, "digits" or "fashion" (default: what the model was
-            trained on).
+        path: the data set: a hub id, a local folder or file, "digits", "fashion" or "sprites" (default: what the model
+            was trained on).
         splits: any of train, val and test (default: all that the data have, which together are all rows).
         output: the folder to write to (default: "features" beside the folder of the checkpoint).
         batch_size: how many samples to encode at a time.
@@ -126,8 +126,8 @@ def reconstruct(
 
     Args:
         checkpoint: the model's checkpoint, or the name of a zoo entry.
-        path: the data set: a hub id, a local folder or file, "digits" or "fashion" (default: what the model was
-            trained on).
+        path: the data set: a hub id, a local folder or file, "digits", "fashion" or "sprites" (default: what the model
+            was trained on).
         split: train, val or test.
         n: how many images, drawn from the split, in turn from each class where labels are known.
         seed: of the draw.
@@ -221,8 +221,8 @@ def rate_distortion(
 
     Args:
         checkpoints: one or more checkpoints, or names of zoo entries: rate-distortion A B C.
-        path: the data set: a hub id, a local folder or file, "digits" or "fashion" (default: what each model was
-            trained on).
+        path: the data set: a hub id, a local folder or file, "digits", "fashion" or "sprites" (default: what each model
+            was trained on).
         samples: how many samples of train and test, as far as the data have them.
         seed: of the draw of these samples.
         output: the folder to write to (default: beside the folder of the checkpoint; of several, here).

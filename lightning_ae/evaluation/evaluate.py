@@ -46,8 +46,12 @@ def evaluate(
         seed: of all draws.
 
     Raises:
-        InputError: where the data lack a split, or cannot be read; where codes are not finite.
+        InputError: for numbers that cannot be; where the data lack a split, or cannot be read; where codes
+            are not finite.
     """
+    for argument, value, least in (("rows", rows, 1), ("draws", draws, 2)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(f"{argument} must be a whole number from {least} on, got {value!r}")
     if lacking := [split for split in ("train", "test") if not data.has(split)]:
         raise InputError(
             f"the data have no {' and no '.join(lacking)} split, and an evaluation compares both",

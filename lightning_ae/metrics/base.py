@@ -54,6 +54,38 @@ class SampleMetric(Metric):
         return super()._apply(without_conversion, exclude_state)
 
 
+class MomentsMetric(SampleMetric):
+    """Base of what follows from the first two moments of codes.
+
+    Args:
+        latent_dim: the number of units, the values of a code; of a map, those at all positions.
+
+    Raises:
+        InputError: when `latent_dim` is not positive.
+    """
+
+    total: Tensor
+    products: Tensor
+
+    def __init__(self, latent_dim: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        positive(self, latent_dim=latent_dim)
+        self.latent_dim = latent_dim
+        self.add_sum("total", latent_dim)
+        self.add_sum("products", latent_dim, latent_dim)
+
+    def update(self, codes: Tensor) -> None:
+        """Adds a batch of codes without randomness, (B, latent_dim), as `Autoencoder.units` gives them.
+
+        Raises:
+            InputError: when the codes have another shape, or are not finite.
+        """
+        codes = code_doubles(codes.detach(), self.latent_dim)
+        self.total += codes.sum(dim=0)
+        self.products += codes.T @ codes
+        self.samples += len(codes)
+
+
 def check_finite(name: str, x: Tensor) -> None:
     """Refuses values that are NaN or infinite.
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from lightning_ae.errors import InputError
-from lightning_ae.metrics.base import SampleMetric, code_doubles, positive
+from lightning_ae.metrics.base import MomentsMetric, SampleMetric, code_doubles, positive
 from lightning_ae.metrics.neighbours import BLOCK, check_neighbours, check_rows, nearest
 
 
-class EffectiveRank(SampleMetric):
+class EffectiveRank(MomentsMetric):
     r"""In how many directions codes vary, all of them as much counting in full (Roy & Vetterli 2007).
 
     .. math:: erank = \exp\left(-\sum_i p_i \log p_i\right), \quad p_i = \frac{\sigma_i}{\sum_j \sigma_j}
@@ -39,26 +39,6 @@ class EffectiveRank(SampleMetric):
     is_differentiable = False
     higher_is_better = True
     plot_lower_bound = 0.0
-    total: Tensor
-    products: Tensor
-
-    def __init__(self, latent_dim: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        positive(self, latent_dim=latent_dim)
-        self.latent_dim = latent_dim
-        self.add_sum("total", latent_dim)
-        self.add_sum("products", latent_dim, latent_dim)
-
-    def update(self, codes: Tensor) -> None:
-        """Adds a batch of codes, (B, latent_dim), as `Autoencoder.units` gives them.
-
-        Raises:
-            InputError: when the codes have another shape, or are not finite.
-        """
-        codes = code_doubles(codes.detach(), self.latent_dim)
-        self.total += codes.sum(dim=0)
-        self.products += codes.T @ codes
-        self.samples += len(codes)
 
     def compute(self) -> Tensor:
         """The effective rank, a scalar."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_ae.errors import InputError
-from lightning_ae.metrics.base import SampleMetric, check_finite, code_doubles, positive
+from lightning_ae.metrics.base import MomentsMetric, check_finite
 from lightning_ae.metrics.factors import RowsMetric
 
 
@@ -111,7 +111,7 @@ class UDR(RowsMetric):
         return found
 
 
-class GaussianTotalCorrelation(SampleMetric):
+class GaussianTotalCorrelation(MomentsMetric):
     r"""The total correlation of a Gaussian of the codes' covariance S, in nats: 0 where no unit is correlated with
     another.
 
@@ -137,26 +137,6 @@ class GaussianTotalCorrelation(SampleMetric):
     is_differentiable = False
     higher_is_better = False
     plot_lower_bound = 0.0
-    total: Tensor
-    products: Tensor
-
-    def __init__(self, latent_dim: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        positive(self, latent_dim=latent_dim)
-        self.latent_dim = latent_dim
-        self.add_sum("total", latent_dim)
-        self.add_sum("products", latent_dim, latent_dim)
-
-    def update(self, codes: Tensor) -> None:
-        """Adds a batch of codes without randomness, (N, latent_dim).
-
-        Raises:
-            InputError: when the codes have another shape, or are not finite.
-        """
-        codes = code_doubles(codes.detach(), self.latent_dim)
-        self.total += codes.sum(dim=0)
-        self.products += codes.T @ codes
-        self.samples += len(codes)
 
     def compute(self) -> Tensor:
         """The total correlation, a scalar.

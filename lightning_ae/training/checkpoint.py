@@ -29,6 +29,7 @@ from lightning_ae.signatures import passed_on
 from lightning_ae.thresholds import Threshold
 from lightning_ae.training.rebuild import (
     DAMAGED,
+    as_now,
     check_finite,
     check_plain,
     check_sizes,
@@ -278,8 +279,9 @@ class Checkpointed:
             # a fit may go on with another lr or weight of a term; other networks may take the same weights
             fits = self._trainer.state.fn == "fit"
             self._check_hyperparameters(hyper_parameters(checkpoint), {"architecture"} if fits else None)
-        if self._trainer is not None:  # else it is there: the module was made with it
+            # else it is there: the module was made with it
             self._take_sampler_of(checkpoint)
+            self._take_earlier_weights(checkpoint, fits)
         # under ModelParallelStrategy the weights are loaded by then, and no longer there
         for key in ("state_dict", "current_model_state"):  # the average of a run that took one, and its weights
             check_finite(checkpoint.get(key, {}), {name for name, _ in self.named_parameters()})
@@ -304,6 +306,24 @@ class Checkpointed:
             if key in checkpoint and checkpoint[METADATA_KEY].get("sampler") is not None:
                 kept = checkpoint[key]
                 checkpoint[key] = {name: kept[name] for name in kept if not name.startswith(PREFIX)}
+
+    def _take_earlier_weights(self, checkpoint: dict[str, Any], fits: bool) -> None:
+        """Weights of an earlier version's layout as this one has them; a fit cannot go on from them, whose optimizer
+        knows tensors of other shapes."""
+        for key in ("state_dict", "current_model_state"):
+            kept = checkpoint.get(key, {})
+            now = as_now(self, kept)  # type: ignore[arg-type]  # mixed into a module
+            moved = [name for name, value in now.items() if value is not kept[name]]
+            changed = [name for name in moved if now[name].shape != kept[name].shape]
+            if changed and fits:
+                was, is_now = (tuple(each[changed[0]].shape) for each in (kept, now))
+                raise InputError(
+                    f"the checkpoint is of an earlier version, in which {changed[0]} had the shape {was} and not "
+                    f"{is_now}: its optimizer cannot go on",
+                    "start a fit anew from its weights: model = load_model(path), without ckpt_path",
+                )
+            if changed:
+                checkpoint[key] = now
 
     def _check_hyperparameters(self, saved: Mapping[str, Any], names: Collection[str] | None = None) -> None:
         """Refuses weights under other hyper-parameters, of those named, than they were trained with."""

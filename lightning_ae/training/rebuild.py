@@ -54,11 +54,11 @@ def rebuild(
     try:
         bare = skeleton(make, tensors, own)
         if bare is not None:
-            expected, found = bare.state_dict(keep_vars=True), _as_now(bare, weights_for(bare))
+            expected, found = bare.state_dict(keep_vars=True), as_now(bare, weights_for(bare))
             check_weights(expected, found, same_types, _is_strict(bare, strict))
             _check_size(expected, found)
         module = make()
-        differing = module.load_state_dict(weights_for(module), strict=_is_strict(module, strict))
+        differing = module.load_state_dict(as_now(module, weights_for(module)), strict=_is_strict(module, strict))
         for what, names in (("lack", differing.missing_keys), ("add", differing.unexpected_keys)):
             if names:
                 warnings.warn(f"the weights {what} {_first(names)}", stacklevel=2)
@@ -74,10 +74,20 @@ def rebuild(
         torch.random.set_rng_state(state)
 
 
-def _as_now(module: nn.Module, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Weights as the module's `load_state_dict` will take them, where it knows those of an earlier version."""
+def as_now(module: nn.Module, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Weights as the module takes them, where they are those of an earlier version: by what it says, and numbers that
+    were scalars, which FSDP does not shard, as vectors of one."""
     convert = getattr(module, "weights_of_earlier", None)
-    return weights if convert is None else convert(weights)
+    weights = weights if convert is None else convert(weights)
+    ones = {name for name, value in module.state_dict(keep_vars=True).items() if _is_one(value)}
+    return {
+        name: value.view(1) if name in ones and not is_lazy(value) and value.ndim == 0 else value
+        for name, value in weights.items()
+    }
+
+
+def _is_one(value: Tensor) -> bool:
+    return not is_lazy(value) and value.shape == (1,)
 
 
 def skeleton(make: Callable[[], M], tensors: int, own: bool) -> M | None:

@@ -135,6 +135,12 @@ def test_weights_of_planes_beside_what_is_made_a_vector_load_as_their_sum(tmp_pa
     kept["state_dict"]["encoder.linears.0.weight"] = planes.float()
     torch.save(kept, file)
     torch.testing.assert_close(load_model(file).eval().encode(x.float(), label=label), mean.float())
+    fresh, loader = ConditionalVAE((2, 4, 4), **options), DataLoader(TensorDataset(x.float(), label))
+    trainer = pl.Trainer(max_epochs=1, enable_checkpointing=False, **QUIET)
+    with pytest.raises(InputError, match=r"had the shape \(16, 80\) and not \(16, 35\): its optimizer cannot go on"):
+        trainer.fit(fresh, loader, ckpt_path=file)
+    trainer.validate(fresh, loader, ckpt_path=file)
+    torch.testing.assert_close(fresh.eval().encode(x.float(), label=label), mean.float())
 
 
 def test_samples_of_a_class_look_like_it(digits: Tensor) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from scipy import stats
 from torch import Tensor, nn
 from torch.autograd.functional import jacobian
+from torch.utils.data import DataLoader
 
-from lightning_ae import VAE, AdversarialAutoencoder, InputError
+from lightning_ae import VAE, AdversarialAutoencoder, InputError, load_model
 from lightning_ae.architectures import MLP, ConvNet
 from lightning_ae.exact import Noise
 from lightning_ae.parts import (
@@ -359,3 +362,21 @@ def test_bad_input() -> None:
         VAE((6,), posterior=SplineFlow(), objective=TotalCorrelation())
     with pytest.raises(InputError, match="prior FlowPrior has weights"):
         AdversarialAutoencoder((6,), prior=FlowPrior())
+
+
+def test_a_gain_of_an_earlier_version_loads(tmp_path: Path) -> None:
+    """It was a scalar, which FSDP does not shard."""
+    torch.manual_seed(0)
+    model = VAE((6,), 4, posterior=PlanarFlow(), architecture=MLP((8,)))
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=0, logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    trainer.fit(model, DataLoader(torch.rand(8, 6)))
+    trainer.save_checkpoint(tmp_path / "now.ckpt")
+    kept = torch.load(tmp_path / "now.ckpt", weights_only=True)
+    gains = [name for name in kept["state_dict"] if name.endswith(".gain")]
+    for i, name in enumerate(gains):
+        kept["state_dict"][name] = torch.tensor(0.5 + i)
+    torch.save(kept, tmp_path / "earlier.ckpt")
+    loaded = load_model(tmp_path / "earlier.ckpt").state_dict()
+    assert [loaded[name].tolist() for name in gains] == [[0.5 + i] for i in range(4)]
