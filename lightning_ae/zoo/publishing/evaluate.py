@@ -16,11 +16,11 @@ from lightning_ae.errors import InputError
 from lightning_ae.evaluation import Samples, numbers
 from lightning_ae.zoo import index
 from lightning_ae.zoo.artefact import load_with_config
-from lightning_ae.zoo.checks import Check
+from lightning_ae.zoo.checks import Check, Reproduction
 from lightning_ae.zoo.schema import Data, Entry, Metric
 
 
-def reproduce(name: str, path: str | None = None, train: bool = False) -> list[Check]:
+def reproduce(name: str, path: str | None = None, train: bool = False) -> Reproduction:
     """Measures every number that an entry states again.
 
     Args:
@@ -30,7 +30,7 @@ def reproduce(name: str, path: str | None = None, train: bool = False) -> list[C
             off by 10 % or three standard deviations, since other hardware and versions round in other ways.
 
     Returns:
-        A check for each metric that has a value.
+        A check for each metric that has a value, and which copy of the data it was measured on.
 
     Raises:
         InputError: for an unknown name, or when the data cannot be read.
@@ -47,7 +47,7 @@ def reproduce(name: str, path: str | None = None, train: bool = False) -> list[C
         if train and not metric.name.startswith(("raw_", "pca_")):
             atol = max(atol, 0.1 * abs(metric.value), 3 * (metric.std or 0.0))
         checks.append(Check(metric.name, metric.value, math.nan if value is None else value, atol))
-    return checks
+    return Reproduction(checks, entry.data.digest, data.digests["test"])
 
 
 def _retrained(entry: Entry, path: str | None) -> Autoencoder:
