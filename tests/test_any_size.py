@@ -24,6 +24,7 @@ from lightning_ae import (
     load_model,
 )
 from lightning_ae.architectures import MLP, Architecture, ConvNet, ResNet, SequenceNet
+from lightning_ae.callbacks import SampleGrid
 from lightning_ae.data import Image
 from lightning_ae.data.signature import Signature
 from lightning_ae.export import export
@@ -136,6 +137,9 @@ def test_what_needs_one_size_says_so(tmp_path: Path) -> None:
             make(ANY, 3, architecture=net)
     with pytest.raises(InputError, match="no one shape"):
         VAE(ANY, 3, architecture=net).sample(2)
+    trainer = pl.Trainer(callbacks=[SampleGrid(4)], accelerator="cpu", logger=False, enable_checkpointing=False)
+    with pytest.raises(InputError, match="SampleGrid needs inputs of one size"):
+        trainer.fit(VAE(ANY, 3, architecture=net), torch.utils.data.DataLoader(torch.rand(4, 3, 8, 8)))
     with pytest.raises(InputError, match=r"a graph needs inputs of one size.*\n.*input_shape=\(3, 64, 64\)"):
         export(Autoencoder(ANY, 3, architecture=net), tmp_path / "m.onnx")
 

@@ -27,6 +27,7 @@ from lightning_ae.callbacks.measures import (
 from lightning_ae.errors import InputError
 from lightning_ae.files import whole_file
 from lightning_ae.models.contractive import jacobian_spectrum
+from lightning_ae.shapes import one_size
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -179,6 +180,7 @@ class SampleGrid(Picture):
         """
         super().setup(trainer, pl_module, stage)
         model = as_autoencoder(self, pl_module)
+        one_size(model, "SampleGrid")
         # a fit takes a sampler away, whose codes it moves
         if not (type(model) if stage == "fit" else model).generates:
             raise InputError(f"{type(pl_module).__name__} cannot sample", "leave SampleGrid out, or train a VAE")
