@@ -6,5 +6,6 @@ from lightning_ae.architectures.critic import Critic, detached
 from lightning_ae.architectures.mlp import MLP
 from lightning_ae.architectures.resnet import ResNet
 from lightning_ae.architectures.sequence import SequenceNet
+from lightning_ae.architectures.tiny import TinyNet
 
-__all__ = ["MLP", "Architecture", "ConvNet", "Critic", "ResNet", "SequenceNet", "detached"]
+__all__ = ["MLP", "Architecture", "ConvNet", "Critic", "ResNet", "SequenceNet", "TinyNet", "detached"]

@@ -17,6 +17,7 @@ from lightning_ae import registry
 from lightning_ae.cli import source
 from lightning_ae.cli.parsing import ToolParser
 from lightning_ae.errors import InputError, unknown
+from lightning_ae.shapes import is_any, words
 
 if TYPE_CHECKING:
     from lightning_ae.zoo.schema import Entry
@@ -111,11 +112,12 @@ def _list(as_json: bool, **options: Any) -> None:
     console.print(f"{'':<{_NAME}}{'code':>6}  {'probe':>5}  {'5-NN':>5}  {'KiB':>6}  good for")
     for dataset in sorted({entry.dataset for entry in entries}):
         here = [entry for entry in entries if entry.dataset == dataset]
-        console.print(f"\n[bold]{dataset}[/], {' x '.join(map(str, here[0].input_shape))}")
+        console.print(f"\n[bold]{dataset}[/], {words(here[0].input_shape, here[0].multiple)}")
         for entry in sorted(here, key=lambda entry: entry.deprecated is not None):
             size = f"{sum(file.size for file in entry.files) / 1024:,.0f}"
             console.print(_row(entry.name, entry.features.dim, entry, "", size, ", ".join(_uses(entry))), markup=False)
-        console.print(_row("(the inputs themselves)", math.prod(here[0].input_shape), here[0], "raw_"), style="dim")
+        if not is_any(here[0].input_shape):
+            console.print(_row("(the inputs themselves)", math.prod(here[0].input_shape), here[0], "raw_"), style="dim")
     count = f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}"
     console.print(f"\n{count}. probe and 5-NN: errors in % of logistic regression and of 5 nearest neighbours that")
     console.print(
@@ -149,6 +151,8 @@ def _uses(entry: Entry) -> list[str]:
     uses += ["sampling"] if entry.sampler is not None or _generates(entry.model) else []
     uses += ["indices"] if "indices" in entry.features.latents else []
     uses += ["denoising"] if entry.model == "denoising" else []
+    if is_any(entry.input_shape):
+        return [*uses, "compression"]
     return uses or ["compression" if entry.features.dim < math.prod(entry.input_shape) else "sparse codes"]
 
 
@@ -194,12 +198,12 @@ def _info(as_json: bool, name: str) -> None:
     console.print(f"[bold]{entry.name}[/]" + (f"  deprecated: {escape(entry.deprecated)}" if entry.deprecated else ""))
     rows = {
         "model": f"{entry.model} ({entry.paper.title}, {entry.paper.url})",
-        "input": f"{entry.input_shape}",
+        "input": words(entry.input_shape, entry.multiple) if entry.multiple else f"{entry.input_shape}",
         "features": f"{entry.features.dim}; latent: {', '.join(entry.features.latents)}",
         "layers": ", ".join(layer.name for layer in entry.features.layers),
-        "data": f"{entry.data.id}: {entry.data.provenance}",
+        "data": f"{entry.data.id or entry.dataset}: {entry.data.provenance}",
         "licence": f"weights {entry.licence.weights}, data {entry.licence.data}",
-        "recipe": f"{', '.join(entry.recipe.paths) or 'unknown'} {entry.recipe.overrides or ''}",
+        **_made(entry),
         "files": ", ".join(f"{file.name} ({file.size / 1024:,.0f} KiB)" for file in entry.files),
     }
     for key, value in rows.items():
@@ -210,6 +214,14 @@ def _info(as_json: bool, name: str) -> None:
         spread = "" if metric.std is None else f"{metric.std:.2g}"
         table.add_row(metric.name, value, spread, str(metric.n or ""), ABOUT.get(metric.name, ""))
     console.print(table)
+
+
+def _made(entry: Entry) -> dict[str, str]:
+    """How an entry came to be."""
+    if entry.imported is not None:
+        return {"imported": f"{entry.imported.source}, {entry.imported.authors}"}
+    assert entry.recipe is not None
+    return {"recipe": f"{', '.join(entry.recipe.paths) or 'unknown'} {entry.recipe.overrides or ''}"}
 
 
 def _load_test(as_json: bool, name: str) -> None:

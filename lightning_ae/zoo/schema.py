@@ -25,6 +25,8 @@ LARGEST_NUMBER, LONGEST_LIST, DEEPEST = 1 << 20, 256, 8
 LARGEST_SIGNATURE = 1 << 19  # characters
 LARGEST_FILE = 2 << 30  # bytes
 GOLDEN_SAMPLES = 2
+GOLDEN_SIZE = (4, 6)
+"""Height and width of images that may be of any, in the multiples of them that the model takes."""
 
 _HF = re.compile(r"^hf://(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})(/(?P<file>[\w.-]+))?$")
 
@@ -135,7 +137,9 @@ class ImageInput(_Part):
     """Images as the model takes them: resized with antialiasing, converted, scaled to [0, 1], normalised, binarised."""
 
     kind: Literal["image"]
-    size: tuple[Annotated[int, Field(gt=0, le=16384)], Annotated[int, Field(gt=0, le=16384)]]
+    size: tuple[Annotated[int, Field(gt=0, le=16384)], Annotated[int, Field(gt=0, le=16384)]] | None = Field(
+        description="none where images go in as they are, of any height and width that are multiples of `multiple`"
+    )
     interpolation: Literal["bilinear"] = "bilinear"
     channels: Annotated[int, Field(gt=0, le=4096)]
     range: tuple[Literal[0], Literal[1]] = (0, 1)
@@ -145,13 +149,21 @@ class ImageInput(_Part):
     fit: Literal["stretch", "crop"] = "stretch"
     values: tuple[float, float] | None = Field(None, description="of images that are not bytes, those that become 0, 1")
     layout: Literal["CHW", "HWC"] | None = Field(None, description="of arrays of such images")
+    multiple: Annotated[int, Field(gt=0, le=4096)] | None = Field(None, description="of height and width, where any")
+
+    @model_validator(mode="after")
+    def _sized(self) -> ImageInput:
+        if (self.size is None) == (self.multiple is None):
+            raise InputError(f"images have a size, or a multiple where it may be any; got {self.size}, {self.multiple}")
+        return self
 
     def build(self) -> Preprocess:
         """The map from images in natural units."""
         from lightning_ae.preprocess import ImagePreprocess
 
         mean, std = (None if v is None else tuple(v) for v in (self.mean, self.std))
-        return ImagePreprocess(self.size, self.channels, mean, std, self.binarize, self.fit, self.values, self.layout)
+        options = (mean, std, self.binarize, self.fit, self.values, self.layout, self.multiple)
+        return ImagePreprocess(self.size, self.channels, *options)
 
 
 class TabularInput(_Part):
@@ -237,14 +249,16 @@ class Config(_Part):
         None, description="the density that is fitted to the codes, as its class and arguments; none where none was"
     )
     features: Features
+    stored: Literal["float32", "float16"] = Field("float32", description="the type of weights in the file")
 
     @model_validator(mode="after")
     def _fits(self) -> Config:
         shape = self.config.get("input_shape")
-        if not isinstance(shape, list | tuple) or not all(isinstance(n, int) and n > 0 for n in shape):
-            raise InputError(f"config must hold input_shape, positive integers; got {shape!r}")
         given = self.preprocess
-        wanted = (given.channels, *given.size) if isinstance(given, ImageInput) else None
+        free = (None,) if isinstance(given, ImageInput) and given.size is None else ()
+        if not isinstance(shape, list | tuple) or not all(n in free or (isinstance(n, int) and n > 0) for n in shape):
+            raise InputError(f"config must hold input_shape, positive integers; got {shape!r}")
+        wanted = (given.channels, *(given.size or (None, None))) if isinstance(given, ImageInput) else None
         what, ranks = ("sequences", (2,)) if isinstance(given, SequenceInput) else ("vectors", (1, 2))  # or arrays
         if (wanted is None and len(shape) not in ranks) or (wanted is not None and wanted != tuple(shape)):
             raise InputError(f"preprocess gives {wanted or what}, but the model takes the input_shape {shape}")
@@ -272,9 +286,20 @@ class Config(_Part):
         return self.name.partition(".")[2].rpartition("_v")[0]
 
     @property
-    def input_shape(self) -> tuple[int, ...]:
-        """The shape of a sample as the model takes it."""
+    def input_shape(self) -> tuple[Any, ...]:
+        """The shape of a sample as the model takes it; None for height and width where they may be any."""
         return tuple(self.config["input_shape"])
+
+    @property
+    def multiple(self) -> int | None:
+        """What height and width are multiples of, where they may be any."""
+        return self.preprocess.multiple if isinstance(self.preprocess, ImageInput) else None
+
+    @property
+    def golden_shape(self) -> tuple[int, ...]:
+        """Of the samples that golden values are of."""
+        shape, m = self.input_shape, self.multiple
+        return shape if m is None else (shape[0], GOLDEN_SIZE[0] * m, GOLDEN_SIZE[1] * m)
 
 
 class Golden(_Part):
@@ -332,7 +357,7 @@ class Licence(_Part):
 class Data(_Part):
     """What the model was trained and evaluated on."""
 
-    id: str = Field(description="what HFDataModule takes as path")
+    id: str | None = Field(description="what HFDataModule takes as path; none of data that it does not reach")
     provenance: str
     options: Annotated[dict[str, Any], AfterValidator(_plain)] = Field(
         {}, description="other arguments of HFDataModule"
@@ -341,6 +366,16 @@ class Data(_Part):
         default=None,
         description="XXH3 of the test split's values in natural units; none in entries of before it was kept",
     )
+
+
+class Imported(_Part):
+    """Where weights come from that nobody trained here."""
+
+    authors: str
+    source: Annotated[str, AfterValidator(check_url)]
+    files: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(description="as they came: their sha256")
+    command: str = Field(description="what made the entry of them")
+    stated: dict[str, float] = Field({}, description="of metrics, what the authors' own code gives")
 
 
 class Paper(_Part):
@@ -356,11 +391,20 @@ class Entry(Config):
     files: Annotated[list[File], Field(min_length=1)]
     golden: Golden
     metrics: list[Metric]
-    recipe: Recipe
+    recipe: Recipe | None = Field(None, description="none of imported weights")
+    imported: Imported | None = Field(None, description="none of weights that were trained by a recipe")
     licence: Licence
     data: Data
     paper: Paper
     deprecated: str | None = Field(None, description="what to use instead, and why")
+
+    @model_validator(mode="after")
+    def _made(self) -> Entry:
+        if (self.recipe is None) == (self.imported is None):
+            raise InputError("an entry says by which recipe it was trained, or where it was imported from")
+        if self.imported is None and self.data.id is None:
+            raise InputError("data must have an id where a recipe trained on them")
+        return self
 
     def file(self, name: str) -> File:
         """The file of that name."""
@@ -392,13 +436,13 @@ def parse(cls: type[Config], data: Any, where: str) -> Any:
 
 
 def golden_input(config: Config) -> Tensor:
-    """A fixed input in natural units, (2, *input_shape), the same everywhere: bytes for images, else in [0, 1]."""
+    """A fixed input in natural units, (2, *golden_shape), the same everywhere: bytes for images, else in [0, 1]."""
     import torch
 
-    count = GOLDEN_SAMPLES * math.prod(config.input_shape)
+    count = GOLDEN_SAMPLES * math.prod(config.golden_shape)
     state, values = 1, []
     for _ in range(count):
         state = state * 48271 % 2147483647  # Park & Miller's generator
         values.append(state >> 8 & 255)
-    fixed = torch.tensor(values).view(GOLDEN_SAMPLES, *config.input_shape)
+    fixed = torch.tensor(values).view(GOLDEN_SAMPLES, *config.golden_shape)
     return fixed.to(torch.uint8) if isinstance(config.preprocess, ImageInput) else fixed / 255
