@@ -238,7 +238,7 @@ class Encoder(nn.Module):
         if self.layer is not None:
             features = self._at(self.layer, x, given)
         elif self.latent == "indices":
-            features = self.model.encode_indices(x, **given).reshape(x.shape[0], -1)  # type: ignore[operator]
+            features = self.model.coordinates_of(x, **given)
         elif self.latent == "sample":
             features = self.model.pool(self.model.draw(x, **given))
         else:
