@@ -69,9 +69,9 @@ class VQVAE(Autoencoder):
         spectral: MultiScaleSpectral | None = None,
         **options: Unpack[VQOptions],
     ) -> None:
-        if architecture is None:
-            architecture = ConvNet(code="map") if len(input_shape) == 3 else MLP(tokens=8)
-        super().__init__(input_shape, latent_dim, architecture=architecture, **options)
+        default = ConvNet(code="map") if len(input_shape) == 3 else MLP(tokens=8)
+        chosen = default if architecture is None else architecture
+        super().__init__(input_shape, latent_dim, architecture=chosen, **options)
         self.save_hyperparameters({"architecture": to_plain(self.architecture, "architecture")})
         self.quantizer = from_plain(Quantizer, quantizer, "quantizer")
         self.codebook = self.quantizer.build(self.latent_dim)

@@ -8,8 +8,11 @@ from typing import ClassVar
 from typing_extensions import Unpack
 
 from lightning_ae.architectures import Architecture
-from lightning_ae.models.vq import VQVAE, VQOptions
+from lightning_ae.autoencoder import LikelihoodOptions, TrainingOptions
+from lightning_ae.models.vq import VQVAE
+from lightning_ae.parts.corruptions import Corruption
 from lightning_ae.parts.gumbel_quantizer import GumbelQuantizer
+from lightning_ae.parts.likelihoods import Gaussian, Likelihood
 from lightning_ae.parts.lookup_free import FiniteScalarQuantizer, LookupFreeQuantizer
 from lightning_ae.parts.residual_quantizer import ResidualQuantizer
 from lightning_ae.parts.schedules import Schedule
@@ -17,11 +20,16 @@ from lightning_ae.parts.spectral import MultiScaleSpectral
 from lightning_ae.parts.vector_quantizers import SimVectorQuantizer, VectorQuantizer
 
 
-class QuantisedOptions(VQOptions, total=False):
-    """What they pass on to `VQVAE`."""
+class DrawnOptions(TrainingOptions, total=False):
+    """What `GumbelVQVAE` passes on to `VQVAE`."""
 
+    corruption: Corruption | None
     architecture: Architecture | None
     spectral: MultiScaleSpectral | None
+
+
+class QuantisedOptions(DrawnOptions, LikelihoodOptions, total=False):
+    """What the others pass on."""
 
 
 class ResidualVQVAE(VQVAE):
@@ -55,7 +63,7 @@ class ResidualVQVAE(VQVAE):
 class FSQVAE(VQVAE):
     r"""Each value of the code is rounded to a few levels, and the code has no further term (Mentzer et al. 2024).
 
-    .. math:: z = \mathrm{round}(\tanh(h + c)\, s - o) / \lfloor L / 2 \rfloor
+    .. math:: z = \mathrm{round}(\tanh(g h + c)\, s - o) / \lfloor L / 2 \rfloor
 
     for L levels of a value; `FiniteScalarQuantizer` has the constants. There are as many codes as products of levels,
     and no codebook that could collapse.
@@ -63,6 +71,7 @@ class FSQVAE(VQVAE):
     Args:
         latent_dim: the values of each vector: as many as levels, or n times as many for n indices at each position.
         levels: of each value of an index.
+        gain: what h is multiplied with first, so that inputs differ in their codes from the start; the paper has 1.
     """
 
     reference: ClassVar[str] = "Mentzer et al. 2024, https://arxiv.org/abs/2309.15505"
@@ -73,9 +82,10 @@ class FSQVAE(VQVAE):
         latent_dim: int = 4,
         *,
         levels: Sequence[int] = (8, 5, 5, 5),
+        gain: float = 4.0,
         **options: Unpack[QuantisedOptions],
     ) -> None:
-        super().__init__(input_shape, latent_dim, quantizer=FiniteScalarQuantizer(tuple(levels)), **options)
+        super().__init__(input_shape, latent_dim, quantizer=FiniteScalarQuantizer(tuple(levels), gain), **options)
 
 
 class LFQVAE(VQVAE):
@@ -102,7 +112,7 @@ class LFQVAE(VQVAE):
         *,
         bits: int = 8,
         entropy_weight: float = 0.1,
-        diversity: float = 1.0,
+        diversity: float = 2.0,
         **options: Unpack[QuantisedOptions],
     ) -> None:
         quantizer = LookupFreeQuantizer(bits, entropy_weight=entropy_weight, diversity=diversity)
@@ -143,6 +153,8 @@ class GumbelVQVAE(VQVAE):
         temperature: of the relaxation, > 0.
         temperature_schedule: what it is multiplied with at each step of a fit, which must stay above 0.
         kl_weight: beta; 1 is the bound's.
+        likelihood: p(x | z), the distribution whose parameters the decoder gives; by default a Gaussian that has the
+            scale of its errors (Rybkin et al. 2021).
     """
 
     reference: ClassVar[str] = "Ramesh et al. 2021, https://arxiv.org/abs/2102.12092"
@@ -155,8 +167,9 @@ class GumbelVQVAE(VQVAE):
         codes: int = 512,
         temperature: float = 1.0,
         temperature_schedule: Schedule | None = None,
-        kl_weight: float = 0.01,
-        **options: Unpack[QuantisedOptions],
+        kl_weight: float = 0.1,
+        likelihood: Likelihood = Gaussian(scale="optimal"),
+        **options: Unpack[DrawnOptions],
     ) -> None:
         quantizer = GumbelQuantizer(codes, temperature, temperature_schedule, kl_weight)
-        super().__init__(input_shape, latent_dim, quantizer=quantizer, **options)
+        super().__init__(input_shape, latent_dim, quantizer=quantizer, likelihood=likelihood, **options)

@@ -24,13 +24,17 @@ from lightning_ae.parts.quantizers import (
 )
 from lightning_ae.parts.schedules import Schedule, read_schedules
 
+CONTRAST = 8.0
+"""How much larger than a linear layer's the weights of logits start."""
+
 
 @dataclass(frozen=True)
 class GumbelQuantizer(Quantizer):
     r"""Codes are drawn, and relaxed in training: the discrete VAE of Ramesh et al. (2021, section 2.1).
 
-    A linear layer makes of each vector of the encoder a logit for each code, :math:`q(k \mid h)`. In training a vector
-    becomes, with Gumbel noise g,
+    A linear layer makes of each vector of the encoder a logit for each code, :math:`q(k \mid h)`; its weights start 8
+    times as large as usual, so that outputs that start small tell codes apart. In training a vector becomes, with
+    Gumbel noise g,
 
     .. math:: z = \sum_k y_k e_k, \qquad y = \mathrm{softmax}((\log q + g) / \tau),
 
@@ -48,7 +52,7 @@ class GumbelQuantizer(Quantizer):
     codes: int = 512
     temperature: float = 1.0
     schedule: Schedule | None = None
-    kl_weight: float = 0.01
+    kl_weight: float = 0.1
     straight_through: bool = False
 
     def __post_init__(self) -> None:
@@ -75,6 +79,8 @@ class _Drawn(Codebook):
         self.options = options
         self.vectors = nn.Parameter(uniform(options.codes, latent_dim))
         self.logits = nn.Linear(latent_dim, options.codes)
+        with torch.no_grad():
+            self.logits.weight *= CONTRAST
 
     def forward(
         self, h: Tensor, noise: Noise | None = None, scale: float = 1.0

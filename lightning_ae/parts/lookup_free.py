@@ -27,7 +27,7 @@ class FiniteScalarQuantizer(Quantizer):
 
     With L levels of a value, :math:`s = (L - 1)(1 + 10^{-3}) / 2` and :math:`o = 1/2` where L is even, else 0,
 
-    .. math:: z = \frac{\mathrm{round}(\tanh(h + \mathrm{artanh}(o / s))\, s - o)}{\lfloor L / 2 \rfloor},
+    .. math:: z = \frac{\mathrm{round}(\tanh(g h + \mathrm{artanh}(o / s))\, s - o)}{\lfloor L / 2 \rfloor},
 
     where rounding passes gradients on as they are. The levels of a vector's values are the digits of its index, the
     first value's the lowest; so there are :math:`\prod L` codes, each of which can be reached. The loss has no further
@@ -38,9 +38,12 @@ class FiniteScalarQuantizer(Quantizer):
 
     Args:
         levels: of each value, each at least 2. (8, 5, 5, 5) makes 1000 codes, (8, 8, 8, 5, 5, 5) 64 000.
+        gain: g, what h is multiplied with first. With 1, the paper's, a network whose outputs start small has all inputs
+            at the middle levels at first.
     """
 
     levels: tuple[int, ...] = (8, 5, 5, 5)
+    gain: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,6 +53,8 @@ class FiniteScalarQuantizer(Quantizer):
                 f"levels of FiniteScalarQuantizer must be integers of at least 2, one for each value, got {self.levels}",
                 "a value of one level says nothing",
             )
+        if not 0 < self.gain < math.inf:
+            raise InputError(f"gain of FiniteScalarQuantizer must be positive and finite, got {self.gain}")
         if math.prod(given) >= 2**31:
             raise InputError(
                 f"levels of FiniteScalarQuantizer make {math.prod(given)} codes, more than an index holds: 2^31 - 1",
@@ -58,7 +63,7 @@ class FiniteScalarQuantizer(Quantizer):
 
     def build(self, latent_dim: int) -> Codebook:
         """It has buffers alone, which follow from the levels."""
-        return _Scalars(self.levels, latent_dim, _depth(self, "levels", len(self.levels), latent_dim))
+        return _Scalars(self, latent_dim, _depth(self, "levels", len(self.levels), latent_dim))
 
 
 @dataclass(frozen=True)
@@ -84,15 +89,15 @@ class LookupFreeQuantizer(Quantizer):
         bits: of an index, 1 to 14; latent_dim must be a multiple of it.
         commitment: beta.
         entropy_weight: lambda.
-        diversity: gamma.
+        diversity: gamma; 1 is the paper's, with which more codes stay unused on small data.
         temperature: tau > 0.
     """
 
     bits: int = 8
-    commitment: float = 0.25
+    commitment: float = 0.05
     entropy_weight: float = 0.1
-    diversity: float = 1.0
-    temperature: float = 1.0
+    diversity: float = 2.0
+    temperature: float = 0.25
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -145,11 +150,15 @@ class _Digits(Codebook):
 
 
 class _Scalars(_Digits):
+    def __init__(self, options: FiniteScalarQuantizer, latent_dim: int, depth: int) -> None:
+        super().__init__(options.levels, latent_dim, depth)
+        self.gain = options.gain
+
     def bounded(self, h: Tensor) -> Tensor:
         """The encoder's output where whole numbers are levels: (B, latent_dim, ...) to the same shape."""
         levels = _along(self.levels, h, 1).to(h.dtype)
         reach, offset = (levels - 1) * (1 + MARGIN) / 2, 0.5 * (levels % 2 == 0).to(h.dtype)
-        return (h + (offset / reach).atanh()).tanh() * reach - offset
+        return (self.gain * h + (offset / reach).atanh()).tanh() * reach - offset
 
     def half(self, like: Tensor) -> Tensor:
         """Half of the levels, rounded down, to go with values (B, latent_dim, ...)."""
