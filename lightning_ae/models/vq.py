@@ -44,8 +44,9 @@ class VQVAE(Autoencoder):
     the quantizer's; by default the running means of what was quantised to each of its vectors. Other quantizers have
     other terms, or none, and may have several indices at each position; what follows holds of each.
 
-    `encode` gives the quantised vectors, `encode_indices` their indices, `decode_indices` leads back. There is no distribution over indices to
-    sample from until one is fitted: `lightning_ae.samplers.fit_sampler(model, data, IndexSampler())`.
+    `encode` gives the quantised vectors, `encode_indices` their indices, `decode_indices` leads back. There is no
+    distribution over indices to sample from until one is fitted: `lightning_ae.samplers.fit_sampler(model, data,
+    IndexSampler())`.
 
     Args:
         latent_dim: the values of each vector.
@@ -148,7 +149,7 @@ class VQVAE(Autoencoder):
         parts = indices if several else (indices,)
         if not isinstance(parts, tuple | list) or len(parts) != len(self.codebooks):
             raise InputError(
-                f"indices of {type(self).__name__} must be a tuple of {len(self.codebooks)}, one tensor for each level, "
+                f"indices of {type(self).__name__} must be a tuple of {len(self.codebooks)}, a tensor for each level, "
                 f"got {type(indices).__name__}",
                 "encode_indices gives such",
             )

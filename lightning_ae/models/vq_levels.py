@@ -128,4 +128,4 @@ class VQVAE2(VQVAE):
         return super().decoder_parameters(torch.cat([lower, self._below(z[1]).to(lower.dtype)], dim=1), **given)
 
     def _below(self, upper: Tensor) -> Tensor:
-        return self.down(upper.to(weights_type(self.down, self)))  # type: ignore[no-any-return]
+        return self.down(upper.to(weights_type(self.down, self)))

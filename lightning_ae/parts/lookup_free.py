@@ -38,8 +38,8 @@ class FiniteScalarQuantizer(Quantizer):
 
     Args:
         levels: of each value, each at least 2. (8, 5, 5, 5) makes 1000 codes, (8, 8, 8, 5, 5, 5) 64 000.
-        gain: g, what h is multiplied with first. With 1, the paper's, a network whose outputs start small has all inputs
-            at the middle levels at first.
+        gain: g, what h is multiplied with first. With 1, the paper's, a network whose outputs start small has all
+            inputs at the middle levels at first.
     """
 
     levels: tuple[int, ...] = (8, 5, 5, 5)
@@ -50,7 +50,7 @@ class FiniteScalarQuantizer(Quantizer):
         given = self.levels if isinstance(self.levels, tuple) else ()
         if not given or any(isinstance(n, bool) or not isinstance(n, int) or n < 2 for n in given):
             raise InputError(
-                f"levels of FiniteScalarQuantizer must be integers of at least 2, one for each value, got {self.levels}",
+                f"levels of FiniteScalarQuantizer must be integers from 2 on, one for each value, got {self.levels}",
                 "a value of one level says nothing",
             )
         if not 0 < self.gain < math.inf:
@@ -104,8 +104,8 @@ class LookupFreeQuantizer(Quantizer):
         check_number(self, "bits", 1)
         if self.bits > WIDEST:
             raise InputError(
-                f"bits of LookupFreeQuantizer must be at most {WIDEST}, since the entropy is over all 2^bits codes, got "
-                f"{self.bits}",
+                f"bits of LookupFreeQuantizer must be at most {WIDEST}, since the entropy is over all 2^bits codes, "
+                f"got {self.bits}",
                 "a latent_dim that is a multiple of bits makes several indices",
             )
         check_weights(self, "commitment", "entropy_weight", "diversity")
@@ -160,26 +160,26 @@ class _Scalars(_Digits):
         reach, offset = (levels - 1) * (1 + MARGIN) / 2, 0.5 * (levels % 2 == 0).to(h.dtype)
         return (self.gain * h + (offset / reach).atanh()).tanh() * reach - offset
 
-    def half(self, like: Tensor) -> Tensor:
+    def middle(self, like: Tensor) -> Tensor:
         """Half of the levels, rounded down, to go with values (B, latent_dim, ...)."""
         return _along(self.levels, like, 1) // 2
 
     @torch.no_grad()
     def nearest(self, h: Tensor) -> Tensor:
         h = self.prepared(h)
-        return self.index(self.bounded(h).round().long() + self.half(h))
+        return self.index(self.bounded(h).round().long() + self.middle(h))
 
     def indices_of(self, code: Tensor) -> Tensor:
-        half = self.half(code)
-        return self.index((self.prepared(code) * half).round().long() + half)
+        middle = self.middle(code)
+        return self.index((self.prepared(code) * middle).round().long() + middle)
 
     def lookup(self, indices: Tensor) -> Tensor:
         digits = self.digits(indices)
-        half = self.half(digits)
-        return (digits - half).to(self.dtype) / half
+        middle = self.middle(digits)
+        return (digits - middle).to(self.dtype) / middle
 
     def through(self, h: Tensor, e: Tensor) -> Tensor:
-        return straight_through(self.bounded(h) / self.half(h), e)
+        return straight_through(self.bounded(h) / self.middle(h), e)
 
 
 class _Signs(_Digits):

@@ -122,9 +122,7 @@ class VectorCodebook(Codebook):
     vectors: Tensor
     """(codes, latent_dim)."""
 
-    def __init__(
-        self, codes: int, latent_dim: int, commitment: float, distance: Distance, gradient: Estimator
-    ) -> None:
+    def __init__(self, codes: int, latent_dim: int, commitment: float, distance: Distance, gradient: Estimator) -> None:
         super().__init__(codes, latent_dim)
         self.commitment, self.distance, self.gradient = commitment, distance, gradient
 
@@ -245,7 +243,9 @@ def check_weights(quantizer: Quantizer, *names: str) -> None:
     """Raises InputError where an argument is negative, or not finite."""
     for name in names:
         if not 0 <= getattr(quantizer, name) < math.inf:
-            raise InputError(f"{name} of {type(quantizer).__name__} must not be negative, got {getattr(quantizer, name)}")
+            raise InputError(
+                f"{name} of {type(quantizer).__name__} must not be negative, got {getattr(quantizer, name)}"
+            )
 
 
 def check_choice(quantizer: Quantizer, name: str, choices: object) -> None:

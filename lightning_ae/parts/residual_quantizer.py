@@ -16,7 +16,7 @@ from lightning_ae.parts.vector_quantizers import VectorQuantizer
 
 @dataclass(frozen=True)
 class ResidualQuantizer(Quantizer):
-    r"""Codebooks one after the other, each of what the sum of those before leaves (Zeghidour et al. 2021, section III.C).
+    r"""Codebooks one after the other, each of what the sum of those before leaves (Zeghidour et al. 2021).
 
     .. math:: r_1 = h, \qquad e_l = \text{the nearest of codebook } l \text{ to } r_l, \qquad
         r_{l+1} = r_l - \mathrm{sg}(e_l), \qquad z = \sum_l e_l .

@@ -23,7 +23,6 @@ from lightning_ae.parts.quantizers import (
     check_choice,
     check_number,
     check_weights,
-    nearest_rows,
     rows_of,
     squared,
     uniform,

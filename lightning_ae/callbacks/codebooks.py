@@ -1,0 +1,89 @@
+"""A callback that measures how codebooks are used, and says when one collapses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor
+from torchmetrics import Metric
+
+from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.callbacks.measures import Accumulated
+from lightning_ae.errors import InputError
+from lightning_ae.metrics import CodebookUse
+
+LEAST_EACH = 10
+"""How often each code would be seen if all were used alike; with fewer indices, silence says nothing."""
+
+
+class CodebookMetrics(Accumulated):
+    """Logs, under val/ and test/, how the codebook of a quantised autoencoder is used, and warns where it collapses.
+
+    `codebook_use`, `codebook_perplexity` and `dead_codes` are those of `lightning_ae.metrics.CodebookUse`; of several
+    levels the lowest one's have these names, the next one's `codebook_2_use` and so on. It warns once in a fit, after a
+    validation in which a codebook's perplexity is below `collapse` times its codes, of at least ten times as many
+    indices as codes.
+
+    Args:
+        collapse: below which part of its codes a codebook's perplexity counts as a collapse, in [0, 1); with 0 it never
+            warns.
+    """
+
+    def __init__(self, collapse: float = 0.05) -> None:
+        if not 0 <= collapse < 1:
+            raise InputError(f"collapse of CodebookMetrics must lie in [0, 1), got {collapse}")
+        self.collapse, self._warned = collapse, False
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begins anew to look for a collapse."""
+        self._warned = False
+
+    def metrics(self, model: Autoencoder) -> dict[str, Metric]:
+        """One for each codebook."""
+        books = getattr(model, "codebooks", None)
+        if books is None:
+            raise InputError(
+                f"CodebookMetrics is of models that have a codebook, which {type(model).__name__} has not",
+                "leave the callback out, or train a VQVAE",
+            )
+        return {f"codebook_{i}": CodebookUse(book.codes, book.depth) for i, book in enumerate(books, start=1)}
+
+    def add(self, model: Any, metrics: dict[str, Metric], x: Tensor, target: Tensor, **given: Tensor) -> None:
+        """Adds a batch."""
+        indices = model.encode_indices(model.corrupt(x), **given)
+        for metric, part in zip(metrics.values(), indices if isinstance(indices, tuple) else (indices,), strict=True):
+            metric.update(part)
+
+    def values(self, name: str, metric: Metric) -> dict[str, Tensor]:
+        """By the names they are logged by."""
+        found: dict[str, Tensor] = metric.compute()
+        if name == "codebook_1":
+            return found
+        number = name.rpartition("_")[2]
+        return {
+            key.replace("codebook_", f"{name}_") if "codebook_" in key else f"{key}_{number}": value
+            for key, value in found.items()
+        }
+
+    def finish(self, trainer: pl.Trainer, model: Any, stage: str) -> None:
+        """Logs, and warns once."""
+        super().finish(trainer, model, stage)
+        if stage != "val" or self._warned or trainer.sanity_checking:
+            return
+        for name, metric in self._metrics.items():
+            assert isinstance(metric, CodebookUse)
+            found = metric.compute()
+            enough = int(self.seen[name]) >= LEAST_EACH * metric.counts.numel()
+            if enough and float(found["codebook_perplexity"]) < self.collapse * metric.codes:
+                self._warned = True
+                which = "" if len(self._metrics) == 1 else f" of level {name.rpartition('_')[2]}"
+                rank_zero_warn(
+                    f"the codebook{which} has collapsed: its perplexity on the validation data is "
+                    f"{float(found['codebook_perplexity']):.3g} of {metric.codes} codes, and "
+                    f"{int(found['dead_codes'])} are never used. Codes that start again (VectorQuantizer(revive=0.1)), "
+                    "start='kmeans', a smaller commitment, fewer codes, or FiniteScalarQuantizer, which has no "
+                    "codebook, would help"
+                )
+                return
