@@ -12,6 +12,7 @@ from torchmetrics import Metric
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.callbacks.measures import Accumulated
 from lightning_ae.errors import InputError
+from lightning_ae.exact import sum_over_ranks
 from lightning_ae.metrics import CodebookUse
 
 LEAST_EACH = 10
@@ -22,7 +23,7 @@ class CodebookMetrics(Accumulated):
     """Logs, under val/ and test/, how the codebook of a quantised autoencoder is used, and warns where it collapses.
 
     `codebook_use`, `codebook_perplexity` and `dead_codes` are those of `lightning_ae.metrics.CodebookUse`; of several
-    levels the lowest one's have these names, the next one's `codebook_2_use` and so on. It warns once in a fit, after a
+    levels the lowest one's have these names, the next one's end in `_2`. It warns once in a fit, after a
     validation in which a codebook's perplexity is below `collapse` times its codes, of at least ten times as many
     indices as codes.
 
@@ -56,34 +57,25 @@ class CodebookMetrics(Accumulated):
         for metric, part in zip(metrics.values(), indices if isinstance(indices, tuple) else (indices,), strict=True):
             metric.update(part)
 
-    def values(self, name: str, metric: Metric) -> dict[str, Tensor]:
-        """By the names they are logged by."""
-        found: dict[str, Tensor] = metric.compute()
-        if name == "codebook_1":
-            return found
-        number = name.rpartition("_")[2]
-        return {
-            key.replace("codebook_", f"{name}_") if "codebook_" in key else f"{key}_{number}": value
-            for key, value in found.items()
-        }
-
     def finish(self, trainer: pl.Trainer, model: Any, stage: str) -> None:
         """Logs, and warns once."""
-        super().finish(trainer, model, stage)
-        if stage != "val" or self._warned or trainer.sanity_checking:
-            return
-        for name, metric in self._metrics.items():
+        for place, (name, metric) in enumerate(self._metrics.items()):
             assert isinstance(metric, CodebookUse)
-            found = metric.compute()
-            enough = int(self.seen[name]) >= LEAST_EACH * metric.counts.numel()
-            if enough and float(found["codebook_perplexity"]) < self.collapse * metric.codes:
-                self._warned = True
-                which = "" if len(self._metrics) == 1 else f" of level {name.rpartition('_')[2]}"
-                rank_zero_warn(
-                    f"the codebook{which} has collapsed: its perplexity on the validation data is "
-                    f"{float(found['codebook_perplexity']):.3g} of {metric.codes} codes, and "
-                    f"{int(found['dead_codes'])} are never used. Codes that start again (VectorQuantizer(revive=0.1)), "
-                    "start='kmeans', a smaller commitment, fewer codes, or FiniteScalarQuantizer, which has no "
-                    "codebook, would help"
-                )
-                return
+            seen = sum_over_ranks(metric.counts.sum())[0]  # before it is synchronised
+            found: dict[str, Tensor] = metric.compute()
+            after = f"_{place + 1}" if place else ""
+            model.log_dict({f"{stage}/{key}{after}": value.to(model.device) for key, value in found.items()}, sync_dist=True)
+            if stage == "val" and not trainer.sanity_checking and int(seen) >= LEAST_EACH * metric.counts.numel():
+                self._look(name, metric.codes, found)
+
+    def _look(self, name: str, codes: int, found: dict[str, Tensor]) -> None:
+        if self._warned or float(found["codebook_perplexity"]) >= self.collapse * codes:
+            return
+        self._warned = True
+        which = "the codebook" if len(self._metrics) == 1 else f"the codebook of level {name.rpartition('_')[2]}"
+        rank_zero_warn(
+            f"{which} has collapsed: its perplexity on the validation data is {float(found['codebook_perplexity']):.3g} "
+            f"of {codes} codes, and {int(found['dead_codes'])} never occur. Dead codes that start again "
+            "(VectorQuantizer(revive=0.1)), start='kmeans', a smaller commitment, fewer codes, or FiniteScalarQuantizer, "
+            "which has no codebook to collapse, would help"
+        )
