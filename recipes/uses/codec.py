@@ -70,19 +70,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=4, help="codebooks, each of what those before leave")
     parser.add_argument("--codes", type=int, default=128, help="of each codebook")
-    parser.add_argument("--epochs", type=int, default=25)
+    parser.add_argument("--epochs", type=int, default=15)
     args = parser.parse_args()
 
     pl.seed_everything(0, verbose=False)
     FOLDER.mkdir(exist_ok=True)
     rows = {"train": {"sound": strings(120, seed=0)}, "test": {"sound": strings(20, seed=1)}}
-    data = HFDataModule(rows, kind=Sequence(length=LENGTH, columns=("sound",)), cache="memory", batch_size=64)
+    data = HFDataModule(rows, kind=Sequence(length=LENGTH, stride=LENGTH, columns=("sound",)), cache="memory", batch_size=32)
     model = ResidualVQVAE(
-        **{**data.suits, "architecture": SequenceNet(channels=(32, 48, 64), dilations=(1, 3), code="map")},
+        **{**data.suits, "architecture": SequenceNet(channels=(24, 48), dilations=(1, 3), stride=4, code="map")},
         layers=args.layers,
         codes=args.codes,
-        spectral=MultiScaleSpectral((32, 128, 512), weight=30.0),
-        lr=2e-3,
+        spectral=MultiScaleSpectral((32, 128, 512), weight=10.0),
+        lr=4e-3,
         lr_schedule=CosineDecay(),
     )
     trainer = pl.Trainer(
@@ -102,8 +102,6 @@ def main() -> None:
         )
     print(f"the sound itself {16 * RATE:8.0f} bits/s, in 16 bits a sample")
     print(f"{100 * float(trainer.callback_metrics['val/codebook_use']):.0f} % of the codes are in use")
-    one = data.suits["input_shape"][0]
-    assert one == 1
     long = torch.from_numpy(strings(4, seed=2)).float()[: 4 * RATE // LENGTH * LENGTH].view(-1, 1, LENGTH)
     scaled = data.preprocess(long) if data.preprocess is not None else long
     back = kept(model, scaled, args.layers)
