@@ -39,6 +39,8 @@ if TYPE_CHECKING:
         VampPriorVAE,
     )
     from lightning_ae.models.vq import VQVAE
+    from lightning_ae.models.vq_levels import VQVAE2
+    from lightning_ae.models.vq_variants import FSQVAE, LFQVAE, GumbelVQVAE, ResidualVQVAE, SimVQVAE
     from lightning_ae.registry import get_model, list_models
     from lightning_ae.training.checkpoint import load_model
 
@@ -56,9 +58,11 @@ __all__ = [
     "ContractiveAutoencoder",
     "DenoisingAutoencoder",
     "DIPVAE",
+    "FSQVAE",
     "FactorVAE",
     "FineTuneClassifier",
     "HFDataModule",
+    "GumbelVQVAE",
     "IWAE",
     "InfoVAE",
     "InputError",
@@ -66,19 +70,23 @@ __all__ = [
     "HamiltonianVAE",
     "HypersphericalVAE",
     "JointVAE",
+    "LFQVAE",
     "LadderVAE",
     "LinearAutoencoder",
     "MissingDataIWAE",
     "PIWAE",
     "PoincareVAE",
+    "ResidualVQVAE",
     "ScoreMatchingAutoencoder",
     "SemiSupervisedVAE",
+    "SimVQVAE",
     "SparseAutoencoder",
     "StackedAutoencoder",
     "TopKDictionary",
     "VAE",
     "TopDownVAE",
     "VQVAE",
+    "VQVAE2",
     "VampPriorVAE",
     "get_model",
     "list_models",

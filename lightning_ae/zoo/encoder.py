@@ -275,7 +275,7 @@ class Encoder(nn.Module):
             ]
             return torch.cat(pooled, dim=1).to(dtype)
         if self.latent == "indices":
-            features: Tensor = self.model.encode_indices(x, **given).reshape(x.shape[0], -1)  # type: ignore[operator]
+            features: Tensor = self.model.coordinates_of(x, **given)
         elif self.latent == "sample":
             features = self._vector(self.model.draw(x, **given))
         else:
