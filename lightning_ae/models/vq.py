@@ -293,10 +293,8 @@ def _check_indices(indices: Any, shape: tuple[int | None, ...], codes: int) -> N
     whole = isinstance(indices, Tensor) and not indices.is_floating_point() and indices.dtype != torch.bool
     if not whole or not fits(indices.shape[1:], shape):
         got = f"{indices.dtype} of the shape {tuple(indices.shape)}" if isinstance(indices, Tensor) else repr(indices)
-        raise InputError(
-            f"indices must be integers (B{''.join(f', {n or "any"}' for n in shape)}), got {got}",
-            "encode_indices gives such",
-        )
+        wanted = ", ".join("any" if n is None else str(n) for n in ("B", *shape))
+        raise InputError(f"indices must be integers ({wanted}), got {got}", "encode_indices gives such")
     if ((indices < 0) | (indices >= codes)).any():
         lowest, highest = int(indices.min()), int(indices.max())
         raise InputError(f"indices must lie in 0, ..., {codes - 1}, got some from {lowest} to {highest}")
