@@ -63,7 +63,8 @@ PLANS += [
 ]
 # colours, 32 x 32
 PLANS += [
-    Plan("vae_conv.cifar10_v1", "vae_conv", {"data.val_fraction": 0.02}),
+    Plan(f"{name}_conv.cifar10_v1", model, {"data.val_fraction": 0.02})
+    for name, model in (("vae", "vae_conv"), ("vq_vae", "vq_vae"), ("fsq_vae", "fsq_vae"))
 ]
 CHECKPOINT = "[{{class_path: ModelCheckpoint, init_args: {{monitor: {}, filename: best}}}}]"
 
