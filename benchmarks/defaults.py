@@ -29,7 +29,7 @@ from sklearn.datasets import load_breast_cancer
 from sklearn.decomposition import PCA
 
 from lightning_ae import Autoencoder, HFDataModule, LinearAutoencoder, get_model, list_models
-from lightning_ae.architectures import ConvNet, ResNet
+from lightning_ae.architectures import ConvNet
 from lightning_ae.metrics import ActiveUnits, compare_codes
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -64,7 +64,6 @@ ROWS: dict[str, Row] = {
     "digits": (digits, {}, "embedded, 8 x 8", SEEDS),
     "fashion": (fashion, {}, "embedded part of Fashion-MNIST, 28 x 28", SEEDS),
     "fashion, ConvNet": (fashion, {"architecture": ConvNet()}, "the same", SEEDS),
-    "fashion, ResNet": (fashion, {"architecture": ResNet()}, "the same", SEEDS[:1]),
     "table": (table, {}, "breast cancer of scikit-learn, 30 columns", SEEDS),
     "cifar10": (cifar10, {}, "CIFAR-10, 32 x 32, re-encoded as JPEG", SEEDS),
     "cifar10, ConvNet": (cifar10, {"architecture": ConvNet()}, "the same", SEEDS[:1]),  # which takes the longest
