@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lightning_ae.architectures.layers import Activation, check_option, check_sizes
+from lightning_ae.architectures.layers import Activation, check_option, check_sizes, norm
 from lightning_ae.architectures.mlp import MLP, Layers
 from lightning_ae.config import Configurable
+from lightning_ae.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,55 @@ class Critic(Configurable):
         """A network from (B, *shape) to (B, scores)."""
         options = MLP(hidden=self.hidden, activation=self.activation)
         return Layers((math.prod(shape), *self.hidden, scores), (scores,), options)
+
+
+@dataclass(frozen=True)
+class PatchCritic(Configurable):
+    """Strided convolutions from an image to a score for each of its patches (Isola et al. 2017, section 3.2.2).
+
+    Convolutions of 4 x 4 halve height and width, rounding down, and leaky rectifiers of slope 0.2 follow; then one of
+    3 x 3 gives the scores, where the paper has two of 4 x 4. A score sees 8 x 8 pixels of an image after one
+    convolution of stride 2, 18 x 18 after two, 38 x 38 after three. All but the first are normalised, sample by sample:
+    the paper's batch normalisation would have an image's score depend on what else is in its batch.
+
+    Args:
+        channels: after each strided convolution.
+        norm: the normalisation: "group", "layer" or "none".
+    """
+
+    channels: tuple[int, ...] = (32, 64)
+    norm: Literal["none", "layer", "group"] = "group"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sizes(self, "channels")
+        check_option(self, "norm", Literal["none", "layer", "group"])
+
+    def build(self, shape: Sequence[int]) -> nn.Module:
+        """A network from (B, C, H, W) to (B, 1, h, w).
+
+        Raises:
+            InputError: where samples are no images, or too small.
+        """
+        name, stages = type(self).__name__, len(self.channels)
+        if len(shape) != 3:
+            raise InputError(
+                f"{name} cannot serve input_shape {tuple(shape)}: it takes images (channels, height, width)",
+                "give critic=None, which leaves the critic out",
+            )
+        if min(shape[1:]) < 2**stages:
+            raise InputError(
+                f"{name} with {stages} stages cannot serve input_shape {tuple(shape)}: height and width must be at "
+                f"least {2**stages}",
+                "give fewer channels",
+            )
+        layers = nn.Sequential()
+        for i, (a, b) in enumerate(zip((shape[0], *self.channels), self.channels, strict=False)):
+            layers.append(nn.Conv2d(a, b, 4, stride=2, padding=1))
+            layers.extend([norm(self.norm, b, spatial=True)] if i else [])
+            layers.append(nn.LeakyReLU(0.2))
+        # a bias of all scores has no gradient while both sides of a hinge are open, which they are at first
+        return layers.append(nn.Conv2d(self.channels[-1], 1, 3, padding=1, bias=False))
 
 
 def detached(module: nn.Module, *inputs: Any) -> Tensor:

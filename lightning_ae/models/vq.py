@@ -146,18 +146,21 @@ class VQVAE(Autoencoder):
         Also "perplexity", how many codes the batch of all ranks uses, so to speak. In training mode the quantizer is
         updated, after the batch was quantised.
         """
-        h = self.hidden(x, **given)
+        return self.loss_of(self.hidden(x, **given), target, **given)
+
+    def loss_of(self, h: Tensor, target: Tensor, **given: Tensor) -> dict[str, Tensor]:
+        """The same, of what is quantised, (B, *code_shape)."""
         z, indices, terms = self.codebook(h)
-        reconstruction = self.reconstruction_loss(z, target, **given)
+        decoded = self.judged(z, target, **given)
         if self.training:
             self.codebook.update(h, indices, self.noise("codebook"))
-        loss = sum(terms.values(), reconstruction)
-        return {
-            "loss": loss,
-            "reconstruction": reconstruction,
-            **terms,
-            "perplexity": self.codebook.perplexity(indices),
-        }
+        loss = sum(terms.values(), decoded["loss"])
+        return {**decoded, "loss": loss, **terms, "perplexity": self.codebook.perplexity(indices)}
+
+    def judged(self, z: Tensor, target: Tensor, **given: Tensor) -> dict[str, Tensor]:
+        """The terms of what codes (B, *code_shape) decode to, and their total "loss"; a variant may have more."""
+        reconstruction = self.reconstruction_loss(z, target, **given)
+        return {"loss": reconstruction, "reconstruction": reconstruction}
 
     def coded(self, x: Tensor, draws: int = 1, **given: Tensor) -> Iterator[Coded]:
         """The quantised code; its indices cost what `rate` says, which makes the score a bound."""

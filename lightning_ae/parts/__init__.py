@@ -13,6 +13,7 @@ from lightning_ae.parts.joint import JointCapacity, JointPosterior, JointPrior
 from lightning_ae.parts.likelihoods import Bernoulli, Gaussian, Laplace, Likelihood
 from lightning_ae.parts.mixed import Categorical, Mixed, StudentT
 from lightning_ae.parts.objectives import ELBO, Objective, TotalCorrelation
+from lightning_ae.parts.perceptual import FeatureDistance, Perceptual, StructuralDistance
 from lightning_ae.parts.posteriors import DiagonalGaussian, FullCovarianceGaussian, Posterior
 from lightning_ae.parts.priors import FlowPrior, MixturePrior, Prior, StandardNormal, VampPrior
 from lightning_ae.parts.quantizers import GradientVectorQuantizer, Quantizer, VectorQuantizer
@@ -35,6 +36,7 @@ __all__ = [
     "DiscretizedLogistic",
     "DisentangledPrior",
     "ELBO",
+    "FeatureDistance",
     "FlowPrior",
     "FreeBits",
     "FullCovarianceGaussian",
@@ -60,6 +62,7 @@ __all__ = [
     "NegativeBinomial",
     "Objective",
     "PIWAEObjective",
+    "Perceptual",
     "PlanarFlow",
     "Poisson",
     "Posterior",
@@ -70,6 +73,7 @@ __all__ = [
     "Sparsity",
     "SplineFlow",
     "StandardNormal",
+    "StructuralDistance",
     "StructuralSimilarity",
     "StudentT",
     "TopK",
