@@ -23,6 +23,7 @@ from lightning_ae.parts.moves import Way, add, each_by_itself
 from lightning_ae.parts.schedules import Schedule
 from lightning_ae.pretrained import Pretrained
 from lightning_ae.scores import Scores, asked
+from lightning_ae.shapes import check_multiple, fits, is_any, least, words
 from lightning_ae.signatures import complete
 from lightning_ae.training import private
 from lightning_ae.training.constraints import Constraints
@@ -76,9 +77,13 @@ class Autoencoder(Pretrained, Generation, Scores, ExactModule):  # type: ignore[
     Codes have the shape `code_shape`, channels first: (latent_dim,), or (latent_dim, ...) of a network that gives a map
     or tokens. A model that takes more of a batch than its input names it in `given`; see `unpack`.
 
+    Images may be of any size where the architecture's networks are: with None for height and width in `input_shape`, a
+    model takes all in multiples of `multiple`, nothing resizes what it is given, and `code_shape_of` says what a code's
+    shape is. A batch is of one size. The weights are those of a model of one size, and the other way round.
+
     Args:
         input_shape: the shape of one sample without the batch, channels first: (dimensions,) for vectors, (channels,
-            length), (channels, height, width) for images, and so on.
+            length), (channels, height, width) for images, and so on; (channels, None, None) for images of any size.
         latent_dim: the number of values of the code at each position; of a vector, its dimensions.
         architecture: builds the encoder and the decoder.
         likelihood: p(x | z), the distribution whose parameters the decoder gives.
@@ -108,7 +113,7 @@ class Autoencoder(Pretrained, Generation, Scores, ExactModule):  # type: ignore[
 
     def __init__(
         self,
-        input_shape: Sequence[int],
+        input_shape: Sequence[int | None],
         latent_dim: int = 16,
         *,
         architecture: Architecture = MLP(),
@@ -128,13 +133,16 @@ class Autoencoder(Pretrained, Generation, Scores, ExactModule):  # type: ignore[
         self.lr_schedule = None if lr_schedule is None else from_plain(Schedule, lr_schedule, "lr_schedule")
         self.weight_decay = to_plain(weight_decay, "weight_decay")
         self.implied = self.likelihood.takes
-        self._code_shape: tuple[Any, ...] | None = None
+        self._least_code: tuple[tuple[tuple[int, ...], ...], bool] | None = None
         self._seen_data = False  # by a fit
         self.sampler = None
         _check_arguments(self)
         self.likelihood.check(self.input_shape)
 
         self.encoder = self.build_encoder()
+        if is_any(self.input_shape):
+            assert self.multiple is not None
+            self.encoder.register_forward_pre_hook(_OfMultiples(self.multiple))
         self.decoder = self.build_decoder()
         self.architecture.tie(self.encoder, self.decoder)
         self.head = LikelihoodHead(self.likelihood, self.input_shape)
@@ -148,6 +156,11 @@ class Autoencoder(Pretrained, Generation, Scores, ExactModule):  # type: ignore[
     def drawn_objective(self) -> str | None:
         """What an evaluation calls the loss, where chance is a part of it."""
         return "denoising_loss" if self.corrupts else None
+
+    @property
+    def multiple(self) -> int | None:
+        """What height and width of its images must be multiples of, where they may be any; None of one size."""
+        return self.architecture.multiple if is_any(self.input_shape) else None
 
     @property
     def classes(self) -> tuple[int, ...]:
@@ -272,25 +285,37 @@ class Autoencoder(Pretrained, Generation, Scores, ExactModule):  # type: ignore[
         return self.decode(self.encode(x, **given), **given)
 
     @torch.no_grad()
-    def features(self, data: Any, **given: Any) -> Tensor:
+    def features(self, data: Any, pooled: bool | None = None, **given: Any) -> Tensor:
         """The codes of data in natural units, as vectors, after the preprocessing that the model was trained with.
+
+        Of a model of images of any size they are maps, unless `pooled` says otherwise.
 
         Args:
             data: images of any form, size and mode: a PIL image, a sequence of such or of arrays, an array or a tensor
                 (B, H, W), (B, C, H, W) or (B, H, W, C), uint8 or floats in [0, 1]; vectors (B, dimensions) as an array,
                 a tensor or nested lists, or by the names of their columns as a data frame or a dict.
                 `Preprocess.natural` says more. A model that no data module trained takes its own units.
+            pooled: whether `pool` makes a vector of each code, a map by its mean; by default all codes but those of a
+                model of images of any size, whose map is what there is to have of a photograph.
             given: what else the model takes, by the names in `given`.
 
         Returns:
-            (B, feature_dim), on the model's device and in its weights' type, under autocast too.
+            (B, feature_dim), or (B, *code_shape) where not pooled, on the model's device and in its weights' type,
+            under autocast too.
 
         Raises:
             InputError: naming row, place or column, and value of what the model was not trained on: NaN, another range,
                 columns that are missing.
         """
         x, _, roles = self.read_natural(data, given)
-        code = self.pool(self.encode(x, **roles))
+        code = self.encode(x, **roles)
+        if pooled if pooled is not None else not is_any(self.input_shape):
+            code = self.pool(code)
+        elif isinstance(code, tuple):
+            raise InputError(
+                f"{type(self).__name__} gives {len(code)} codes for an input, which only a vector joins",
+                "leave pooled out, or call encode",
+            )
         return code.to(self.dtype) if code.is_floating_point() else code
 
     @property
@@ -298,19 +323,44 @@ class Autoencoder(Pretrained, Generation, Scores, ExactModule):  # type: ignore[
         """The shape of a sample's code, channels first; of a hierarchy, a tuple of such shapes.
 
         The network is asked once, with zeros, in evaluation mode.
+
+        Raises:
+            InputError: of a model of images of any size, whose codes have no one shape.
         """
-        if self._code_shape is None:
+        if is_any(self.input_shape):
+            raise InputError(
+                f"the codes of this {type(self).__name__} have no one shape: it takes "
+                f"{words(self.input_shape, self.multiple)}",
+                f"code_shape_of(({self.input_shape[0]}, height, width)) is that of an image's",
+            )
+        return self.code_shape_of(self.input_shape)
+
+    def code_shape_of(self, input_shape: Sequence[int]) -> Any:
+        """The shape of the code of a sample of that shape, as `code_shape`: where images may be of any size, its own.
+
+        Raises:
+            InputError: where the model takes no such samples.
+        """
+        if not self.takes(tuple(input_shape)):
+            raise InputError(
+                f"{type(self).__name__} takes {words(self.input_shape, self.multiple)}, not samples of the shape "
+                f"{tuple(input_shape)}"
+            )
+        if self._least_code is None:
             with asked(self):
                 codes = self.encode(self.new_inputs(1), **self.stand_ins(1))
-            shapes = [tuple(code.shape[1:]) for code in _parts(codes)]
-            self._code_shape = tuple(shapes) if isinstance(codes, tuple) else shapes[0]
-        return self._code_shape
+            of_each = tuple(tuple(code.shape[1:]) for code in _parts(codes))
+            self._least_code = (of_each, isinstance(codes, tuple))
+        shapes, many = self._least_code
+        if (m := self.multiple) is not None:  # in proportion
+            shapes = tuple((c, *(n // m * k // 2 for n, k in zip(input_shape[1:], s, strict=True))) for c, *s in shapes)
+        return shapes if many else shapes[0]
 
     @property
     def feature_dim(self) -> int:
         """How many features `pool` makes of a code."""
-        shapes = self.code_shape if isinstance(self.code_shape[0], tuple) else (self.code_shape,)
-        return sum(shape[0] for shape in shapes)
+        found = self.code_shape_of(least(self.input_shape, self.multiple))
+        return sum(shape[0] for shape in (found if isinstance(found[0], tuple) else (found,)))
 
     def encoding(self, given: Mapping[str, Tensor]) -> Callable[[Tensor], Any]:
         """`encode` as a function of its input alone: of the samples that are given this, or the first of them."""
@@ -328,8 +378,12 @@ class Autoencoder(Pretrained, Generation, Scores, ExactModule):  # type: ignore[
         return torch.zeros(n, *shapes, dtype=self.dtype, device=self.device)
 
     def new_inputs(self, n: int) -> Tensor:
-        """Zeros in the shape of `n` inputs, (n, *input_shape), where the encoder's weights are."""
-        return torch.zeros(n, *self.input_shape, dtype=weights_type(self.encoder, self), device=self.device)
+        """Zeros in the shape of `n` inputs, (n, *input_shape), where the encoder's weights are.
+
+        Where images may be of any size, of the smallest whose codes have more than one position.
+        """
+        shape = least(self.input_shape, self.multiple)
+        return torch.zeros(n, *shape, dtype=weights_type(self.encoder, self), device=self.device)
 
     def stand_ins(self, n: int, **examples: Tensor) -> dict[str, Tensor]:
         """What `given` is where `n` inputs stand alone: a "mask" of all known, a "label" that goes through `classes`.
@@ -389,7 +443,7 @@ class Autoencoder(Pretrained, Generation, Scores, ExactModule):  # type: ignore[
         """
         if self.training or "mask" in given or not self.likelihood.is_mass_at(target):
             return {}
-        return {"bits_per_dimension": bound / (math.prod(self.input_shape) * math.log(2))}
+        return {"bits_per_dimension": bound / (math.prod(target.shape[1:]) * math.log(2))}
 
     def scheduled(self, schedule: Schedule | None) -> float:
         """What a schedule gives at this step of a fit; 1 without one, and in evaluation."""
@@ -469,7 +523,7 @@ class Autoencoder(Pretrained, Generation, Scores, ExactModule):  # type: ignore[
         data = getattr(self.trainer, "datamodule", None)
         if stage == "fit" and data is not None:
             self.data_config = getattr(data, "config", None)
-            self.take_signature_of(data, self.likelihood.support)
+            self.take_signature_of(data, self.likelihood.support, self.multiple)
         self.use_columns_of(data)
         if stage == "fit":
             self.threshold = None  # of weights that the fit will move
@@ -504,6 +558,16 @@ class Autoencoder(Pretrained, Generation, Scores, ExactModule):  # type: ignore[
         return terms
 
 
+class _OfMultiples:
+    """Refuses, whoever calls the encoder, images of which it would make a code of another size's."""
+
+    def __init__(self, multiple: int) -> None:
+        self.multiple = multiple
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        check_multiple(args[0].shape[2:], self.multiple)
+
+
 def _parts(code: Code) -> tuple[Tensor, ...]:
     return code if isinstance(code, tuple) else (code,)
 
@@ -519,7 +583,7 @@ def _check_decoder(model: Autoencoder) -> None:
         output = model.encoder(model.new_inputs(1))
         code = torch.zeros(1, model.code_features, *output.shape[2:], dtype=output.dtype, device=output.device)
         found = tuple(model.decoder(code).shape[1:])
-    if found != wanted:
+    if not fits(found, wanted, model.multiple):
         raise InputError(
             f"the decoder of {type(model.architecture).__name__} gives {found} for a code of shape "
             f"{tuple(code.shape[1:])}, where the likelihood {model.likelihood} takes {wanted}",
@@ -529,10 +593,17 @@ def _check_decoder(model: Autoencoder) -> None:
 
 def _check_arguments(model: Autoencoder) -> None:
     shape = model.input_shape
-    if not shape or any(not isinstance(n, int) or n < 1 for n in shape):
+    any_size = len(shape) == 3 and shape[1:] == (None, None)
+    if not shape or any(not isinstance(n, int) or n < 1 for n in (shape[:1] if any_size else shape)):
         raise InputError(
             f"input_shape must be the shape of one sample, channels first, in positive integers, got {shape}",
-            "(dimensions,) for vectors, (channels, height, width) for images",
+            "(dimensions,) for vectors, (channels, height, width) for images; (channels, None, None) where both may be "
+            "any",
+        )
+    if any_size and model.architecture.multiple is None:
+        raise InputError(
+            f"input_shape is {shape}, and {model.architecture} takes inputs of one size",
+            "give that, or an architecture whose codes are maps: ConvNet(code='map') or ResNet(code='map')",
         )
     if not isinstance(model.latent_dim, int) or model.latent_dim < 1:
         raise InputError(f"latent_dim must be a positive integer, got {model.latent_dim!r}")

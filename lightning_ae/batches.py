@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ from lightning_ae.data.signature import Natural, Signature, listed
 from lightning_ae.errors import InputError
 from lightning_ae.natural import Reading, batch_of, vectors
 from lightning_ae.parts.likelihoods import known
+from lightning_ae.shapes import check_multiple, fits, is_any
 from lightning_ae.training.weights import weights_type
 
 
@@ -36,7 +37,7 @@ class Batches:
 
     `implies` makes it. It must be given where there is no sample, to `decode` and `sample`.
     """
-    input_shape: tuple[int, ...]
+    input_shape: tuple[Any, ...]
     encoder: nn.Module
     columns: dict[str, str]
     signature: Signature | None
@@ -69,9 +70,7 @@ class Batches:
         if isinstance(batch, Mapping):
             taken = {self.columns.get(role, role) for role in (*self.given, *self.implied)}
             fits = {
-                k: v
-                for k, v in batch.items()
-                if isinstance(v, Tensor) and v.shape[1:] == self.input_shape and k not in taken
+                k: v for k, v in batch.items() if isinstance(v, Tensor) and self.takes(v.shape[1:]) and k not in taken
             }
             target = fits.pop("target", None) if len(fits) > 1 else None  # alone it is the input
             if len(fits) != 1:
@@ -88,7 +87,9 @@ class Batches:
             raise InputError(
                 f"a batch must be a tensor, a tuple that begins with one, or a dict; got {type(batch).__name__}"
             )
-        if x.shape[1:] != self.input_shape:
+        if not self.takes(x.shape[1:]):
+            if (multiple := self.multiple) is not None and len(x.shape) == 4 and x.shape[1] == self.input_shape[0]:
+                check_multiple(x.shape[2:], multiple)
             raise InputError(
                 f"the batch's samples have the shape {tuple(x.shape[1:])}, but input_shape is {self.input_shape}",
                 fitting(tuple(x.shape), self.input_shape),
@@ -97,6 +98,15 @@ class Batches:
             raise InputError(f"the batch holds {x.dtype}, but models take floats", "divide images by 255")
         x = x.to(self._type)  # numpy's arrays are float64; autocast converts from float32 by itself
         return x, x if target is None else target.to(x.dtype), self._given_of(batch, len(x))
+
+    @property
+    def multiple(self) -> int | None:
+        """What height and width must be multiples of, where `input_shape` holds None for them; else None."""
+        return None
+
+    def takes(self, shape: Sequence[int]) -> bool:
+        """Whether a sample of that shape is one of `input_shape`'s."""
+        return fits(shape, self.input_shape, self.multiple)
 
     def read(self, batch: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """What `unpack` makes of a batch, with what the model takes besides, whether an override says that or not.
@@ -257,7 +267,7 @@ def _tell_without(name: str, role: str) -> None:
     rank_zero_info(f"{name} takes a {role}, and the batches hold none: {counts}")
 
 
-def fitting(shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+def fitting(shape: tuple[int, ...], wanted: tuple[Any, ...]) -> str:
     """How a batch of another shape may become one of samples (wanted), in words."""
     sample = shape[1:]
     if shape == wanted:
@@ -268,6 +278,8 @@ def fitting(shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
         return "images in grey have one channel: x[:, None], (B, 1, H, W)"
     if len(sample) == len(wanted) == 3 and wanted == (sample[2], *sample[:2]):
         return "channels come first: x.transpose(0, 3, 1, 2) of an array, x.permute(0, 3, 1, 2) of a tensor"
+    if is_any(wanted):
+        return f"give images (B, {wanted[0]}, height, width)"
     if math.prod(sample) == math.prod(wanted) and 1 in (len(sample), len(wanted)):
         return f"give samples that shape: x.reshape(-1, {', '.join(map(str, wanted))})"
     return f"construct the model with input_shape={sample}, or resize the data"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 
 from lightning_ae.config import Configurable
 
-Shape = tuple[int, ...]
+Shape = tuple[Any, ...]
+"""Of a sample, in integers; height and width are None where they may be any."""
 
 
 class Architecture(Configurable):
@@ -20,6 +21,15 @@ class Architecture(Configurable):
 
     flattens: ClassVar[bool] = False
     """Whether its encoder takes an input of any shape as one vector."""
+
+    @property
+    def multiple(self) -> int | None:
+        """What height and width must be multiples of, where its networks take images of any size; else None.
+
+        Then they are built for None in their place, and their codes are maps whose height and width are in proportion
+        to the image's.
+        """
+        return None
 
     @abstractmethod
     def encoder(self, input_shape: Shape, features: int) -> nn.Module:

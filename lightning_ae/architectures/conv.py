@@ -76,6 +76,11 @@ class ConvNet(Architecture):
         check_option(self, "padding", Padding)
         check_kernel(self)
 
+    @property
+    def multiple(self) -> int | None:
+        """2 to the number of stages, of a map; a vector is of one size."""
+        return 2 ** len(self.channels) if self.code == "map" else None
+
     def encoder(self, input_shape: Shape, features: int) -> nn.Module:
         """A network from (B, C, H, W) to (B, features), or to (B, features, h, w) of a map."""
         check_image(self, "input_shape", input_shape, len(self.channels))
@@ -103,10 +108,10 @@ class ConvEncoder(nn.Module):
             )
             for a, b in zip(channels, options.channels, strict=False)
         )
-        last = stage_sizes(input_shape[1:], len(options.channels))[-1]
         if options.code == "map":
             self.head: nn.Module = nn.Conv2d(channels[-1], features, 1)
         else:
+            last = stage_sizes(input_shape[1:], len(options.channels))[-1]
             self.head = nn.Linear(channels[-1] * math.prod(last), features)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -128,9 +133,9 @@ class ConvDecoder(nn.Module):
         # made up, and nothing is padded between stages
         bordered = options.upsampling == "nearest" and options.padding == "replicate"
         margin = options.kernel_size // 2 if bordered else 0
-        self.start = (channels[0], *(n + 2 * margin for n in sizes[0]))
         of_map = options.code == "map"
         self.margin = margin if of_map else 0
+        self.start = () if of_map else (channels[0], *(n + 2 * margin for n in sizes[0]))
         stem = nn.Conv2d(features, channels[0], 1) if of_map else nn.Linear(features, math.prod(self.start))
         self.stem = nn.Sequential(stem, activation(options.activation))
         self.stages = nn.ModuleList()
@@ -166,6 +171,6 @@ def _nearest(a: int, b: int, kernel_size: int, after: Shape, padding: Padding, m
 
 
 def _transposed(a: int, b: int, kernel_size: int, before: Shape, after: Shape) -> nn.Module:
-    # it gives 2n - 1 values, one short where the larger size is even
-    extra = (after[0] - (2 * before[0] - 1), after[1] - (2 * before[1] - 1))
+    # it gives 2n - 1 values, one short where the larger size is even, as it is where sizes may be any
+    extra: Any = tuple(1 if m is None else m - (2 * n - 1) for n, m in zip(before, after, strict=True))
     return nn.ConvTranspose2d(a, b, kernel_size, 2, kernel_size // 2, output_padding=extra)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_ae.errors import InputError, unknown
+from lightning_ae.shapes import is_any
 
 Activation = Literal[
     "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "tanh", "sigmoid", "softplus", "identity"
@@ -98,14 +99,14 @@ def check_features(owner: object, features: int) -> None:
         raise InputError(f"{type(owner).__name__} cannot give {features!r} features", "give a positive integer")
 
 
-def check_image(owner: object, argument: str, shape: tuple[int, ...], stages: int) -> None:
+def check_image(owner: object, argument: str, shape: tuple[Any, ...], stages: int) -> None:
     """Raises InputError unless `shape` is that of images that can be halved `stages` times."""
     name = type(owner).__name__
     if len(shape) != 3:
         raise InputError(
             f"{name} cannot serve {argument} {shape}: it takes images (channels, height, width)", "use MLP"
         )
-    if min(shape[1:]) < 2**stages:
+    if not is_any(shape) and min(shape[1:]) < 2**stages:
         raise InputError(
             f"{name} with {stages} stages cannot serve {argument} {shape}: it halves the image {stages} times, so "
             f"height and width must be at least {2**stages}",
@@ -120,11 +121,14 @@ def check_kernel(owner: object) -> None:
         raise InputError(f"kernel_size of {type(owner).__name__} must be odd and at least 3, got {size}")
 
 
-def stage_sizes(size: tuple[int, ...], stages: int, stride: int = 2) -> list[tuple[int, ...]]:
-    """Height and width, or the length, before and after each stage that divides them by `stride`, rounding up."""
+def stage_sizes(size: tuple[Any, ...], stages: int, stride: int = 2) -> list[tuple[Any, ...]]:
+    """Height and width, or the length, before and after each stage that divides them by `stride`, rounding up.
+
+    Those that may be any stay None: they are multiples, which nothing rounds.
+    """
     sizes = [size]
     for _ in range(stages):
-        sizes.append(tuple(-(-n // stride) for n in sizes[-1]))
+        sizes.append(tuple(None if n is None else -(-n // stride) for n in sizes[-1]))
     return sizes
 
 
@@ -190,7 +194,7 @@ class _Enlarging:
     direction, which take it away.
     """
 
-    size: tuple[int, ...]
+    size: tuple[Any, ...]
     factor: int
     margin: int | None
     kept: int
@@ -199,8 +203,11 @@ class _Enlarging:
         """(B, C, *size / factor) to (B, C, *size), with the margins of each."""
         layer: Any = self
         dims, half, factor, margin = len(self.size), layer.padding[0], self.factor, self.margin
+        size = self.size
+        if is_any(size):
+            size = tuple(factor * (n - 2 * (margin or 0)) for n in x.shape[2:])
         if margin is None and (layer.padding_mode == "zeros" or factor == 1):
-            found: Tensor = layer._conv_forward(F.interpolate(x, self.size), layer.weight, layer.bias)
+            found: Tensor = layer._conv_forward(F.interpolate(x, size), layer.weight, layer.bias)
             return found
         x = _quick(x)
         if margin is None:
@@ -210,7 +217,7 @@ class _Enlarging:
         bias = None if layer.bias is None else layer.bias / factor**dims
         cut = factor * margin + half - factor + 1 - self.kept
         x = _TRANSPOSED[dims - 1](x, weight, bias, stride=factor, padding=cut)
-        sizes = [n + 2 * self.kept for n in self.size]
+        sizes = [n + 2 * self.kept for n in size]
         if layer.out_channels < _WIDE:
             for dim, n in enumerate(sizes, start=2):
                 x = functools.reduce(torch.add, [x.narrow(dim, i, n) for i in range(factor)])
@@ -239,7 +246,7 @@ def enlarging(
     a: int,
     b: int,
     kernel_size: int,
-    size: tuple[int, ...],
+    size: tuple[Any, ...],
     padding: Padding = "replicate",
     factor: int = 2,
     margin: int | None = None,
@@ -251,7 +258,7 @@ def enlarging(
         a: channels before.
         b: channels after.
         kernel_size: odd.
-        size: the height and width, or the length, that it gives.
+        size: the height and width, or the length, that it gives; None where they are `factor` times what it is given.
         padding: what lies beyond the border.
         factor: how many of each value, in each direction.
         margin: how many values beyond the border, on each side, the map brings itself, so that nothing is made up;

@@ -70,6 +70,11 @@ class ResNet(Architecture):
         if not isinstance(self.blocks, int) or self.blocks < 1:
             raise InputError(f"blocks of ResNet must be a positive integer, got {self.blocks!r}")
 
+    @property
+    def multiple(self) -> int | None:
+        """2 to the number of stages, of a map; a vector is of one size."""
+        return 2 ** len(self.channels) if self.code == "map" else None
+
     def encoder(self, input_shape: Shape, features: int) -> nn.Module:
         """A network from (B, C, H, W) to (B, features), or to (B, features, h, w) of a map."""
         check_image(self, "input_shape", input_shape, len(self.channels))
@@ -190,15 +195,12 @@ class ResidualEncoder(nn.Module):
             )
             for a, b in zip(channels, options.channels, strict=False)
         )
-        last = stage_sizes(input_shape[1:], len(options.channels), options.stride)[-1]
-        self.head = nn.Sequential(
-            *_before(dims, channels[-1], options),
-            *(
-                [_pointwise(dims, channels[-1], features)]
-                if options.code == "map"
-                else [nn.Flatten(), nn.Linear(channels[-1] * math.prod(last), features)]
-            ),
-        )
+        if options.code == "map":
+            head = [_pointwise(dims, channels[-1], features)]
+        else:
+            last = stage_sizes(input_shape[1:], len(options.channels), options.stride)[-1]
+            head = [nn.Flatten(), nn.Linear(channels[-1] * math.prod(last), features)]
+        self.head = nn.Sequential(*_before(dims, channels[-1], options), *head)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, *size) to (B, features), or to (B, features, *code_size) of a map."""

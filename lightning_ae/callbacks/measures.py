@@ -26,6 +26,7 @@ from lightning_ae.metrics import (
     linear_probe_error,
 )
 from lightning_ae.parts.likelihoods import known
+from lightning_ae.shapes import is_any, one_size
 
 
 class Staged(pl.Callback):
@@ -107,15 +108,18 @@ class ReconstructionMetrics(_Accumulated):
       a hierarchy each value at each position and level is a unit.
 
     A denoising model reconstructs from the corrupted input, and is compared with the clean one. Of a model that takes a
-    mask `mse` is over what is known, and there is no `psnr` or `ssim`.
+    mask `mse` is over what is known, and there is no `psnr` or `ssim`; of a model of images of any size, whose batches
+    may have several, no `ssim` and no `active_units`.
     """
 
     def metrics(self, model: Autoencoder) -> dict[str, Metric]:
         """The metrics that the model's input has."""
-        metrics: dict[str, Metric] = {"mse": SquaredErrorPerSample(), "active_units": ActiveUnits(_units(model))}
+        metrics: dict[str, Metric] = {"mse": SquaredErrorPerSample()}
+        if not is_any(model.input_shape):
+            metrics["active_units"] = ActiveUnits(_units(model))
         if len(model.input_shape) == 3 and "mask" not in model.given:
             metrics["psnr"] = PSNRPerImage()
-            side = min(model.input_shape[1:])
+            side = 0 if is_any(model.input_shape) else min(model.input_shape[1:])
             if side > 10:
                 metrics["ssim"] = StructuralSimilarityIndexMeasure(data_range=1.0)
             elif side >= 3:
@@ -129,7 +133,8 @@ class ReconstructionMetrics(_Accumulated):
         """Adds a batch."""
         reconstruction, target = model(model.corrupt(x), **given).float(), target.float()
         reconstruction = known(reconstruction, given.get("mask"))  # as the target is
-        metrics["active_units"].update(model.units(model.encode(x, **given)))
+        if "active_units" in metrics:
+            metrics["active_units"].update(model.units(model.encode(x, **given)))
         metrics["mse"].update(reconstruction, target)
         if "psnr" in metrics:
             images = [to_unit_interval(model, part) for part in (reconstruction, target)]
@@ -161,7 +166,7 @@ class SparsityMetrics(_Accumulated):
         """Both metrics."""
         metrics: dict[str, Metric] = {"sparsity": Sparsity(_units(model), self.threshold)}
         if "mask" not in model.given:
-            metrics["r_squared"] = RSquared(math.prod(model.input_shape))
+            metrics["r_squared"] = RSquared(math.prod(one_size(model, "SparsityMetrics")))
         return metrics
 
     def add(self, model: Autoencoder, metrics: dict[str, Metric], x: Tensor, target: Tensor, **given: Tensor) -> None:

@@ -27,6 +27,7 @@ from lightning_ae.callbacks.measures import (
 from lightning_ae.errors import InputError
 from lightning_ae.files import whole_file
 from lightning_ae.models.contractive import jacobian_spectrum
+from lightning_ae.shapes import one_size
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -179,6 +180,7 @@ class SampleGrid(Picture):
         """
         super().setup(trainer, pl_module, stage)
         model = as_autoencoder(self, pl_module)
+        one_size(model, "SampleGrid")
         # a fit takes a sampler away, whose codes it moves
         if not (type(model) if stage == "fit" else model).generates:
             raise InputError(f"{type(pl_module).__name__} cannot sample", "leave SampleGrid out, or train a VAE")
@@ -330,7 +332,7 @@ def traversals(
     for way in ways:
         by = way.steps(steps, span).to(features.device)
         same = {role: value[:1].expand(len(by), *value.shape[1:]) for role, value in given.items()}
-        code = model.encode(x[:1].expand(len(by), *model.input_shape), **same)
+        code = model.encode(x[:1].expand(len(by), *x.shape[1:]), **same)
         rows.append(model.decode(model.move(code, way.feature, by), **same))
         what = f"{way.classes} classes" if way.classes else f"std {way.spread:.2f}"
         texts.append(f"{names[way.feature]}  ({what})")
@@ -462,7 +464,7 @@ def projection_figure(
 
 def _feature_names(model: Autoencoder) -> list[str]:
     """A name for each feature that `pool` gives: z0, z1 and so on; of a hierarchy z1.0, with the level first."""
-    shapes = model.code_shape
+    shapes = model.code_shape_of(tuple(model.new_inputs(1).shape[1:]))
     if not isinstance(shapes[0], tuple):
         return [f"z{i}" for i in range(shapes[0])]
     return [f"z{level}.{i}" for level, shape in enumerate(shapes, start=1) for i in range(shape[0])]

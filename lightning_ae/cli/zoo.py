@@ -17,6 +17,7 @@ from lightning_ae import registry
 from lightning_ae.cli import source
 from lightning_ae.cli.parsing import ToolParser
 from lightning_ae.errors import InputError, unknown
+from lightning_ae.shapes import is_any, words
 
 if TYPE_CHECKING:
     from lightning_ae.zoo.schema import Entry
@@ -120,11 +121,12 @@ def _list(as_json: bool, **options: Any) -> None:
     console.print(f"{'':<{_NAME}}{'code':>6}  {'probe':>5}  {'5-NN':>5}  {'KiB':>6}  good for")
     for dataset in sorted({entry.dataset for entry in entries}):
         here = [entry for entry in entries if entry.dataset == dataset]
-        console.print(f"\n[bold]{dataset}[/], {' x '.join(map(str, here[0].input_shape))}")
+        console.print(f"\n[bold]{dataset}[/], {words(here[0].input_shape, here[0].multiple)}")
         for entry in sorted(here, key=lambda entry: entry.deprecated is not None):
             size = f"{sum(file.size for file in entry.files) / 1024:,.0f}"
             console.print(_row(entry.name, entry.features.dim, entry, "", size, ", ".join(_uses(entry))), markup=False)
-        console.print(_row("(the inputs themselves)", math.prod(here[0].input_shape), here[0], "raw_"), style="dim")
+        if not is_any(here[0].input_shape):
+            console.print(_row("(the inputs themselves)", math.prod(here[0].input_shape), here[0], "raw_"), style="dim")
     count = f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}"
     console.print(f"\n{count}. probe and 5-NN: errors in % of logistic regression and of 5 nearest neighbours that")
     console.print(
@@ -158,6 +160,8 @@ def _uses(entry: Entry) -> list[str]:
     uses += ["sampling"] if entry.sampler is not None or _generates(entry.model) else []
     uses += ["indices"] if "indices" in entry.features.latents else []
     uses += ["denoising"] if entry.model == "denoising" else []
+    if is_any(entry.input_shape):
+        return [*uses, "compression"]
     return uses or ["compression" if entry.features.dim < math.prod(entry.input_shape) else "sparse codes"]
 
 
@@ -203,7 +207,7 @@ def _info(as_json: bool, name: str) -> None:
     console.print(f"[bold]{entry.name}[/]" + (f"  deprecated: {escape(entry.deprecated)}" if entry.deprecated else ""))
     rows = {
         "model": f"{entry.model} ({entry.paper.title}, {entry.paper.url})",
-        "input": f"{entry.input_shape}",
+        "input": words(entry.input_shape, entry.multiple) if entry.multiple else f"{entry.input_shape}",
         "features": f"{entry.features.dim}; latent: {', '.join(entry.features.latents)}",
         "layers": ", ".join(layer.name for layer in entry.features.layers),
         "data": f"{entry.data.id}: {entry.data.provenance}",

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from lightning_ae.config import from_plain, to_plain
 from lightning_ae.errors import InputError
 from lightning_ae.natural import Reading, listed
-from lightning_ae.preprocess import Preprocess
+from lightning_ae.preprocess import ImagePreprocess, Preprocess
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 2  # 1 did not say whether images are binarised
-_UNSAID = {"fit": "stretch", "range": None, "layout": None}
+_UNSAID = {"fit": "stretch", "range": None, "layout": None, "multiple": None}
 """Options of a preprocessing that came later, and what they are where nothing is said: hashes stay what they were."""
 ColumnKind = Literal["image", "number", "vector", "category", "text", "date"]
 
@@ -234,6 +234,12 @@ class Signature:
         """
         x = self.preprocess(self.natural(data))
         return x.nan_to_num(nan=0.0) if self.masked else x
+
+    def of_any_size(self, multiple: int) -> Signature:
+        """The same, of a model that takes images as they are: of any height and width that `multiple` divides."""
+        if not isinstance(self.preprocess, ImagePreprocess):
+            return self
+        return replace(self, preprocess=replace(self.preprocess, size=None, fit="stretch", multiple=multiple))
 
     def with_support(self, support: tuple[float, float]) -> Signature:
         """The same, of a model whose likelihood takes values in this interval."""

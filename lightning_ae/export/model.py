@@ -27,6 +27,7 @@ from lightning_ae.export.graphs import Case, Part, To, check_file, check_to, wri
 from lightning_ae.parts.likelihoods import known
 from lightning_ae.preprocess import ImagePreprocess, Preprocess, TabularPreprocess
 from lightning_ae.scores import asked
+from lightning_ae.shapes import one_size
 from lightning_ae.training.weights import weights_type
 
 What = Literal["encode", "decode", "score"]
@@ -99,6 +100,7 @@ def export(
     if what not in get_args(What):
         raise unknown("value of what", str(what), get_args(What))
     check_to(to)
+    one_size(model, "a graph")
     if threshold is not None and what != "score":
         raise InputError(f"threshold={threshold!r} is of scores, which {what!r} does not give", "set what='score'")
     own = model.threshold

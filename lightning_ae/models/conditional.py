@@ -72,7 +72,7 @@ class ConditionalVAE(VAE):
 
     def __init__(
         self,
-        input_shape: Sequence[int],
+        input_shape: Sequence[int | None],
         latent_dim: int = 16,
         *,
         num_classes: int = 10,

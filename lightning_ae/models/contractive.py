@@ -67,7 +67,7 @@ class ContractiveAutoencoder(Autoencoder):
 
     def __init__(
         self,
-        input_shape: Sequence[int],
+        input_shape: Sequence[int | None],
         latent_dim: int = 16,
         *,
         contraction: float = 0.1,

@@ -41,7 +41,7 @@ class DenoisingAutoencoder(Autoencoder):
 
     def __init__(
         self,
-        input_shape: Sequence[int],
+        input_shape: Sequence[int | None],
         latent_dim: int = 16,
         *,
         corruption: Corruption = Masking(),

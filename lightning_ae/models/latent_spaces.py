@@ -48,7 +48,7 @@ class HypersphericalVAE(VAE):
 
     def __init__(
         self,
-        input_shape: Sequence[int],
+        input_shape: Sequence[int | None],
         latent_dim: int = 16,
         *,
         floor: float = 1.0,
@@ -86,7 +86,7 @@ class CategoricalVAE(VAE):
 
     def __init__(
         self,
-        input_shape: Sequence[int],
+        input_shape: Sequence[int | None],
         latent_dim: int = 16,
         *,
         classes: int = 10,
@@ -121,7 +121,7 @@ class PoincareVAE(VAE):
 
     def __init__(
         self,
-        input_shape: Sequence[int],
+        input_shape: Sequence[int | None],
         latent_dim: int = 16,
         *,
         curvature: float = 1.0,
@@ -162,7 +162,7 @@ class JointVAE(VAE):
 
     def __init__(
         self,
-        input_shape: Sequence[int],
+        input_shape: Sequence[int | None],
         latent_dim: int = 16,
         *,
         variables: int = 1,

@@ -48,7 +48,7 @@ class MissingDataIWAE(IWAE):
 
     def __init__(
         self,
-        input_shape: Sequence[int],
+        input_shape: Sequence[int | None],
         latent_dim: int = 16,
         *,
         samples: int = 20,

@@ -17,6 +17,7 @@ from lightning_ae.exact import Noise, sum_over_ranks
 from lightning_ae.parts.likelihoods import Gaussian, at_least_float32, known
 from lightning_ae.parts.penalties import ACTIVATIONS, INTEGRALS, CodeActivation, differentiable
 from lightning_ae.scores import Per
+from lightning_ae.shapes import one_size
 
 
 class ScoreMatchingAutoencoder(Autoencoder):
@@ -91,6 +92,7 @@ class ScoreMatchingAutoencoder(Autoencoder):
             raise InputError(f"code_activation must be one of {list(ACTIVATIONS)}, got {code_activation!r}")
         self.objective, self.code_activation = objective, code_activation
         self.register_buffer("sigmas", torch.tensor(levels), persistent=False)
+        one_size(self, type(self).__name__)
         self.register_buffer("data_mean", torch.zeros(self.input_shape))
         self.register_buffer("data_variance", torch.zeros(self.input_shape))
         # the code's scale and shift for a noise level; with one level there is nothing to tell apart

@@ -44,7 +44,7 @@ class SparseAutoencoder(Autoencoder):
 
     def __init__(
         self,
-        input_shape: Sequence[int],
+        input_shape: Sequence[int | None],
         latent_dim: int = 16,
         *,
         penalty: Literal["kl", "l1"] = "kl",

@@ -77,7 +77,7 @@ class VAE(Autoencoder):
 
     def __init__(
         self,
-        input_shape: Sequence[int],
+        input_shape: Sequence[int | None],
         latent_dim: int = 16,
         *,
         likelihood: Likelihood = Gaussian(scale="optimal"),

@@ -73,7 +73,7 @@ class VampPriorVAE(VAE):
 
     def __init__(
         self,
-        input_shape: Sequence[int],
+        input_shape: Sequence[int | None],
         latent_dim: int = 16,
         *,
         pseudo_inputs: int = 500,
@@ -104,7 +104,7 @@ class IWAE(VAE):
 
     def __init__(
         self,
-        input_shape: Sequence[int],
+        input_shape: Sequence[int | None],
         latent_dim: int = 16,
         *,
         samples: int = 5,
@@ -136,7 +136,7 @@ class CIWAE(VAE):
 
     def __init__(
         self,
-        input_shape: Sequence[int],
+        input_shape: Sequence[int | None],
         latent_dim: int = 16,
         *,
         samples: int = 5,
@@ -172,7 +172,7 @@ class PIWAE(VAE):
 
     def __init__(
         self,
-        input_shape: Sequence[int],
+        input_shape: Sequence[int | None],
         latent_dim: int = 16,
         *,
         samples: int = 16,
@@ -210,7 +210,7 @@ class HamiltonianVAE(VAE):
 
     def __init__(
         self,
-        input_shape: Sequence[int],
+        input_shape: Sequence[int | None],
         latent_dim: int = 16,
         *,
         steps: int = 3,
@@ -248,7 +248,7 @@ class BetaTCVAE(VAE):
 
     def __init__(
         self,
-        input_shape: Sequence[int],
+        input_shape: Sequence[int | None],
         latent_dim: int = 16,
         *,
         beta: float = 6.0,
@@ -281,7 +281,7 @@ class BetaVAE(VAE):
 
     def __init__(
         self,
-        input_shape: Sequence[int],
+        input_shape: Sequence[int | None],
         latent_dim: int = 16,
         *,
         beta: float = 4.0,
@@ -316,7 +316,7 @@ class DIPVAE(VAE):
 
     def __init__(
         self,
-        input_shape: Sequence[int],
+        input_shape: Sequence[int | None],
         latent_dim: int = 16,
         *,
         kind: Literal["I", "II"] = "I",
@@ -350,7 +350,7 @@ class InfoVAE(VAE):
 
     def __init__(
         self,
-        input_shape: Sequence[int],
+        input_shape: Sequence[int | None],
         latent_dim: int = 16,
         *,
         alpha: float = 0.5,

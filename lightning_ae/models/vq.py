@@ -20,6 +20,7 @@ from lightning_ae.parts.moves import Geometry
 from lightning_ae.parts.quantizers import Quantizer, VectorQuantizer
 from lightning_ae.parts.sampling import Space
 from lightning_ae.scores import Coded
+from lightning_ae.shapes import fits, is_any
 
 
 class VQOptions(LikelihoodOptions, total=False):
@@ -55,7 +56,7 @@ class VQVAE(Autoencoder):
 
     def __init__(
         self,
-        input_shape: Sequence[int],
+        input_shape: Sequence[int | None],
         latent_dim: int = 16,
         *,
         architecture: Architecture | None = None,
@@ -99,8 +100,9 @@ class VQVAE(Autoencoder):
         Raises:
             InputError: when they are no integers, are not so many, or not all in 0, ..., codes - 1.
         """
-        positions, codes = tuple(self.code_shape[1:]), self.quantizer.codes
-        if indices.is_floating_point() or indices.dtype == torch.bool or indices.shape[1:] != positions:
+        codes = self.quantizer.codes
+        positions = self.input_shape[1:] if is_any(self.input_shape) else self.code_shape[1:]  # any, or these
+        if indices.is_floating_point() or indices.dtype == torch.bool or not fits(indices.shape[1:], positions):
             raise InputError(
                 f"indices must be integers (B, {', '.join(map(str, positions))}), got {indices.dtype} of the shape "
                 f"{tuple(indices.shape)}",
@@ -169,5 +171,5 @@ class VQVAE(Autoencoder):
     def rate(self, x: Tensor, **given: Tensor) -> Tensor:
         """The bits of each sample's indices, all as likely as each other: positions * log2(codes), (B,)."""
         self.check_given(given)
-        bits = math.prod(self.code_shape[1:]) * math.log2(self.quantizer.codes)
+        bits = math.prod(self.code_shape_of(x.shape[1:])[1:]) * math.log2(self.quantizer.codes)
         return torch.full((x.shape[0],), bits, dtype=self.dtype, device=self.device)

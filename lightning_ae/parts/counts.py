@@ -55,7 +55,7 @@ class _Counts(Likelihood):
             return params
         params = at_least_float32(params)
         shares = params[:, 0].flatten(1).log_softmax(dim=1)
-        log_mean = (shares + self._log_library(taken.get("library"), shares)).view(-1, 1, *shape)
+        log_mean = (shares + self._log_library(taken.get("library"), shares)).view_as(params[:, :1])
         return torch.cat([log_mean, params[:, 1:]], dim=1)
 
     def mean(self, params: Tensor) -> Tensor:
@@ -203,7 +203,7 @@ class NegativeBinomial(_Counts):
         params = _Counts.parameters(self, output, shape, **taken)
         each = shared.view(self.batches, shape[0])[condition[:, 0].long()]
         each = each.view(-1, 1, shape[0], *[1] * (len(shape) - 1)).to(params.dtype)
-        return torch.cat([params, each.expand(len(params), 1, *shape)], dim=1)
+        return torch.cat([params, each.expand_as(params[:, :1])], dim=1)
 
     def _log_mass(self, params: Tensor, x: Tensor) -> Tensor:
         return _log_mass(x, self._log_mean(params), self._log_dispersion(params))

@@ -109,7 +109,8 @@ class Likelihood(Configurable):
         """
         parts = [output.unflatten(1, (self.decoder_parameters, shape[0]))]
         parts += [part.view(1, len(part), -1, *[1] * (len(shape) - 1)).to(output.dtype) for part in more]
-        return torch.cat([part.expand(output.shape[0], -1, *shape) for part in parts], dim=1) if more else parts[0]
+        each = parts[0].shape[2:]
+        return torch.cat([part.expand(output.shape[0], -1, *each) for part in parts], dim=1) if more else parts[0]
 
     @property
     def num_parameters(self) -> int:

@@ -27,6 +27,7 @@ from lightning_ae.parts.posteriors import (
     FullCovarianceGaussian,
     Posterior,
 )
+from lightning_ae.shapes import one_size
 
 if TYPE_CHECKING:
     from lightning_ae.autoencoder import Autoencoder
@@ -254,7 +255,7 @@ class VampPrior(Mixture):
 
     def build(self, model: Autoencoder) -> nn.Module:
         """The pseudo-inputs."""
-        return PseudoInputs(self.pseudo_inputs, model.input_shape, model.likelihood.support, self.start)
+        return PseudoInputs(self.pseudo_inputs, one_size(model, "VampPrior"), model.likelihood.support, self.start)
 
     def observe(self, model: Autoencoder, x: Tensor) -> None:
         """Takes samples as pseudo-inputs, where it starts with them and there are too few yet.

@@ -16,6 +16,7 @@ from lightning_ae.parts.aggregated import Regularised
 from lightning_ae.parts.likelihoods import at_least_float32, without_autocast
 from lightning_ae.parts.posteriors import Distribution
 from lightning_ae.parts.schedules import Schedule, read_schedules
+from lightning_ae.shapes import one_size
 
 if TYPE_CHECKING:
     from lightning_ae.models.vae import VAE
@@ -65,7 +66,7 @@ class StructuralSimilarity(Regularised):
 
     def check(self, model: VAE) -> None:
         """Raises InputError unless the model takes images of a known range; says what scales they have."""
-        if len(model.input_shape) != 3 or min(model.input_shape[1:]) < 3:
+        if len(one_size(model, "StructuralSimilarity")) != 3 or min(model.input_shape[1:]) < 3:
             raise InputError(
                 f"StructuralSimilarity compares images of at least 3 x 3 pixels, got input_shape {model.input_shape}",
                 "use the objective ELBO(), or input_shape (channels, height, width)",

@@ -26,6 +26,7 @@ from lightning_ae.natural import (
     warn_if_grey,
 )
 from lightning_ae.preprocess.base import Preprocess, check_moments, standardize, unstandardize
+from lightning_ae.shapes import check_multiple
 
 Fit = Literal["stretch", "crop"]
 _NAMES = {1: "grey", 3: "colour"}
@@ -49,6 +50,8 @@ class ImagePreprocess(Preprocess):
         range: the values that become 0 and 1, of images that are not bytes: (0, 4095) of 12 bits, say. None of bytes
             (0..255) and of floats in [0, 1]. Such images may have any number of channels.
         layout: of arrays of three dimensions in natural units, where `range` is given, "CHW" or "HWC".
+        multiple: given, images go in as they are: of any height and width that are multiples of it, and of `channels`.
+            Others are refused rather than brought to it.
     """
 
     size: tuple[int, int] | None = None
@@ -59,6 +62,7 @@ class ImagePreprocess(Preprocess):
     fit: Fit = "stretch"
     range: tuple[float, float] | None = None
     layout: Literal["CHW", "HWC"] | None = None
+    multiple: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,6 +87,11 @@ class ImagePreprocess(Preprocess):
             raise unknown("fit of images", str(self.fit), get_args(Fit))
         if self.fit == "crop" and self.size is None:
             raise InputError("fit='crop' cuts images to a size, which is not given", "give size=(height, width)")
+        if self.multiple is not None and not (_is_count(self.multiple) and self.size is None):
+            raise InputError(
+                f"multiple must be a positive integer, of images that keep their sizes; got {self.multiple!r}",
+                "leave size out" if self.size is not None else "8, say",
+            )
 
     def __call__(self, x: Tensor) -> Tensor:
         """uint8, floats in [0, 1] or, where `range` says their values, any numbers, to float32 (B, C, H, W).
@@ -109,7 +118,15 @@ class ImagePreprocess(Preprocess):
         return standardize(x, self.mean, self.std, "channels")
 
     def resize(self, x: Tensor) -> Tensor:
-        """The images (B, C, H, W) in `size` and `channels`, in their own type: bytes are rounded to bytes."""
+        """The images (B, C, H, W) in `size` and `channels`, in their own type: bytes are rounded to bytes.
+
+        Raises:
+            InputError: where they cannot be brought to it, or `multiple` says that they go in as they are, and they
+                have other channels or sizes.
+        """
+        if self.multiple is not None:
+            self._check_as_it_is(x)
+            return x
         given = x
         if self.channels not in (None, x.shape[1]):
             if self.channels == 3 and x.shape[1] == 1:
@@ -139,6 +156,19 @@ class ImagePreprocess(Preprocess):
             return mask
         whole = self._whole(tuple(mask.shape[1:]))
         return self._cut(F.interpolate(mask.unsqueeze(1).float(), whole, mode="nearest-exact")).squeeze(1) > 0
+
+    def _check_as_it_is(self, x: Tensor) -> None:
+        """Refuses images (B, C, H, W) that would have to be changed."""
+        assert self.multiple is not None
+        if self.channels not in (None, x.shape[1]):
+            given, takes = (_NAMES.get(c, f"{c} channels") for c in (x.shape[1], self.channels))
+            raise InputError(
+                f"images in {given}, where the model takes {takes} as it is",
+                "grey becomes colour by three equal channels: x.expand(-1, 3, -1, -1), or image.convert('RGB')"
+                if x.shape[1] == 1
+                else "convert them first",
+            )
+        check_multiple(x.shape[2:], self.multiple)
 
     def _cut(self, x: Tensor) -> Tensor:
         """The centre of images (B, C, H, W) that is `size`."""
@@ -187,9 +217,16 @@ class ImagePreprocess(Preprocess):
             raise InputError(f"images must be PIL images or arrays, got {data!r:.80}", "PIL.Image.open(file) reads one")
         if is_array(data):
             x = image_batch(data, self.size, self.channels, self.layout)
+            if self.multiple is not None:
+                self._check_as_it_is(x)
             x, shapes = image_units(x, 0, how.mask, how.check, self.range), [tuple(x.shape[1:])]
         else:
             images = [image_of(item, row, self.range, self.layout) for row, item in enumerate(data)]
+            for row, each in enumerate(images if self.multiple is not None else ()):
+                try:
+                    self._check_as_it_is(each[None])
+                except InputError as error:
+                    raise InputError(f"row {row}: {error.message}", error.hint) from error
             masks = [None] * len(images) if how.mask is None else [each[None] for each in how.mask]
             images = [
                 image_units(each[None], row, masks[row], how.check, self.range) for row, each in enumerate(images)
@@ -247,7 +284,7 @@ def _joined(images: Sequence[Tensor]) -> Tensor:
         other = next(row for row, shape in enumerate(shapes) if shape != shapes[0])
         raise InputError(
             f"the samples must have one shape, but row 0 has {shapes[0]}, row {other} {shapes[other]}",
-            "resize images first",
+            "give those of one shape together, or resize images first",
         )
     if len({each.dtype for each in images}) > 1:
         images = [each.float() / 255 if each.dtype == torch.uint8 else each.float() for each in images]

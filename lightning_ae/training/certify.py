@@ -265,7 +265,7 @@ class _Data(pl.LightningDataModule):
     def __init__(self, model: Any) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
-        shape = (SAMPLES, *model.input_shape)
+        shape = (SAMPLES, *model.new_inputs(1).shape[1:])
         x = torch.rand(shape, generator=generator, dtype=torch.float32).to(torch.get_default_dtype())
         likelihood = getattr(model, "likelihood", None)
         if likelihood is not None and likelihood.distance is not None:  # whole numbers, where it takes those

@@ -18,6 +18,7 @@ from zipfile import BadZipFile, ZipFile
 
 import torch
 from lightning_fabric.plugins.io import TorchCheckpointIO
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_ae.config import arguments, bind_arguments, class_path, from_earlier, from_plain, import_class, to_plain
@@ -113,12 +114,15 @@ class Checkpointed:
         else:
             self.signature = replace(known or Signature(preprocess), preprocess=preprocess, version=FORMAT)
 
-    def take_signature_of(self, data: Any, support: tuple[float, float] | None = None) -> None:
+    def take_signature_of(
+        self, data: Any, support: tuple[float, float] | None = None, multiple: int | None = None
+    ) -> None:
         """Keeps what a data module says of its data, at the first fit; afterwards the data are read as the model says.
 
         Args:
             data: has a `signature`, or a `preprocess` at least, or nothing is known of it.
             support: the closed interval of values that the model's likelihood takes.
+            multiple: of height and width, of a model of images of any size: whatever size the data had, it takes all.
 
         Raises:
             InputError: when it preprocesses data otherwise than the model was trained with.
@@ -128,7 +132,14 @@ class Checkpointed:
             found = Signature(data.preprocess)
         if not isinstance(found, Signature):
             return
-        known = self.signature
+        known, size = self.signature, getattr(found.preprocess, "size", None)
+        if multiple is not None:
+            found = found.of_any_size(multiple)
+            if known is None and size is not None:
+                rank_zero_info(
+                    f"{type(self).__name__} takes images of any size in multiples of {multiple}: it is trained on "
+                    f"{size[0]} x {size[1]} pixels, and what it is given later keeps its own"
+                )
         if known is not None and known.preprocess != found.preprocess:
             raise InputError(
                 f"{type(data).__name__} preprocesses data otherwise than this model was trained with",

@@ -12,6 +12,8 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from lightning_ae.shapes import is_any
+
 SAMPLES, VALUES = 1024, 2**26
 """How many samples a code is judged by at most, and how many values they have together."""
 LEAST_USES = 10
@@ -101,6 +103,8 @@ def warn_of_scale(model: Any, x: Tensor) -> None:
 def _idle(model: Any, trainer: Any) -> tuple[int, int, int] | None:
     """How many units are idle, of how many, and of a sparse code among how many samples; None where nobody can say."""
     codes, used = [], []
+    if is_any(model.input_shape):
+        return None
     for batch in _batches(model, trainer):
         x, _, given = model.read(batch)
         code = model.encode(x, **given)

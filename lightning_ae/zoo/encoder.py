@@ -17,6 +17,7 @@ from lightning_ae.errors import InputError, unknown
 from lightning_ae.export import graphs
 from lightning_ae.parts.likelihoods import known
 from lightning_ae.preprocess import Preprocess
+from lightning_ae.shapes import is_any, one_size, words
 from lightning_ae.zoo.artefact import load_with_config
 from lightning_ae.zoo.schema import Config, golden_input
 
@@ -28,7 +29,8 @@ class Encoder(nn.Module):
     """From data in natural units to features, (B, ...) to (B, feature_dim).
 
     Features are the code as a vector: of a map or of tokens the mean over positions, of a hierarchy the codes beside
-    each other.
+    each other. Of a model of images of any size they are the code's map, (B, feature_dim, h, w), unless `pool` makes a
+    vector of it.
 
     Its input is what `Autoencoder.features` takes: images of any form, size and mode, vectors as arrays or by the
     names of their columns. What is no tensor goes to where the weights are; a tensor has to lie there, as for every
@@ -46,7 +48,7 @@ class Encoder(nn.Module):
         config: what is known of it.
         latent: see `load_encoder`, as are the others.
         layer: the name of an intermediate layer.
-        pool: over the layer's map.
+        pool: over the layer's map, or the code's of a model of images of any size.
         normalize: whether to standardise the code.
         freeze: whether the weights stay as they are.
 
@@ -77,7 +79,8 @@ class Encoder(nn.Module):
         if pool not in (None, "avg", "max"):
             raise unknown("pool", str(pool), ("avg", "max"))
         chosen = next((each for each in known.layers if each.name == layer), None)
-        if pool is not None and (chosen is None or chosen.stride is None):
+        mapped = is_any(config.input_shape) if layer is None else chosen is not None and chosen.stride is not None
+        if pool is not None and not mapped:
             raise InputError(f"pool={pool!r} needs a layer whose output is a map", "set layer, or leave pool out")
         if normalize and (layer is not None or known.mean is None or known.std is None):
             raise InputError(
@@ -211,6 +214,7 @@ class Encoder(nn.Module):
                 "has no place for",
                 "lightning_ae.export.export(model, file) writes a graph of several inputs",
             )
+        one_size(self.model, "a graph")
         graphs.check_to(to)
         graphs.check_file(file, to, overwrite=True)
         x = (golden_input(self.config) if example is None else example).to(self.model.device)
@@ -223,10 +227,11 @@ class Encoder(nn.Module):
     def encode(self, x: Tensor, given: Mapping[str, Tensor] = MappingProxyType({})) -> Tensor:
         """What `forward` does once the data are a tensor in natural units, (B, ...), which it does not look at."""
         x = self.preprocess(x)
-        if tuple(x.shape[1:]) != self.config.input_shape:
+        if not self.model.takes(x.shape[1:]):
+            wanted = self.config.input_shape
             raise InputError(
                 f"the samples have the shape {tuple(x.shape[1:])}, where {self.config.name} takes "
-                f"{self.config.input_shape}"
+                f"{words(wanted, self.config.multiple) if is_any(wanted) else wanted}"
             )
         dtype = self.model.dtype
         x = x.to(dtype)
@@ -240,11 +245,12 @@ class Encoder(nn.Module):
         elif self.latent == "indices":
             features = self.model.encode_indices(x, **given).reshape(x.shape[0], -1)  # type: ignore[operator]
         elif self.latent == "sample":
-            features = self.model.pool(self.model.draw(x, **given))
+            features = self._vector(self.model.draw(x, **given))
         else:
-            features = self.model.pool(self.model.encode(x, **given))
+            features = self._vector(self.model.encode(x, **given))
         if self.normalize:
-            features = (features - self.mean) / self.std
+            each = [-1, *[1] * (features.ndim - 2)]
+            features = (features - self.mean.view(each)) / self.std.view(each)
         return features.to(dtype) if features.is_floating_point() else features
 
     def _at(self, layer: str, x: Tensor, given: Mapping[str, Tensor]) -> Tensor:
@@ -256,9 +262,17 @@ class Encoder(nn.Module):
         finally:
             handle.remove()
         value = found[0]
-        if self.pool == "avg":
-            return value.mean(dim=(2, 3))
-        return value.amax(dim=(2, 3)) if self.pool == "max" else value.flatten(1)
+        return value.flatten(1) if self.pool is None else _POOLS[self.pool](value)
+
+    def _vector(self, code: Any) -> Tensor:
+        """What a code is as features: a vector, but where images may be of any size and nothing pools, the map."""
+        if not is_any(self.config.input_shape):
+            return self.model.pool(code)
+        found: Tensor = code if self.pool is None else _POOLS[self.pool](code)
+        return found
+
+
+_POOLS: dict[str, Any] = {"avg": lambda x: x.mean(dim=(2, 3)), "max": lambda x: x.amax(dim=(2, 3))}
 
 
 class _Alone(graphs.Part):
@@ -286,7 +300,8 @@ def load_encoder(
         latent: "mean", the code without randomness; "sample", a draw from the posterior, where there is one; "indices",
             those of a codebook, (B, positions), where codes are discrete.
         layer: an intermediate layer of the encoder instead of the code; `feature_info` lists them.
-        pool: "avg" or "max" over height and width of the layer's map; by default it is flattened.
+        pool: "avg" or "max" over height and width of the layer's map; by default it is flattened. Of a model of images
+            of any size also over the code's, which by default stays a map.
         normalize: standardise the code by its mean and standard deviation over the training data.
         freeze: leave the weights as they are; `unfreeze()` changes that.
 

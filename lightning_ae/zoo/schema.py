@@ -25,6 +25,8 @@ LARGEST_NUMBER, LONGEST_LIST, DEEPEST = 1 << 20, 256, 8
 LARGEST_SIGNATURE = 1 << 19  # characters
 LARGEST_FILE = 2 << 30  # bytes
 GOLDEN_SAMPLES = 2
+GOLDEN_SIZE = (4, 6)
+"""Height and width of images that may be of any, in the multiples of them that the model takes."""
 
 _HF = re.compile(r"^hf://(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})(/(?P<file>[\w.-]+))?$")
 
@@ -135,7 +137,9 @@ class ImageInput(_Part):
     """Images as the model takes them: resized with antialiasing, converted, scaled to [0, 1], normalised, binarised."""
 
     kind: Literal["image"]
-    size: tuple[Annotated[int, Field(gt=0, le=16384)], Annotated[int, Field(gt=0, le=16384)]]
+    size: tuple[Annotated[int, Field(gt=0, le=16384)], Annotated[int, Field(gt=0, le=16384)]] | None = Field(
+        description="none where images go in as they are, of any height and width that are multiples of `multiple`"
+    )
     interpolation: Literal["bilinear"] = "bilinear"
     channels: Annotated[int, Field(gt=0, le=4096)]
     range: tuple[Literal[0], Literal[1]] = (0, 1)
@@ -145,13 +149,21 @@ class ImageInput(_Part):
     fit: Literal["stretch", "crop"] = "stretch"
     values: tuple[float, float] | None = Field(None, description="of images that are not bytes, those that become 0, 1")
     layout: Literal["CHW", "HWC"] | None = Field(None, description="of arrays of such images")
+    multiple: Annotated[int, Field(gt=0, le=4096)] | None = Field(None, description="of height and width, where any")
+
+    @model_validator(mode="after")
+    def _sized(self) -> ImageInput:
+        if (self.size is None) == (self.multiple is None):
+            raise InputError(f"images have a size, or a multiple where it may be any; got {self.size}, {self.multiple}")
+        return self
 
     def build(self) -> Preprocess:
         """The map from images in natural units."""
         from lightning_ae.preprocess import ImagePreprocess
 
         mean, std = (None if v is None else tuple(v) for v in (self.mean, self.std))
-        return ImagePreprocess(self.size, self.channels, mean, std, self.binarize, self.fit, self.values, self.layout)
+        options = (mean, std, self.binarize, self.fit, self.values, self.layout, self.multiple)
+        return ImagePreprocess(self.size, self.channels, *options)
 
 
 class TabularInput(_Part):
@@ -241,10 +253,11 @@ class Config(_Part):
     @model_validator(mode="after")
     def _fits(self) -> Config:
         shape = self.config.get("input_shape")
-        if not isinstance(shape, list | tuple) or not all(isinstance(n, int) and n > 0 for n in shape):
-            raise InputError(f"config must hold input_shape, positive integers; got {shape!r}")
         given = self.preprocess
-        wanted = (given.channels, *given.size) if isinstance(given, ImageInput) else None
+        free = (None,) if isinstance(given, ImageInput) and given.size is None else ()
+        if not isinstance(shape, list | tuple) or not all(n in free or (isinstance(n, int) and n > 0) for n in shape):
+            raise InputError(f"config must hold input_shape, positive integers; got {shape!r}")
+        wanted = (given.channels, *(given.size or (None, None))) if isinstance(given, ImageInput) else None
         what, ranks = ("sequences", (2,)) if isinstance(given, SequenceInput) else ("vectors", (1, 2))  # or arrays
         if (wanted is None and len(shape) not in ranks) or (wanted is not None and wanted != tuple(shape)):
             raise InputError(f"preprocess gives {wanted or what}, but the model takes the input_shape {shape}")
@@ -272,9 +285,20 @@ class Config(_Part):
         return self.name.partition(".")[2].rpartition("_v")[0]
 
     @property
-    def input_shape(self) -> tuple[int, ...]:
-        """The shape of a sample as the model takes it."""
+    def input_shape(self) -> tuple[Any, ...]:
+        """The shape of a sample as the model takes it; None for height and width where they may be any."""
         return tuple(self.config["input_shape"])
+
+    @property
+    def multiple(self) -> int | None:
+        """What height and width are multiples of, where they may be any."""
+        return self.preprocess.multiple if isinstance(self.preprocess, ImageInput) else None
+
+    @property
+    def golden_shape(self) -> tuple[int, ...]:
+        """Of the samples that golden values are of."""
+        shape, m = self.input_shape, self.multiple
+        return shape if m is None else (shape[0], GOLDEN_SIZE[0] * m, GOLDEN_SIZE[1] * m)
 
 
 class Golden(_Part):
@@ -388,13 +412,13 @@ def parse(cls: type[Config], data: Any, where: str) -> Any:
 
 
 def golden_input(config: Config) -> Tensor:
-    """A fixed input in natural units, (2, *input_shape), the same everywhere: bytes for images, else in [0, 1]."""
+    """A fixed input in natural units, (2, *golden_shape), the same everywhere: bytes for images, else in [0, 1]."""
     import torch
 
-    count = GOLDEN_SAMPLES * math.prod(config.input_shape)
+    count = GOLDEN_SAMPLES * math.prod(config.golden_shape)
     state, values = 1, []
     for _ in range(count):
         state = state * 48271 % 2147483647  # Park & Miller's generator
         values.append(state >> 8 & 255)
-    fixed = torch.tensor(values).view(GOLDEN_SAMPLES, *config.input_shape)
+    fixed = torch.tensor(values).view(GOLDEN_SAMPLES, *config.golden_shape)
     return fixed.to(torch.uint8) if isinstance(config.preprocess, ImageInput) else fixed / 255

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from lightning_ae.errors import InputError
 from lightning_ae.natural import listed, taken
+from lightning_ae.shapes import one_size
 from lightning_ae.zoo.encoder import Latent, Pool, load_encoder
 
 
@@ -59,6 +60,7 @@ class EncoderTransformer(TransformerMixin, BaseEstimator):
             InputError: when the encoder cannot be loaded, or X does not suit it.
         """
         self.encoder_ = load_encoder(self.name, self.latent, self.layer, self.pool, self.normalize)
+        one_size(self.encoder_.model, type(self).__name__)
         self._natural(X, fitting=True)
         return self
 

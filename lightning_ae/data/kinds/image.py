@@ -246,6 +246,8 @@ class Image(Kind):
         if not isinstance(wanted, ImagePreprocess):
             raise InputError("the data hold images, where the model takes vectors", "give kind=Tabular(...)")
         said = ("size", "channels", "mean", "std", "binarize")[: 5 if signature.version > 1 else 4]
+        any_size = wanted.multiple is not None
+        said = said[1:] if any_size else said  # such a model leaves the size to this kind
         for name in said:
             own, of_model = getattr(self, name), getattr(wanted, name)
             if own is not None and own != of_model:
@@ -253,7 +255,7 @@ class Image(Kind):
                     f"kind=Image({name}={own!r}) reads images otherwise than the model was trained with, {of_model!r}",
                     f"leave {name} out: the model says it",
                 )
-        if self.fit not in ("stretch", wanted.fit):
+        if not any_size and self.fit not in ("stretch", wanted.fit):
             raise InputError(
                 f"kind=Image(fit={self.fit!r}) reads images otherwise than the model was trained with, {wanted.fit!r}",
                 "leave fit out: the model says it",
@@ -266,7 +268,7 @@ class Image(Kind):
                     f"kind=Image({name}={own!r}) reads images otherwise than the model was trained with, {of_model!r}",
                     f"leave {name} out: the model says it",
                 )
-        options = {name: getattr(wanted, name) for name in (*said, "fit", "range")}
+        options = {name: getattr(wanted, name) for name in (*said, *(() if any_size else ("fit",)), "range")}
         options["layout"] = wanted.layout or self.layout
         return replace(self, column=column, **options)
 

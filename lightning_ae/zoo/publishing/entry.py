@@ -33,6 +33,7 @@ from lightning_ae.files import whole_file
 from lightning_ae.preprocess import ImagePreprocess, SequencePreprocess, TabularPreprocess
 from lightning_ae.recipes import find
 from lightning_ae.registry import model_name
+from lightning_ae.shapes import is_any
 from lightning_ae.strict_yaml import load_yaml
 from lightning_ae.zoo import index
 from lightning_ae.zoo.artefact import CONFIG, WEIGHTS, build, load_trained, parse_weights, plain_weights
@@ -207,17 +208,19 @@ def _config(name: str, model: Autoencoder) -> Config:
         if preprocess is not None and not isinstance(preprocess, ImagePreprocess):
             raise InputError(f"the checkpoint's preprocessing is a {type(preprocess).__name__}, but it takes images")
         moments = {"mean": preprocess.mean, "std": preprocess.std} if preprocess else {}
-        size, binarize = list(model.input_shape[1:]), preprocess.binarize if preprocess else None
+        size = None if is_any(model.input_shape) else list(model.input_shape[1:])
+        binarize = preprocess.binarize if preprocess else None
         plain = {"kind": "image", "size": size, "channels": model.input_shape[0], "binarize": binarize}
-        plain |= _lists(moments) | (
-            {"fit": preprocess.fit, "values": preprocess.range, "layout": preprocess.layout} if preprocess else {}
+        plain |= (
+            {"multiple": model.multiple}
+            | _lists(moments)
+            | ({"fit": preprocess.fit, "values": preprocess.range, "layout": preprocess.layout} if preprocess else {})
         )
     else:
         if isinstance(preprocess, CountPreprocess):
             raise InputError("the checkpoint's model takes counts, which entries of the zoo cannot describe yet")
         kept = to_plain(preprocess, "preprocess")["init_args"] if isinstance(preprocess, TabularPreprocess) else {}
         plain = {"kind": "sequence" if isinstance(preprocess, SequencePreprocess) else "tabular"} | kept
-    shape = model.input_shape
     config: Config = parse(
         Config,
         {
@@ -241,20 +244,20 @@ def _config(name: str, model: Autoencoder) -> Config:
     if signature.columns:
         said = {"signature": signature.plain(), "signature_hash": signature.hash}
         config = config.model_copy(update=said)
-    layers = _layers(model, signature.preprocess(golden_input(config)), shape)
+    layers = _layers(model, signature.preprocess(golden_input(config)))
     features = config.features.model_copy(update={"layers": layers})
     return config.model_copy(update={"features": features})
 
 
 @torch.no_grad()
-def _layers(model: Autoencoder, x: Tensor, shape: tuple[int, ...]) -> list[Layer]:
+def _layers(model: Autoencoder, x: Tensor) -> list[Layer]:
     """The parts of the encoder that give a tensor, in the order in which they run."""
     found: dict[str, Layer] = {}
 
     def note(name: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             if isinstance(output, Tensor) and output.ndim in (2, 4):
-                stride = _stride(shape[1], output.shape[2]) if output.ndim == 4 else None
+                stride = _stride(x.shape[2], output.shape[2]) if output.ndim == 4 else None
                 found[name] = Layer(name=name, channels=output.shape[1], stride=stride)
 
         return hook
