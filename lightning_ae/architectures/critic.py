@@ -14,6 +14,7 @@ from lightning_ae.architectures.layers import Activation, check_option, check_si
 from lightning_ae.architectures.mlp import MLP, Layers
 from lightning_ae.config import Configurable
 from lightning_ae.errors import InputError
+from lightning_ae.shapes import is_any
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class PatchCritic(Configurable):
         check_sizes(self, "channels")
         check_option(self, "norm", Literal["none", "layer", "group"])
 
-    def build(self, shape: Sequence[int]) -> nn.Module:
-        """A network from (B, C, H, W) to (B, 1, h, w).
+    def build(self, shape: Sequence[Any]) -> nn.Module:
+        """A network from (B, C, H, W) to (B, 1, h, w); height and width may be None, any.
 
         Raises:
             InputError: where samples are no images, or too small.
@@ -73,19 +74,37 @@ class PatchCritic(Configurable):
                 f"{name} cannot serve input_shape {tuple(shape)}: it takes images (channels, height, width)",
                 "give critic=None, which leaves the critic out",
             )
-        if min(shape[1:]) < 2**stages:
+        if not is_any(shape) and min(shape[1:]) < 2**stages:
             raise InputError(
                 f"{name} with {stages} stages cannot serve input_shape {tuple(shape)}: height and width must be at "
                 f"least {2**stages}",
                 "give fewer channels",
             )
-        layers = nn.Sequential()
+        layers = _OfPatches(2**stages)
         for i, (a, b) in enumerate(zip((shape[0], *self.channels), self.channels, strict=False)):
             layers.append(nn.Conv2d(a, b, 4, stride=2, padding=1))
             layers.extend([norm(self.norm, b, spatial=True)] if i else [])
             layers.append(nn.LeakyReLU(0.2))
         # a bias of all scores has no gradient while both sides of a hinge are open, which they are at first
-        return layers.append(nn.Conv2d(self.channels[-1], 1, 3, padding=1, bias=False))
+        layers.append(nn.Conv2d(self.channels[-1], 1, 3, padding=1, bias=False))
+        return layers
+
+
+class _OfPatches(nn.Sequential):
+    """Refuses images of which its stages would leave nothing, where they may be of any size."""
+
+    def __init__(self, least: int) -> None:
+        super().__init__()
+        self.least = least
+
+    def forward(self, x: Tensor) -> Tensor:
+        if min(x.shape[2:]) < self.least:
+            raise InputError(
+                f"images of {x.shape[2]} x {x.shape[3]} pixels, where the critic takes at least {self.least}",
+                "give PatchCritic fewer channels, or larger images",
+            )
+        scores: Tensor = super().forward(x)
+        return scores
 
 
 def detached(module: nn.Module, *inputs: Any) -> Tensor:

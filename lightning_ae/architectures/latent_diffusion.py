@@ -19,6 +19,7 @@ from lightning_ae.architectures.layers import (
     initialise,
 )
 from lightning_ae.errors import InputError
+from lightning_ae.shapes import is_any
 
 EPSILON = 1e-6
 """Of the group normalisations, as in the published weights."""
@@ -96,7 +97,7 @@ class LatentDiffusionNet(Architecture):
 
     @property
     def multiple(self) -> int:
-        """What height and width must be multiples of."""
+        """2 to the number of stages but the last."""
         return int(2 ** (len(self.channels) - 1))
 
     def encoder(self, input_shape: Shape, features: int) -> nn.Module:
@@ -117,7 +118,7 @@ class LatentDiffusionNet(Architecture):
                 f"LatentDiffusionNet cannot serve {argument} {shape}: it takes images (channels, height, width)",
                 "use MLP",
             )
-        if any(n % self.multiple for n in shape[1:]):
+        if not is_any(shape) and any(n % self.multiple for n in shape[1:]):
             raise InputError(
                 f"LatentDiffusionNet with {len(self.channels)} stages cannot serve {argument} {shape}: height and "
                 f"width must be multiples of {self.multiple}",

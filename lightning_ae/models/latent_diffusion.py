@@ -252,7 +252,7 @@ class AutoencoderKL(LatentDiffusion, VAE):  # type: ignore[misc]  # as Autoencod
 
     def __init__(
         self,
-        input_shape: Sequence[int],
+        input_shape: Sequence[int | None],
         latent_dim: int = 4,
         *,
         architecture: Architecture = LatentDiffusionNet(),
@@ -314,7 +314,7 @@ class VQGAN(LatentDiffusion, VQVAE):  # type: ignore[misc]  # as Autoencoder
 
     def __init__(
         self,
-        input_shape: Sequence[int],
+        input_shape: Sequence[int | None],
         latent_dim: int = 16,
         *,
         architecture: Architecture = LatentDiffusionNet(),

@@ -431,5 +431,6 @@ def _https_only(response: Any, *args: Any, **kwargs: Any) -> None:
 
 
 def short(error: BaseException) -> str:
+    """The kind of an error, and the first line of what it says."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,14 @@ class Place:
         folder: where it is on this machine; or none.
         repo: on the hub, and at which commit.
         subfolder: of the repository, with a slash at its end, or nothing.
+        names: of its files; None where nobody has asked the hub, which a commit does without.
     """
 
     where: str
     folder: Path | None = None
     repo: tuple[str, str] | None = None
     subfolder: str = ""
-    names: list[str] = field(default_factory=list)
+    names: list[str] | None = None
 
     def read(self, name: str, most: int = LARGEST_FILE) -> bytes:
         """The bytes of a file, at most so many.
@@ -59,7 +60,7 @@ class Place:
 
     def told(self) -> str:
         """What the folder holds, in words."""
-        return f"{self.where} holds {', '.join(self.names[:12]) or 'no files'}" if self.names else ""
+        return "" if self.names is None else f"it holds {', '.join(self.names[:12]) or 'no files'}"
 
     def config(self) -> dict[str, Any]:
         """What config.json says.
@@ -67,10 +68,11 @@ class Place:
         Raises:
             InputError: when there is none, or it is no JSON object.
         """
-        if self.names and CONFIG not in self.names:
+        if self.names is not None and CONFIG not in self.names:
             raise InputError(f"{self.where} has no {CONFIG}", self.told())
+        text = self.read(CONFIG, LARGEST_CONFIG)
         try:
-            data: Any = json.loads(self.read(CONFIG, LARGEST_CONFIG), object_pairs_hook=unique)
+            data: Any = json.loads(text, object_pairs_hook=unique)
         except (ValueError, RecursionError) as error:
             raise InputError(f"{CONFIG} of {self.where} is no JSON: {error}") from error
         if not isinstance(data, dict):
@@ -83,7 +85,7 @@ class Place:
         Raises:
             InputError: when it is not there; a pickle of that name is refused as such.
         """
-        if self.names and name not in self.names:
+        if self.names is not None and name not in self.names:
             stem = name.removesuffix(".safetensors")
             pickles = [other for other in self.names if other.startswith(stem) and other.endswith(PICKLES)]
             if pickles:

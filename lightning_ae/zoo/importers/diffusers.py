@@ -2,8 +2,9 @@
 
 There an image lies in [-1, 1]; so it does in the models that come of them (but for AutoencoderTiny, whose network takes
 [0, 1]), and their preprocessing brings images there. Codes are as `encode` gives them there, without the scaling that
-pipelines apply, which `scaled` does. What is left out has no effect on what a network computes: `force_upcast`, of half
-precision in pipelines, and keys with an underscore, which say where a config comes from.
+pipelines apply, which `scaled` does. Images may be of any size, in multiples of what the network asks for. What is left
+out has no effect on what a network computes: `sample_size`, of the images that it was trained on, `force_upcast`, of
+half precision in pipelines, and keys with an underscore, which say where a config comes from.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from lightning_ae.models.latent_diffusion import VQGAN, AutoencoderKL
 from lightning_ae.parts.likelihoods import Gaussian
 from lightning_ae.parts.quantizers import GradientVectorQuantizer
 from lightning_ae.preprocess import ImagePreprocess
+from lightning_ae.shapes import words
 from lightning_ae.training.rebuild import check_finite, rebuild
 from lightning_ae.zoo.places import Place
 
@@ -100,7 +102,7 @@ class Options:
         """Of images, which come out as they go in."""
         if self.count("in_channels") != self.count("out_channels"):
             raise self.refuse(
-                "out_channels", f"images that go in have {self['in_channels']}, and here as many come out"
+                "out_channels", f"in_channels = {self['in_channels']}, and here as many come out as go in"
             )
         return self.count("in_channels")
 
@@ -123,9 +125,10 @@ def read(config: Mapping[str, Any], place: Place) -> Autoencoder:
         check_finite(weights, weights)
     except InputError as error:
         raise InputError(f"{place.where} cannot be imported: {error.message}", error.hint) from error
+    name, takes = config["_class_name"], words(bare.input_shape, bare.multiple)
     rank_zero_info(
-        f"{config['_class_name']} of diffusers is {type(bare).__name__}({tuple(bare.input_shape)}, ...) here, without a "
-        "critic and a perceptual distance, and with a Gaussian of scale 1, which such weights do not say"
+        f"{name} of diffusers is {type(bare).__name__} here, of images {takes}; what weights do not say is a likelihood, "
+        "here a Gaussian of scale 1, and what further a training takes, here nothing"
     )
     return bare.eval()
 
@@ -138,12 +141,12 @@ def _kl(config: Mapping[str, Any]) -> Made:
     latent = given.count("latent_channels")
     flags = {name: given.flag(f"use_{name}") for name in ("quant_conv", "post_quant_conv")}
     given.flag("force_upcast")
-    network, shape = _network(given, **flags), _input_shape(given)
+    network, shape = _network(given, **flags), (given.channels(), None, None)
     shift, factor = _scale(given, latent)
 
     def make() -> AutoencoderKL:
         model = AutoencoderKL(shape, latent, architecture=network, likelihood=Gaussian(), perceptual=None, critic=None)
-        return _fed(model, shape)
+        return _fed(model)
 
     def weights_for(module: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         return _of_networks(weights) | _scale_of(module, shift, factor)
@@ -159,13 +162,13 @@ def _vq(config: Mapping[str, Any]) -> Made:
         raise given.refuse("norm_type", "here there are group normalisations alone")
     for name in ("force_upcast", "lookup_from_codebook"):  # of the latter `decode_indices` is what decode is there
         given.flag(name)
-    network, shape = _network(given, code_channels=latent), _input_shape(given)
+    network, shape = _network(given, code_channels=latent), (given.channels(), None, None)
     quantizer = GradientVectorQuantizer(given.count("num_vq_embeddings"))
     factor = _factor(given)
 
     def make() -> VQGAN:
         options: dict[str, Any] = {"architecture": network, "quantizer": quantizer, "likelihood": Gaussian()}
-        return _fed(VQGAN(shape, inside, perceptual=None, critic=None, **options), shape)
+        return _fed(VQGAN(shape, inside, perceptual=None, critic=None, **options))
 
     def weights_for(module: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         found = _of_networks(weights)
@@ -200,14 +203,6 @@ def _network(given: Options, **options: Any) -> LatentDiffusionNet:
     )
 
 
-def _input_shape(given: Options) -> tuple[int, int, int]:
-    size = given["sample_size"]
-    sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
-    if len(sides) != 2 or not all(type(n) is int and n > 0 for n in sides):
-        raise given.refuse("sample_size", "that is no height and width")
-    return given.channels(), *sides
-
-
 def _factor(given: Options) -> float:
     factor = given.number("scaling_factor")
     if not factor > 0:
@@ -234,11 +229,12 @@ def _scale(given: Options, channels: int) -> tuple[list[float], list[float]]:
     return [shift] * channels, [factor] * channels
 
 
-def _fed(model: Any, shape: tuple[int, ...]) -> Any:
-    """With the preprocessing from images to what the model takes: in [-1, 1]."""
-    half = (0.5,) * shape[0]
-    if shape[0] in (1, 3):
-        model.signature = Signature(ImagePreprocess(shape[1:], shape[0], mean=half, std=half))
+def _fed(model: Any) -> Any:
+    """With the preprocessing from images to what the model takes, in [-1, 1]; of grey and colour, which are known."""
+    channels: int = model.input_shape[0]
+    if channels in (1, 3):
+        half = (0.5,) * channels
+        model.signature = Signature(ImagePreprocess(None, channels, mean=half, std=half, multiple=model.multiple))
     return model
 
 
