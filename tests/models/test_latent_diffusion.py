@@ -343,3 +343,30 @@ def test_a_codebook_that_is_trained() -> None:
     (of_codes,) = torch.autograd.grad(terms["codebook"], model.codebook.vectors, retain_graph=True)
     assert of_codes.abs().sum() > 0
     assert torch.autograd.grad(terms["commitment"], model.codebook.vectors, allow_unused=True) == (None,)
+
+
+# ---- images of any size ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_images_of_any_size(cls: Any) -> None:
+    model = build(cls, (3, None, None)).double()
+    for size in ((8, 12), (16, 8)):
+        fixed = build(cls, (3, *size)).double()
+        fixed.load_state_dict(model.state_dict())
+        x, found = images(4, (3, *size)).double(), []
+        for each in (model, fixed):
+            torch.manual_seed(1)
+            terms = each.loss(x, x)
+            terms["loss"].backward()
+            found.append(({k: v.item() for k, v in terms.items()}, [p.grad for p in each.parameters()]))
+            each.zero_grad()
+        assert found[0][0] == found[1][0]
+        for a, b in zip(found[0][1], found[1][1], strict=True):
+            torch.testing.assert_close(a, b)
+        assert model.code_shape_of((3, *size)) == fixed.code_shape == (2, size[0] // 2, size[1] // 2)
+        model.load_state_dict(fixed.state_dict())  # what training mode changed in buffers
+    with pytest.raises(InputError, match="multiples of 2"):
+        model.encode(torch.rand(2, 3, 7, 8).double())
+    with pytest.raises(InputError, match="images of 2 x 8 pixels, where the critic takes at least 4"):
+        model.loss(images(4, (3, 2, 8)).double(), images(4, (3, 2, 8)).double())

@@ -127,8 +127,8 @@ def read(config: Mapping[str, Any], place: Place) -> Autoencoder:
         raise InputError(f"{place.where} cannot be imported: {error.message}", error.hint) from error
     name, takes = config["_class_name"], words(bare.input_shape, bare.multiple)
     rank_zero_info(
-        f"{name} of diffusers is {type(bare).__name__} here, of images {takes}; what weights do not say is a likelihood, "
-        "here a Gaussian of scale 1, and what further a training takes, here nothing"
+        f"{name} of diffusers is {type(bare).__name__} here, of images {takes}; weights do not say a likelihood, which "
+        "is a Gaussian of scale 1, nor what else a training takes"
     )
     return bare.eval()
 
