@@ -23,7 +23,7 @@ from lightning_ae import (
     VampPriorVAE,
     load_model,
 )
-from lightning_ae.architectures import MLP, Architecture, ConvNet, ResNet, SequenceNet
+from lightning_ae.architectures import MLP, Architecture, ConvNet, ResNet, SequenceNet, TinyNet
 from lightning_ae.callbacks import SampleGrid
 from lightning_ae.data import Image
 from lightning_ae.data.signature import Signature
@@ -39,6 +39,8 @@ NETS = [
     ConvNet((4, 6), code="map", kernel_size=5),
     ResNet((4, 8), code="map"),
     ResNet((4, 8), code="map", padding="zeros", blocks=2),
+    TinyNet(8, (1, 1, 2)),
+    TinyNet(4, (2, 1), pooled=False),
 ]
 SIZES = [(16, 24), (8, 8), (40, 16)]
 
@@ -65,7 +67,7 @@ def test_it_is_the_model_of_each_size(net: Architecture) -> None:
             == fixed.code_shape
             == fixed.code_shape_of(x[0].shape)
         )
-        assert model.multiple == net.multiple == 2 ** len(net.channels)  # type: ignore[attr-defined]
+        assert model.multiple == net.multiple == size[0] // code.shape[2] == size[1] // code.shape[3]
         assert fixed.multiple is None
 
 
@@ -142,6 +144,17 @@ def test_what_needs_one_size_says_so(tmp_path: Path) -> None:
         trainer.fit(VAE(ANY, 3, architecture=net), torch.utils.data.DataLoader(torch.rand(4, 3, 8, 8)))
     with pytest.raises(InputError, match=r"a graph needs inputs of one size.*\n.*input_shape=\(3, 64, 64\)"):
         export(Autoencoder(ANY, 3, architecture=net), tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("options", [{"channels": 6}, {"channels": 0}, {"blocks": ()}, {"blocks": (0,)}, {"pooled": 1}])
+def test_tiny_networks_that_cannot_be(options: Any) -> None:
+    with pytest.raises(InputError, match=f"{next(iter(options))} of TinyNet must be"):
+        TinyNet(**options)
+
+
+def test_a_tiny_network_of_one_size_takes_multiples() -> None:
+    with pytest.raises(InputError, match="images of 12 x 16 pixels.*\n.*pad to 16 x 16"):
+        Autoencoder((3, 12, 16), 4, architecture=TinyNet())
 
 
 class Uneven(ConvNet):

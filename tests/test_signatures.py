@@ -22,7 +22,7 @@ from lightning_ae.cli.training import TrainingCLI
 from lightning_ae.config import arguments
 from lightning_ae.models.vae import VAEOptions
 from lightning_ae.parts import Bernoulli, Warmup
-from lightning_ae.zoo.publishing.entry import _config
+from lightning_ae.zoo.publishing.entry import config_of
 
 SHAPE = (1, 8, 8)
 BARE = ["--data", "HFDataModule", "--data.path", "digits", "--trainer.logger", "false", "--trainer.accelerator", "cpu",
@@ -200,7 +200,7 @@ def test_a_class_of_ones_own(
     assert parsed(f"{__name__}.{cls.__name__}", *words)._plain_hparams() == model._plain_hparams()
 
     monkeypatch.setattr("lightning_ae.zoo.publishing.entry.model_name", lambda cls: ("vae", None))
-    assert _config("vae_mlp.digits_v9", model).config == model.init_args
+    assert config_of("vae_mlp.digits_v9", model).config == model.init_args
 
 
 def test_a_settled_argument_is_not_kept_and_not_taken() -> None:

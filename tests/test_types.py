@@ -27,7 +27,7 @@ WAYS: dict[str, Callable[[nn.Module, torch.dtype], Any]] = {
 }
 
 
-CHOOSE = ("k_sparse", "topk_dictionary", "vq_vae")
+CHOOSE = ("k_sparse", "topk_dictionary", "vq_vae", "vqgan")
 """Which units are the largest, or which vector is the nearest, may change with the digits."""
 
 

@@ -7,6 +7,7 @@ from lightning_ae.architectures.latent_diffusion import LatentDiffusionNet
 from lightning_ae.architectures.mlp import MLP
 from lightning_ae.architectures.resnet import ResNet
 from lightning_ae.architectures.sequence import SequenceNet
+from lightning_ae.architectures.tiny import TinyNet
 
 __all__ = [
     "MLP",
@@ -17,5 +18,6 @@ __all__ = [
     "PatchCritic",
     "ResNet",
     "SequenceNet",
+    "TinyNet",
     "detached",
 ]

@@ -210,9 +210,9 @@ def _info(as_json: bool, name: str) -> None:
         "input": words(entry.input_shape, entry.multiple) if entry.multiple else f"{entry.input_shape}",
         "features": f"{entry.features.dim}; latent: {', '.join(entry.features.latents)}",
         "layers": ", ".join(layer.name for layer in entry.features.layers),
-        "data": f"{entry.data.id}: {entry.data.provenance}",
+        "data": f"{entry.data.id or entry.dataset}: {entry.data.provenance}",
         "licence": f"weights {entry.licence.weights}, data {entry.licence.data}",
-        "recipe": f"{', '.join(entry.recipe.paths) or 'unknown'} {entry.recipe.overrides or ''}",
+        **_made(entry),
         "files": ", ".join(f"{file.name} ({file.size / 1024:,.0f} KiB)" for file in entry.files),
     }
     for key, value in rows.items():
@@ -223,6 +223,14 @@ def _info(as_json: bool, name: str) -> None:
         spread = "" if metric.std is None else f"{metric.std:.2g}"
         table.add_row(metric.name, value, spread, str(metric.n or ""), ABOUT.get(metric.name, ""))
     console.print(table)
+
+
+def _made(entry: Entry) -> dict[str, str]:
+    """How an entry came to be."""
+    if entry.imported is not None:
+        return {"imported": f"{entry.imported.source}, {entry.imported.authors}"}
+    assert entry.recipe is not None
+    return {"recipe": f"{', '.join(entry.recipe.paths) or 'unknown'} {entry.recipe.overrides or ''}"}
 
 
 def _load_test(as_json: bool, name: str) -> None:

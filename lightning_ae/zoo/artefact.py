@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lightning_ae.autoencoder import Autoencoder
@@ -46,7 +47,7 @@ def load_with_config(name: str | os.PathLike[str]) -> tuple[Autoencoder, Config]
     """A pretrained model and what is known of it; see `load`."""
     config, weights = read(name)
     model = build(config, weights, str(name))
-    if isinstance(config, Entry):
+    if isinstance(config, Entry) and config.data.id is not None:
         init_args = {"path": config.data.id, **config.data.options}
         model.data_config = {"class_path": "lightning_ae.data.HFDataModule", "init_args": init_args}
     return model, config
@@ -109,6 +110,7 @@ def build(config: Config, weights: dict[str, Tensor], where: str) -> Autoencoder
         InputError: when the config does not suit the model, or the weights do not suit the config.
     """
     cls = _class(config)
+    weights = _widened(weights, config.stored, where)
     init_args = from_earlier({"class_path": class_path(cls), "init_args": config.config})["init_args"]
 
     def make() -> Autoencoder:
@@ -160,6 +162,16 @@ def plain_weights(model: nn.Module) -> dict[str, Tensor]:
             found[name] = tensor.detach().cpu().contiguous()
         seen.add(id(tensor))
     return found
+
+
+def _widened(weights: dict[str, Tensor], stored: str, where: str) -> dict[str, Tensor]:
+    """The weights in float32, of a file that holds them in half of its digits, as its config says."""
+    if stored == "float32":
+        return weights
+    for name, tensor in weights.items():
+        if tensor.dtype == torch.float32:
+            raise InputError(f"{where} holds {name} in {tensor.dtype}, where its config says {stored}")
+    return {name: tensor.float() if tensor.dtype == torch.float16 else tensor for name, tensor in weights.items()}
 
 
 def _check_header(data: bytes) -> None:

@@ -249,6 +249,7 @@ class Config(_Part):
         None, description="the density that is fitted to the codes, as its class and arguments; none where none was"
     )
     features: Features
+    stored: Literal["float32", "float16"] = Field("float32", description="the type of weights in the file")
 
     @model_validator(mode="after")
     def _fits(self) -> Config:
@@ -356,11 +357,21 @@ class Licence(_Part):
 class Data(_Part):
     """What the model was trained and evaluated on."""
 
-    id: str = Field(description="what HFDataModule takes as path")
+    id: str | None = Field(description="what HFDataModule takes as path; none of data that it does not reach")
     provenance: str
     options: Annotated[dict[str, Any], AfterValidator(_plain)] = Field(
         {}, description="other arguments of HFDataModule"
     )
+
+
+class Imported(_Part):
+    """Where weights come from that nobody trained here."""
+
+    authors: str
+    source: Annotated[str, AfterValidator(check_url)]
+    files: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(description="as they came: their sha256")
+    command: str = Field(description="what made the entry of them")
+    stated: dict[str, float] = Field({}, description="of metrics, what the authors' own code gives")
 
 
 class Paper(_Part):
@@ -376,11 +387,20 @@ class Entry(Config):
     files: Annotated[list[File], Field(min_length=1)]
     golden: Golden
     metrics: list[Metric]
-    recipe: Recipe
+    recipe: Recipe | None = Field(None, description="none of imported weights")
+    imported: Imported | None = Field(None, description="none of weights that were trained by a recipe")
     licence: Licence
     data: Data
     paper: Paper
     deprecated: str | None = Field(None, description="what to use instead, and why")
+
+    @model_validator(mode="after")
+    def _made(self) -> Entry:
+        if (self.recipe is None) == (self.imported is None):
+            raise InputError("an entry says by which recipe it was trained, or where it was imported from")
+        if self.imported is None and self.data.id is None:
+            raise InputError("data must have an id where a recipe trained on them")
+        return self
 
     def file(self, name: str) -> File:
         """The file of that name."""

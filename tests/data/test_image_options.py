@@ -70,12 +70,12 @@ def test_mixed_sizes_reach_a_model_as_they_reached_training(tmp_path: Path) -> N
 
 
 def test_an_entry_says_how_images_are_fitted() -> None:
-    from lightning_ae.zoo.publishing.entry import _config
+    from lightning_ae.zoo.publishing.entry import config_of
     from lightning_ae.zoo.schema import Config
 
     model = VAE((1, 6, 8), 4)
     model.signature = HFDataModule("digits", kind=Image(size=(6, 8), fit="crop"), cache="memory").signature
-    config = _config("vae_mlp.digits_v9", model)
+    config = config_of("vae_mlp.digits_v9", model)
     assert Config.model_validate_json(config.model_dump_json(by_alias=True)).read_signature() == model.signature
 
 

@@ -18,7 +18,7 @@ from lightning_ae.data.loader import Order
 from lightning_ae.data.windows import Series, cut
 from lightning_ae.preprocess import SequencePreprocess
 from lightning_ae.training.values import Offender
-from lightning_ae.zoo.publishing.entry import _config
+from lightning_ae.zoo.publishing.entry import config_of
 
 RNG = np.random.default_rng(0)
 LENGTH, STRIDE = 5, 2
@@ -223,7 +223,7 @@ def test_a_trained_model_takes_its_sequences(tmp_path: Any) -> None:
     loaded = load_model(tmp_path / "model.ckpt")
     assert isinstance(loaded.signature.preprocess, SequencePreprocess)
     assert loaded.signature.names == ["u", "v"]
-    published = _config("vae_mlp.machines_v1", loaded).preprocess.build()
+    published = config_of("vae_mlp.machines_v1", loaded).preprocess.build()
     assert published == data.signature.preprocess == loaded.signature.preprocess
     x = next(data.batches("train"))
     rows = directly(FRAME)[0]

@@ -238,11 +238,11 @@ def test_rows_without_a_label_do_not_count() -> None:
 @pytest.mark.parametrize("binarize", [None, "threshold", "dynamic"])
 def test_an_entry_says_how_images_are_binarised(binarize: Any) -> None:
     from lightning_ae.data import Image
-    from lightning_ae.zoo.publishing.entry import _config
+    from lightning_ae.zoo.publishing.entry import config_of
     from lightning_ae.zoo.schema import Config
 
     model = VAE((1, 8, 8), 4)
     model.signature = HFDataModule("digits", kind=Image(binarize=binarize), cache="memory").signature
-    config = _config("vae_mlp.digits_v9", model)
+    config = config_of("vae_mlp.digits_v9", model)
     assert Config.model_validate_json(config.model_dump_json(by_alias=True)).read_signature() == model.signature
     assert config.preprocess.binarize == binarize  # type: ignore[union-attr]

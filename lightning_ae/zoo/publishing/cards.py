@@ -10,8 +10,9 @@ import json
 import sys
 from pathlib import Path
 
+from lightning_ae.shapes import words
 from lightning_ae.zoo import index
-from lightning_ae.zoo.schema import Entry, Metric
+from lightning_ae.zoo.schema import Entry, Metric, Recipe
 
 ABOUT = {
     "squared_error": "squared error of reconstruction, summed over a sample's dimensions",
@@ -28,6 +29,7 @@ ABOUT = {
     "mmd_vae_loss": "weighted bound and weighted distance of the codes from the prior, nats",
     "ms_ssim_vae_loss": "bound and weighted dissimilarity of images, nats",
     "adversarial_loss": "reconstruction and both sides of the critic's game, nats",
+    "psnr": "peak signal-to-noise ratio of reconstructions, clamped to [0, 1], in dB; the mean over images",
     "denoising_loss": "training objective on corrupted samples, nats",
     "probe_error": "error of logistic regression on the codes",
     "knn_error": "error of 5 nearest neighbours on the codes",
@@ -52,8 +54,8 @@ def card(entry: Entry) -> str:
     results = [
         EvalResult(
             task_type="image-feature-extraction" if entry.preprocess.kind == "image" else "feature-extraction",
-            dataset_type=entry.data.id,
-            dataset_name=entry.dataset,
+            dataset_type=metric.dataset if entry.data.id is None else entry.data.id,
+            dataset_name=metric.dataset,
             dataset_split=metric.split,
             metric_type=metric.name,
             metric_name=ABOUT.get(metric.name, metric.name),
@@ -66,7 +68,7 @@ def card(entry: Entry) -> str:
         license=entry.licence.weights.lower(),
         library_name="lightning_ae",
         tags=["autoencoder", entry.model, "feature-extraction"],
-        datasets=None if "/" not in entry.data.id else [entry.data.id],
+        datasets=None if entry.data.id is None or "/" not in entry.data.id else [entry.data.id],
         model_name=entry.name,
         eval_results=results,
     )
@@ -77,27 +79,19 @@ def _text(entry: Entry) -> str:
     lines = [f"# {entry.name}", ""]
     if entry.deprecated:
         lines += [f"**Deprecated**: {entry.deprecated}", ""]
-    lines += [
-        f"A `{entry.model}` model of lightning_ae, trained on {entry.dataset}: {entry.features.dim} features for each "
-        f"input of shape {tuple(entry.input_shape)}. "
-        f"[{entry.paper.title}]({entry.paper.url}).",
-        "",
-    ]
+    lines += [*_first(entry), ""]
     if any(file.name == "preview.png" for file in entry.files):
         lines += ["![Test images above their reconstructions; samples below, where there are any](preview.png)", ""]
     lines += [
         "```python",
         "from lightning_ae import zoo",
         "",
-        f'encoder = zoo.load_encoder("{entry.name}")  # {_INPUTS[entry.preprocess.kind]}, to (B, {entry.features.dim})',
-        f'model = zoo.load("{entry.name}")  # the whole autoencoder',
+        *_use(entry),
         "```",
         "",
         "## Numbers",
         "",
-        f"On the {entry.metrics[0].split} split of {entry.dataset}. Classifiers learn from at most 10 000 training",
-        "codes; ± is the standard deviation over the seeds of the evaluation.",
-        f"`lightning-ae zoo reproduce {entry.name}` measures all of it again.",
+        *_measured(entry),
         "",
         "| metric | value | samples | |",
         "|---|---|---|---|",
@@ -116,17 +110,80 @@ def _text(entry: Entry) -> str:
         "|---|---|---|",
         *(f"| `{each.name}` | {each.channels} | {each.stride or 'a vector'} |" for each in entry.features.layers),
         "",
-        "## Training",
-        "",
-        f"`{_command(entry)}`, {entry.recipe.checkpoint or 'a'} checkpoint; {_minutes(entry)} on "
-        f"{entry.recipe.hardware}; "
-        + ", ".join(f"{name} {version}" for name, version in entry.recipe.versions.items())
-        + ".",
-        "",
-        f"Data: {entry.data.provenance} (`{entry.data.id}`), {entry.licence.data}. Weights: {entry.licence.weights}.",
+        *_origin(entry),
         "",
     ]
     return "\n".join(lines)
+
+
+def _first(entry: Entry) -> list[str]:
+    """What it is."""
+    paper = f"[{entry.paper.title}]({entry.paper.url})."
+    if entry.imported is None:
+        return [
+            f"A `{entry.model}` model of lightning_ae, trained on {entry.dataset}: {entry.features.dim} features for "
+            f"each input of shape {tuple(entry.input_shape)}. {paper}"
+        ]
+    size = words(entry.input_shape, entry.multiple)
+    if (m := entry.multiple) is not None:
+        size += f", to codes of {entry.features.dim} x H / {m} x W / {m}"
+    return [f"Weights of {entry.imported.authors} as the model `{entry.model}`, for images of {size}. {paper}"]
+
+
+def _use(entry: Entry) -> list[str]:
+    """The lines that load it, and of images of any size those that take it there and back."""
+    load = f'model = zoo.load("{entry.name}")'
+    if (m := entry.multiple) is not None:
+        return [
+            f"{load}  # {_INPUTS[entry.preprocess.kind]}; height and width in multiples of {m}",
+            "codes = model.features(images)  # as they are; pooled=True gives vectors",
+            "again = model.decode(codes).clamp(0, 1)",
+        ]
+    kind = f"{_INPUTS[entry.preprocess.kind]}, to (B, {entry.features.dim})"
+    return [f'encoder = zoo.load_encoder("{entry.name}")  # {kind}', f"{load}  # the whole autoencoder"]
+
+
+def _measured(entry: Entry) -> list[str]:
+    """What the numbers are of, and how to have them again."""
+    again = f"`lightning-ae zoo reproduce {entry.name}"
+    first = entry.metrics[0]
+    if entry.imported is not None:
+        stated = ", ".join(f"{name} {value}" for name, value in entry.imported.stated.items())
+        return [
+            f"On the {first.split} split of {first.dataset}; {again} --path {first.dataset}/` measures it again.",
+            *([f"The authors' own code gives {stated} there."] if stated else []),
+        ]
+    return [
+        f"On the {first.split} split of {entry.dataset}. Classifiers learn from at most 10 000 training",
+        "codes; ± is the standard deviation over the seeds of the evaluation.",
+        f"{again}` measures all of it again.",
+    ]
+
+
+def _origin(entry: Entry) -> list[str]:
+    """How it came to be, and under which licences."""
+    if (own := entry.imported) is not None:
+        files = [f"- `{name}`, sha256 `{digest}`" for name, digest in own.files.items()]
+        return [
+            "## Origin",
+            "",
+            f"By {own.authors}, {own.source}; licence {entry.licence.weights}. The files as they came:",
+            "",
+            *files,
+            "",
+            f"`{own.command}` made this entry of them; the weights are kept in {entry.stored}, and loaded in float32.",
+            "",
+            f"Trained on: {entry.data.provenance}.",
+        ]
+    assert (recipe := entry.recipe) is not None
+    return [
+        "## Training",
+        "",
+        f"`{_command(recipe)}`, {recipe.checkpoint or 'a'} checkpoint; {_minutes(recipe)} on "
+        f"{recipe.hardware}; " + ", ".join(f"{name} {version}" for name, version in recipe.versions.items()) + ".",
+        "",
+        f"Data: {entry.data.provenance} (`{entry.data.id}`), {entry.licence.data}. Weights: {entry.licence.weights}.",
+    ]
 
 
 def overview(entries: list[Entry]) -> str:
@@ -142,8 +199,9 @@ def overview(entries: list[Entry]) -> str:
         "and principal components.",
         "",
     ]
-    for dataset in dict.fromkeys(entry.dataset for entry in entries):
-        here = [entry for entry in entries if entry.dataset == dataset]
+    trained = [entry for entry in entries if entry.imported is None]
+    for dataset in dict.fromkeys(entry.dataset for entry in trained):
+        here = [entry for entry in trained if entry.dataset == dataset]
         lines += [
             f"## {dataset}",
             "",
@@ -167,7 +225,25 @@ def overview(entries: list[Entry]) -> str:
             ]
             lines.append(f"| {' | '.join(row)} |")
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_imports([entry for entry in entries if entry.imported is not None])])
+
+
+def _imports(entries: list[Entry]) -> list[str]:
+    """The table of the weights that others made."""
+    lines = ["## Weights that others made", "", "| entry | images | code | what is measured | licence, authors | KiB |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for entry in entries:
+        assert entry.imported is not None
+        row = [
+            f"[`{entry.name}`](weights/{entry.name}/README.md)",
+            words(entry.input_shape, entry.multiple),
+            f"{entry.features.dim} x H / {m} x W / {m}" if (m := entry.multiple) else str(entry.features.dim),
+            ", ".join(f"{each.name} {_value(each)} on {each.dataset}" for each in entry.metrics),
+            f"{entry.licence.weights}, {entry.imported.authors}",
+            f"{sum(file.size for file in entry.files) / 1024:,.0f}",
+        ]
+        lines.append(f"| {' | '.join(row)} |")
+    return [*lines, ""] if entries else []
 
 
 def schema() -> str:
@@ -228,21 +304,21 @@ def _sampled(entry: Entry) -> list[str]:
     return ["## Samples", "", f"A `{name}` is fitted to its codes: `model.sample(n)` draws from it.", ""]
 
 
-def _command(entry: Entry) -> str:
-    if not entry.recipe.paths:
+def _command(recipe: Recipe) -> str:
+    if not recipe.paths:
         return "unknown"
-    words = ["lightning-ae fit", *(f"-c {path}" for path in entry.recipe.paths)]
-    words += [f'--{key} "{value}"' if " " in str(value) else f"--{key} {value}" for key, value in _items(entry)]
-    return " ".join(words)
+    said = ["lightning-ae fit", *(f"-c {path}" for path in recipe.paths)]
+    said += [f'--{key} "{value}"' if " " in str(value) else f"--{key} {value}" for key, value in _items(recipe)]
+    return " ".join(said)
 
 
-def _items(entry: Entry) -> list[tuple[str, object]]:
-    seed = [] if entry.recipe.seed in (None, 0) else [("seed_everything", entry.recipe.seed)]
-    return [*entry.recipe.overrides.items(), *seed]
+def _items(recipe: Recipe) -> list[tuple[str, object]]:
+    seed = [] if recipe.seed in (None, 0) else [("seed_everything", recipe.seed)]
+    return [*recipe.overrides.items(), *seed]
 
 
-def _minutes(entry: Entry) -> str:
-    return "time unknown" if entry.recipe.minutes is None else f"{entry.recipe.minutes:.1f} minutes"
+def _minutes(recipe: Recipe) -> str:
+    return "time unknown" if recipe.minutes is None else f"{recipe.minutes:.1f} minutes"
 
 
 def main() -> None:

@@ -112,12 +112,12 @@ def publish(
         InputError: when the name is taken or no name, a recipe is not there, the model is not in the registry, or the
             data cannot be read.
     """
-    _check_new(name, to)
+    check_new(name, to)
     paths = [recipe] if isinstance(recipe, str) else list(recipe)
     for path_of_recipe in paths:
         find(path_of_recipe)
     model = load_trained(checkpoint)
-    config = _config(name, model)
+    config = config_of(name, model)
     about = _about_data(config.dataset, data, model)
     samples = read_data(about[0], model, path)
     codes = codes_of(model, samples, "train")
@@ -126,10 +126,27 @@ def publish(
     plain["features"] |= {"mean": _digits(mean), "std": _digits(std.clamp(min=1e-6))}
     config = parse(Config, plain, name)
     weights = plain_weights(model)
-    files = {WEIGHTS: _safetensors(weights), CONFIG: _json(config)}
+    files = {WEIGHTS: as_safetensors(weights), CONFIG: as_json(config)}
     if len(config.input_shape) == 3:
         files["preview.png"] = _preview(model, samples.inputs["test"], samples.given["test"])
     title, _, url = model.reference.partition(", http")
+    entry = made(
+        model,
+        config,
+        files,
+        metrics=[metric.model_dump() for metric in measure(model, samples, config.dataset)],
+        recipe=_recipe(checkpoint, paths, dict(overrides or {}), minutes),
+        licence={"weights": licence, "data": about[1]},
+        data=about[0].model_dump(),
+        paper={"title": title, "url": f"http{url}"},
+    )
+    if not dry_run:
+        entry = _upload(entry, files, to, checkpoint) if to.startswith("hf://") else write(entry, files, Path(to))
+    return entry
+
+
+def made(model: Autoencoder, config: Config, files: Mapping[str, bytes], **about: Any) -> Entry:
+    """The entry of these files, with what `about` says by the names of its fields; what the weights hold loads."""
     entry: Entry = parse(
         Entry,
         config.model_dump(by_alias=True)
@@ -139,17 +156,11 @@ def publish(
                 for file, data in files.items()
             ],
             "golden": golden(model, config).model_dump(),
-            "metrics": [metric.model_dump() for metric in measure(model, samples, config.dataset)],
-            "recipe": _recipe(checkpoint, paths, dict(overrides or {}), minutes),
-            "licence": {"weights": licence, "data": about[1]},
-            "data": about[0].model_dump(),
-            "paper": {"title": title, "url": f"http{url}"},
-        },
-        name,
+        }
+        | about,
+        config.name,
     )
-    build(entry, parse_weights(files[WEIGHTS], name), name)  # what was written loads
-    if not dry_run:
-        entry = _upload(entry, files, to, checkpoint) if to.startswith("hf://") else _write(entry, files, Path(to))
+    build(entry, parse_weights(files[WEIGHTS], config.name), config.name)
     return entry
 
 
@@ -164,7 +175,12 @@ def dump(entry: Entry) -> str:
 # ---- what is written -------------------------------------------------------------------------------------------------
 
 
-def _check_new(name: str, to: str) -> None:
+def check_new(name: str, to: str) -> None:
+    """Refuses what is no name of an entry, or the name of one that is there.
+
+    Raises:
+        InputError: naming it.
+    """
     if not re.fullmatch(NAME, name):
         raise InputError(
             f"{name!r} is no name for an entry", "<variant>_<architecture>.<dataset>_v<N>, such as vae_mlp.digits_v1"
@@ -200,7 +216,12 @@ def _signature(model: Autoencoder, config: Config) -> Signature:
     return Signature(preprocess) if known is None else replace(known, preprocess=preprocess)
 
 
-def _config(name: str, model: Autoencoder) -> Config:
+def config_of(name: str, model: Autoencoder) -> Config:
+    """What config.json says of a model, whose signature from now on has the preprocessing that it says.
+
+    Raises:
+        InputError: for a model that entries cannot describe.
+    """
     registered, package = model_name(type(model))
     preprocess = model.preprocess
     plain: dict[str, Any]
@@ -303,7 +324,7 @@ def _recipe(
     }
 
 
-def _write(entry: Entry, files: dict[str, bytes], to: Path) -> Entry:
+def write(entry: Entry, files: dict[str, bytes], to: Path) -> Entry:
     """Writes the artefact into a folder beside its place, and moves it there; the entry comes last."""
     from lightning_ae.zoo.publishing.cards import card
 
@@ -364,14 +385,16 @@ def _upload(entry: Entry, files: dict[str, bytes], to: str, checkpoint: str | os
 # ---- bytes -----------------------------------------------------------------------------------------------------------
 
 
-def _safetensors(weights: dict[str, Tensor]) -> bytes:
+def as_safetensors(weights: dict[str, Tensor]) -> bytes:
+    """A safetensors file of these tensors."""
     from safetensors.torch import save
 
     data: bytes = save(weights, metadata={"format": "pt"})
     return data
 
 
-def _json(config: Config) -> bytes:
+def as_json(config: Config) -> bytes:
+    """config.json."""
     return (json.dumps(config.model_dump(by_alias=True, mode="json"), indent=1) + "\n").encode()
 
 

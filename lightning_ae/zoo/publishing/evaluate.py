@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm.auto import tqdm
 
 from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.callbacks.measures import to_unit_interval
 from lightning_ae.data import HFDataModule
 from lightning_ae.errors import InputError
 from lightning_ae.evaluation import Samples, numbers
@@ -22,6 +25,8 @@ from lightning_ae.zoo.schema import Data, Entry, Metric
 
 def reproduce(name: str, path: str | None = None, train: bool = False) -> list[Check]:
     """Measures every number that an entry states again.
+
+    Of imported weights that is their PSNR on photographs, of which `path` names a copy.
 
     Args:
         name: of the entry.
@@ -37,8 +42,11 @@ def reproduce(name: str, path: str | None = None, train: bool = False) -> list[C
     """
     entry = index.info(name)
     model = _retrained(entry, path) if train else load_with_config(name)[0]
-    data = read_data(entry.data, model, path)
-    measured = {metric.name: metric.value for metric in measure(model, data, entry.dataset)}
+    if entry.imported is None:
+        found = measure(model, read_data(entry.data, model, path), entry.dataset)
+    else:
+        found = _measured_again(entry, model, path)
+    measured = {metric.name: metric.value for metric in found}
     checks = []
     for metric in entry.metrics:
         if metric.value is None:
@@ -55,7 +63,7 @@ def _retrained(entry: Entry, path: str | None) -> Autoencoder:
     from lightning_ae.training.checkpoint import load_model
 
     recipe = entry.recipe
-    if not recipe.paths:
+    if recipe is None or not recipe.paths:
         raise InputError(f"{entry.name} names no recipe, so it cannot be trained again")
     with tempfile.TemporaryDirectory() as folder:
         words = [word for path in recipe.paths for word in ("-c", path)]
@@ -74,6 +82,7 @@ def _retrained(entry: Entry, path: str | None) -> Autoencoder:
 def read_data(data: Data, model: Autoencoder, path: str | None = None) -> Samples:
     """The whole training and the test split of a data set, as the model takes them; the last one read is kept."""
     assert model.signature is not None
+    assert data.id is not None
     place = os.path.abspath(path) if path else data.id
     key = repr((place, sorted(data.options.items()), model.signature.hash, model.given))
     if key not in _KEPT:
@@ -116,6 +125,40 @@ def measure(model: Autoencoder, data: Samples, dataset: str) -> list[Metric]:
         found.append(metric(f"{prefix}probe_error", of_codes.get(f"{prefix}probe_error"), 0.003))
         found.append(metric(f"{prefix}knn_error", of_codes.get(f"{prefix}knn_error"), 0.002))
     return found
+
+
+def measure_photographs(model: Autoencoder, images: Sequence[Any], dataset: str) -> list[Metric]:
+    """What an entry states of a model of images of any size: the mean over images of the PSNR of its reconstructions.
+
+    They are clamped to [0, 1], and not rounded to bytes.
+    """
+    found = []
+    for image in tqdm(images, "photographs", delay=2, leave=False):
+        x, _, given = model.read_natural([image], {})
+        with torch.no_grad():
+            made = model(x, **given)
+        error = (to_unit_interval(model, made) - to_unit_interval(model, x)).double().square().mean()
+        found.append(-10 * math.log10(float(error)))
+    value = float(f"{math.fsum(found) / len(found):.6g}")
+    return [Metric(name="psnr", value=value, atol=0.005, dataset=dataset, split="test", n=len(found), std=None)]
+
+
+def photographs(path: str) -> Sequence[Any]:
+    """The images of a data set's test split, of any sizes."""
+    from datasets import load_dataset
+
+    images: Sequence[Any] = load_dataset(os.path.abspath(path), split="test")["image"]
+    return images
+
+
+def _measured_again(entry: Entry, model: Autoencoder, path: str | None) -> list[Metric]:
+    dataset = entry.metrics[0].dataset
+    if path is None:
+        raise InputError(
+            f"the numbers of {entry.name} are of the data set {dataset}, which no hub id names",
+            f"give a copy of it: --path {dataset}/",
+        )
+    return measure_photographs(model, photographs(path), dataset)
 
 
 def _relative(value: float) -> float:
