@@ -69,7 +69,9 @@ class Place:
             InputError: when there is none, or it is no JSON object.
         """
         if self.names is not None and CONFIG not in self.names:
-            raise InputError(f"{self.where} has no {CONFIG}", self.told())
+            pipeline = "model_index.json" in self.names
+            inside = "it is a pipeline of diffusers, whose autoencoder is in a folder of it: subfolder='vae'"
+            raise InputError(f"{self.where} has no {CONFIG}", inside if pipeline else self.told())
         text = self.read(CONFIG, LARGEST_CONFIG)
         try:
             data: Any = json.loads(text, object_pairs_hook=unique)

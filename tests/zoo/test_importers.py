@@ -24,6 +24,10 @@ ATTENDING = {
 }
 KL: dict[str, Any] = {"_class_name": "AutoencoderKL", **LESS, **PLAIN}
 VQ: dict[str, Any] = {"_class_name": "VQModel", **LESS, **PLAIN, "num_vq_embeddings": 24}
+TINY: dict[str, Any] = {
+    "_class_name": "AutoencoderTiny", "encoder_block_out_channels": [8] * 3, "decoder_block_out_channels": [8] * 3,
+    "num_encoder_blocks": [1, 3, 2], "num_decoder_blocks": [2, 3, 1],
+}  # fmt: skip
 SIZES = [(16, 16), (8, 12)]
 
 
@@ -96,6 +100,34 @@ def test_vq_model(options: dict[str, Any], tmp_path: Path) -> None:
         close(ours.scaled(h), h * theirs.config.scaling_factor)
         close(ours.decode(ours.quantised(h)), theirs.decode(h).sample)
     assert indices.unique().numel() > 3
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"in_channels": 1, "out_channels": 1, "latent_channels": 16, "latent_magnitude": 5}], ids=str
+)
+@torch.no_grad()
+def test_autoencoder_tiny(options: dict[str, Any], tmp_path: Path) -> None:
+    theirs = published({**TINY, **options}, tmp_path)
+    ours = Autoencoder.from_pretrained(tmp_path)
+    assert type(ours) is Autoencoder
+    for size in SIZES:
+        x = images(size, theirs.config.in_channels)
+        z = theirs.encode(x).latents
+        close(ours.encode((x + 1) / 2), z)  # images in [0, 1] here
+        close(2 * ours.decode(z) - 1, theirs.decode(z).sample)
+    photo = (255 * np.random.default_rng(0).random((8, 12, 3))).astype(np.uint8)[..., : theirs.config.in_channels]
+    x = torch.from_numpy(photo).permute(2, 0, 1)[None]
+    close(ours.features(x), theirs.encode(x / 127.5 - 1).latents)
+
+
+@torch.no_grad()
+def test_weights_in_half_precision_are_the_same_numbers(tmp_path: Path) -> None:
+    published(KL, tmp_path).half().save_pretrained(tmp_path)
+    stored = load_file(tmp_path / layouts.WEIGHTS)
+    ours: Any = Autoencoder.from_pretrained(tmp_path)
+    assert stored["encoder.conv_in.weight"].dtype == torch.float16
+    assert ours.dtype == torch.float32
+    assert torch.equal(ours.encoder.conv_in.weight, stored["encoder.conv_in.weight"].float())
 
 
 @torch.no_grad()
@@ -194,6 +226,13 @@ def refused(config: dict[str, Any], folder: Path, message: str) -> None:
         ({**KL, "dropout": 0.1}, "AutoencoderKL has the option dropout = 0.1, which no class here has"),
         ({**VQ, "norm_type": "spatial"}, "norm_type = 'spatial': here there are group normalisations alone"),
         ({**VQ, "use_quant_conv": True}, "VQModel has the option use_quant_conv"),
+        ({**TINY, "act_fn": "gelu"}, "AutoencoderTiny has act_fn = 'gelu': here it is relu"),
+        ({**TINY, "upsampling_scaling_factor": 3}, "upsampling_scaling_factor = 3: here it is 2"),
+        ({**TINY, "scaling_factor": 0.5}, "scaling_factor = 0.5: codes of an Autoencoder have no scale"),
+        ({**TINY, "num_decoder_blocks": [1, 3, 2]}, "num_decoder_blocks .*mirrors the encoder"),
+        ({**TINY, "num_encoder_blocks": [1, 3]}, "there are 3 encoder_block_out_channels"),
+        ({**TINY, "decoder_block_out_channels": [8, 8, 16]}, "decoder_block_out_channels .* as many channels"),
+        ({**TINY, "block_out_channels": [8, 8]}, "block_out_channels .* as many channels"),
         (
             {"_class_name": "AsymmetricAutoencoderKL"},
             "holds a AsymmetricAutoencoderKL of diffusers, which has no class",
@@ -210,6 +249,14 @@ def test_configs_that_are_not_here(config: dict[str, Any], message: str, tmp_pat
 def test_a_pickle_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "diffusion_pytorch_model.bin").write_bytes(b"cos\nsystem\n")
     refused(KL, tmp_path, "diffusion_pytorch_model.bin only, a pickle, which may run code")
+
+
+def test_a_pipeline_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text("{}")
+    (tmp_path / "vae").mkdir()
+    with pytest.raises(InputError, match="has no config.json") as error:
+        Autoencoder.from_pretrained(tmp_path)
+    assert "subfolder='vae'" in str(error.value.hint)
 
 
 def test_weights_of_another_form_are_named(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 There an image lies in [-1, 1]; so it does in the models that come of them (but for AutoencoderTiny, whose network takes
 [0, 1]), and their preprocessing brings images there. Codes are as `encode` gives them there, without the scaling that
-pipelines apply, which `scaled` does. Images may be of any size, in multiples of what the network asks for. What is left
-out has no effect on what a network computes: `sample_size`, of the images that it was trained on, `force_upcast`, of
-half precision in pipelines, and keys with an underscore, which say where a config comes from.
+pipelines apply, which `scaled` does. Images may be of any size, in multiples of what the network asks for.
+
+What is left out has no effect on what a network computes: `sample_size`, of the images that it was trained on;
+`force_upcast`, of half precision in pipelines; `latent_magnitude` and `latent_shift`, of codes as bytes; and keys with
+an underscore, which say where a config comes from.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
-from lightning_ae.architectures import LatentDiffusionNet
+from lightning_ae.architectures import LatentDiffusionNet, TinyNet
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.data.signature import Signature
 from lightning_ae.errors import InputError
@@ -46,6 +48,12 @@ _KL = _NETWORK | {
 _VQ = _NETWORK | {
     "latent_channels": 3, "num_vq_embeddings": 256, "vq_embed_dim": None, "norm_type": "group",
     "lookup_from_codebook": False, "force_upcast": False,
+}  # fmt: skip
+_TINY: dict[str, Any] = {
+    "in_channels": 3, "out_channels": 3, "encoder_block_out_channels": [64] * 4, "decoder_block_out_channels": [64] * 4,
+    "act_fn": "relu", "upsample_fn": "nearest", "latent_channels": 4, "upsampling_scaling_factor": 2,
+    "num_encoder_blocks": [1, 3, 3, 3], "num_decoder_blocks": [3, 3, 3, 1], "latent_magnitude": 3, "latent_shift": 0.5,
+    "force_upcast": False, "scaling_factor": 1.0, "shift_factor": 0.0, "block_out_channels": None,
 }  # fmt: skip
 
 
@@ -179,6 +187,68 @@ def _vq(config: Mapping[str, Any]) -> Made:
     return make, weights_for
 
 
+def _tiny(config: Mapping[str, Any]) -> Made:
+    given = Options(config, _TINY)
+    for key, only in (("act_fn", "relu"), ("upsample_fn", "nearest"), ("upsampling_scaling_factor", 2)):
+        if given[key] != only:
+            raise given.refuse(key, f"here it is {only}")
+    for key, none in (("scaling_factor", 1.0), ("shift_factor", 0.0)):
+        if given.number(key) != none:
+            raise given.refuse(key, f"codes of an Autoencoder have no scale, so that here it is {none}")
+    for key in ("latent_magnitude", "latent_shift"):
+        given.number(key)
+    given.flag("force_upcast")
+    widths = given.counts("encoder_block_out_channels")
+    for key in ("encoder_block_out_channels", "decoder_block_out_channels", "block_out_channels"):
+        if given[key] is not None and given.counts(key) != widths[:1] * len(widths):
+            raise given.refuse(key, f"here all of {len(widths)} stages, of both networks, have as many channels")
+    blocks, latent = given.counts("num_encoder_blocks"), given.count("latent_channels")
+    if len(blocks) != len(widths):
+        raise given.refuse("num_encoder_blocks", f"there are {len(widths)} encoder_block_out_channels")
+    if given.counts("num_decoder_blocks") != blocks[::-1]:
+        raise given.refuse("num_decoder_blocks", f"here the decoder mirrors the encoder, whose are {list(blocks)}")
+    network, channels = TinyNet(widths[0], blocks, pooled=False), given.channels()
+
+    def make() -> Autoencoder:
+        model = Autoencoder((channels, None, None), latent, architecture=network, likelihood=Gaussian())
+        if channels in (1, 3):
+            model.preprocess = ImagePreprocess(channels=channels, multiple=model.multiple)
+        return model
+
+    def weights_for(module: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        # what is no layer there keeps its name, and is named where it is too much
+        return {_layer(name, places): value for name, value in weights.items()}
+
+    places = _places_of_layers(blocks)
+    return make, weights_for
+
+
+def _places_of_layers(blocks: tuple[int, ...]) -> dict[str, str]:
+    """Where the numbered layers of both networks are here, and the convolutions of numbered blocks."""
+    found: dict[str, str] = {}
+    count = 0
+    for stage, n in enumerate(blocks):
+        for place in range(1 + n):
+            found[f"encoder.layers.{count}"] = f"encoder.stages.{stage}.{place}"
+            count += 1
+    found[f"encoder.layers.{count}"] = "encoder.head"
+    found["decoder.layers.0"] = "decoder.stem"
+    count = 2  # after a function
+    for stage, n in enumerate(reversed(blocks)):
+        last = stage == len(blocks) - 1
+        for place in range(n if last else n + 2):
+            found[f"decoder.layers.{count}"] = f"decoder.stages.{stage}.{place}"
+            count += 1
+    found[f"decoder.layers.{count}"] = "decoder.head"
+    return found
+
+
+def _layer(name: str, places: Mapping[str, str]) -> str:
+    parts = name.split(".")
+    place = places.get(".".join(parts[:3]))
+    return name if place is None else ".".join([place, *parts[3:]]).replace(".conv.", ".body.")
+
+
 def _network(given: Options, **options: Any) -> LatentDiffusionNet:
     channels = given.counts("block_out_channels")
     attention = {}
@@ -264,4 +334,8 @@ def _scale_of(module: Any, shift: Sequence[float], factor: Sequence[float]) -> d
     return own | {f"code_scale.{name}": value for name, value in given.items()}
 
 
-CLASSES: dict[str, Callable[[Mapping[str, Any]], Made]] = {"AutoencoderKL": _kl, "VQModel": _vq}
+CLASSES: dict[str, Callable[[Mapping[str, Any]], Made]] = {
+    "AutoencoderKL": _kl,
+    "VQModel": _vq,
+    "AutoencoderTiny": _tiny,
+}
