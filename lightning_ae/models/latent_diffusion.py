@@ -74,7 +74,8 @@ class LatentDiffusion(Autoencoder):
     It is of the batch of all ranks, a constant to the gradient. The game begins when the optimizer has taken
     `critic_start` steps, whatever a step accumulates, and wherever a run was interrupted; the critic rests until then.
     One backward pass serves both sides; see `lightning_ae.architectures.detached`. In evaluation "loss" is without the
-    game, whose terms "adversarial" and "critic" stand beside it: it is what a better model lowers.
+    game, whose terms "adversarial" and "critic" stand beside it: it is what a better model lowers. Where a mask calls
+    values unknown, an image counts as what it is reconstructed as.
 
     Args:
         architecture: builds the encoder and the decoder.
@@ -139,17 +140,14 @@ class LatentDiffusion(Autoencoder):
     def judged(self, z: Tensor, target: Tensor, **given: Tensor) -> dict[str, Tensor]:
         """The terms of what codes (B, *code_shape) decode to, and their total "loss"."""
         given = self.completed(target, given)
-        if "mask" in given:
-            raise InputError(
-                f"{type(self).__name__} compares whole images, and is given masks of its input",
-                "fill in what is missing, or use VAE",
-            )
         plays = self.critic is not None and self.training and self._plays()
         # its graph is asked twice for gradients, which a compiled one refuses
         with private.uncompiled(self.decoder) if plays else nullcontext():
             parameters = self.decoder_parameters(z, **given)
         reconstruction = -self.log_prob(parameters, target, **given).mean()
         made = self.likelihood.mean(parameters)
+        if "mask" in given:
+            target = torch.where(given["mask"], target, made.detach().to(target.dtype))
         terms = {"reconstruction": reconstruction}
         if self.perceptual is not None:
             terms["perceptual"] = self.perceptual(made, target, self.perceptual_network).mean()

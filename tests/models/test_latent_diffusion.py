@@ -328,10 +328,6 @@ def test_what_cannot_work() -> None:
             build(VQGAN, **{name: value})
     with pytest.raises(InputError, match="critic_lr must be positive"):
         build(VQGAN, critic_lr=0.0)
-    model = build(AutoencoderKL)
-    model.given = ("mask",)
-    with pytest.raises(InputError, match="compares whole images"):
-        model.loss(images(), images(), mask=torch.ones(6, 1, 8, 8, dtype=torch.bool))
 
 
 def test_a_codebook_that_is_trained() -> None:
