@@ -22,7 +22,7 @@ LAYERS = (
     ("parts", "natural", "preprocess", "counts"),
     ("architectures", "data"),
     ("training",),
-    ("evidence", "batches", "scores", "generation", "autoencoder"),
+    ("evidence", "batches", "scores", "generation", "pretrained", "autoencoder"),
     ("models", "metrics", "samplers", "export", "estimator"),
     ("callbacks", "evaluation", "uses", "zoo"),
     ("cli",),

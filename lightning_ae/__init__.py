@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lightning_ae.models.factor import FactorVAE
     from lightning_ae.models.finetune import FineTuneClassifier
     from lightning_ae.models.hierarchical import LadderVAE
+    from lightning_ae.models.latent_diffusion import VQGAN, AutoencoderKL
     from lightning_ae.models.latent_spaces import CategoricalVAE, HypersphericalVAE, JointVAE, PoincareVAE
     from lightning_ae.models.linear import LinearAutoencoder
     from lightning_ae.models.missing import MissingDataIWAE
@@ -50,6 +51,7 @@ __all__ = [
     "AdversarialAutoencoder",
     "Autoencoder",
     "AutoencoderEstimator",
+    "AutoencoderKL",
     "BetaTCVAE",
     "BetaVAE",
     "CIWAE",
@@ -85,6 +87,7 @@ __all__ = [
     "TopKDictionary",
     "VAE",
     "TopDownVAE",
+    "VQGAN",
     "VQVAE",
     "VQVAE2",
     "VampPriorVAE",

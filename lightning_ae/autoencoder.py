@@ -21,6 +21,7 @@ from lightning_ae.parts.head import LikelihoodHead
 from lightning_ae.parts.likelihoods import Gaussian, Likelihood
 from lightning_ae.parts.moves import Way, add, each_by_itself
 from lightning_ae.parts.schedules import Schedule
+from lightning_ae.pretrained import Pretrained
 from lightning_ae.scores import Scores, asked
 from lightning_ae.shapes import check_multiple, fits, is_any, least, words
 from lightning_ae.signatures import complete
@@ -57,7 +58,7 @@ class Options(NetworkOptions, LikelihoodOptions, total=False):
     """All that a variant may pass on to `Autoencoder`."""
 
 
-class Autoencoder(Generation, Scores, ExactModule):  # type: ignore[misc]  # Lightning's loader is no classmethod
+class Autoencoder(Pretrained, Generation, Scores, ExactModule):  # type: ignore[misc]  # Lightning's loader is no classmethod
     r"""An encoder and a decoder trained to reconstruct their input through a code.
 
     With encoder :math:`\phi` and decoder :math:`\psi`, it minimises the mean over samples of

@@ -100,7 +100,8 @@ def import_class(path: str, base: type, argument: str) -> type:
         raise InputError(f"{argument} names a class by {path!r}, which is no import path")
     if "." not in path:
         import_own()
-        known = {cls.__name__: cls for cls in _subclasses(base)}
+        own = [base] if hasattr(base, "__dataclass_fields__") else []  # one that stands for itself, such as Critic
+        known = {cls.__name__: cls for cls in (*own, *_subclasses(base))}
         if path not in known:
             raise unknown(argument, path, known)
         return known[path]

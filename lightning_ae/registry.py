@@ -39,6 +39,8 @@ MODELS: dict[str, str] = {
     "sim_vq_vae": "lightning_ae.models.vq_variants:SimVQVAE",
     "gumbel_vq_vae": "lightning_ae.models.vq_variants:GumbelVQVAE",
     "vq_vae_2": "lightning_ae.models.vq_levels:VQVAE2",
+    "autoencoder_kl": "lightning_ae.models.latent_diffusion:AutoencoderKL",
+    "vqgan": "lightning_ae.models.latent_diffusion:VQGAN",
     "vampprior_vae": "lightning_ae.models.vae_variants:VampPriorVAE",
     "iwae": "lightning_ae.models.vae_variants:IWAE",
     "ciwae": "lightning_ae.models.vae_variants:CIWAE",
@@ -74,6 +76,9 @@ ALIASES: dict[str, str] = {
     "lookup_free": "lfq_vae", "magvit": "lfq_vae", "sim_vq": "sim_vq_vae", "dvae": "gumbel_vq_vae",
     "discrete_vae": "gumbel_vq_vae", "gumbel_vq": "gumbel_vq_vae", "vq_2": "vq_vae_2",
     "vamp": "vampprior_vae", "vampprior": "vampprior_vae", "vamp_vae": "vampprior_vae",
+    "kl_vae": "autoencoder_kl", "ldm_vae": "autoencoder_kl", "kl_autoencoder": "autoencoder_kl",
+    "stable_diffusion_vae": "autoencoder_kl", "sd_vae": "autoencoder_kl",
+    "vq_gan": "vqgan", "vq_model": "vqgan", "taming": "vqgan",
     "importance_weighted": "iwae", "combination_iwae": "ciwae", "partially_iwae": "piwae",
     "miwae": "missing_data_iwae", "hvae": "hamiltonian_vae", "hamiltonian": "hamiltonian_vae",
     "tc_vae": "beta_tc_vae", "btc_vae": "beta_tc_vae",
@@ -110,7 +115,7 @@ NEAREST: dict[str, str] = {
     "mae": "denoising", "masked": "denoising", "wae": "info_vae",
     "nvae": "top_down_vae", "vd_vae": "top_down_vae", "rae": "ae", "rae_l2": "ae", "rae_gp": "ae",
     "wae_mmd": "info_vae", "vae_gan": "adversarial", "gm_vae": "vampprior_vae", "m1": "vae",
-    "hi_vae": "missing_data_iwae", "not_miwae": "missing_data_iwae", "vq_gan": "vq_vae",
+    "hi_vae": "missing_data_iwae", "not_miwae": "missing_data_iwae",
     "gated_sae": "topk_dictionary", "jump_relu": "topk_dictionary", "batch_topk": "topk_dictionary",
 }  # fmt: skip
 """Of what is not here, the variant that comes nearest."""

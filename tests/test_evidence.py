@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from asking import given_of, told
+from asking import given_of, shape_of, told
 from linear_gaussian import FactorAnalysis, Off
 from torch import Tensor, distributions, nn
 
@@ -77,8 +77,9 @@ def test_two_latent_dimensions_by_quadrature() -> None:
 def test_every_variant_that_draws(name: str) -> None:
     """It is that of the same draws by hand; samples are of their rows."""
     torch.manual_seed(0)
-    model: Any = told(get_model(name)((6,), 4)).double().eval()
-    x = torch.rand(5, 6, dtype=torch.float64)
+    shape = shape_of(name, (6,))
+    model: Any = told(get_model(name)(shape, 4)).double().eval()
+    x = torch.rand(5, *shape, dtype=torch.float64)
     given = given_of(model, len(x))
     found = model.log_evidence(x, samples=3, batch_size=5, **given)
     torch.testing.assert_close(found.log_p, model.log_evidence(x, samples=3, batch_size=5, **given).log_p)
@@ -96,8 +97,9 @@ def test_every_variant_that_draws(name: str) -> None:
 @pytest.mark.parametrize("name", DRAWING)
 def test_divergences_of_units_are_the_rate(name: str) -> None:
     torch.manual_seed(0)
-    model: Any = told(get_model(name)((6,), 4)).double().eval()
-    x = torch.rand(5, 6, dtype=torch.float64)
+    shape = shape_of(name, (6,))
+    model: Any = told(get_model(name)(shape, 4)).double().eval()
+    x = torch.rand(5, *shape, dtype=torch.float64)
     given = given_of(model, len(x))
     with keyed(0, "test"):
         each = model.kl_by_unit(x, **given)

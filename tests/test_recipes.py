@@ -221,7 +221,11 @@ def test_the_name_of_a_run(
 
 
 # a warm-up that an epoch of the digits has steps for
-SHORTER = {"topk_dictionary": ["--model.lr_schedule.init_args.warmup", "10"]}
+SHORTER = {
+    "topk_dictionary": ["--model.lr_schedule.init_args.warmup", "10"],
+    "autoencoder_kl": ["--model.critic_start", "5"],
+    "vqgan": ["--model.critic_start", "5"],
+}
 
 
 @pytest.mark.parametrize("model", variants(MODELS, of=variant_of))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from asking import given_of, told
+from asking import given_of, shape_of, told
 from scipy import stats
 from torch import Tensor
 
@@ -29,8 +29,9 @@ def made(name: str, masked: bool = False) -> tuple[Any, Tensor, dict[str, Tensor
     cls: Any = get_model(name)
     if masked:
         cls = type(f"Masked{cls.__name__}", (cls,), {"given": (*cls.given, "mask"), "__module__": __name__})
-    model = told(cls(SHAPE, 4)).double()
-    x = torch.rand(9, *SHAPE, dtype=torch.float64)
+    shape = shape_of(name, SHAPE)
+    model = told(cls(shape, 4)).double()
+    x = torch.rand(9, *shape, dtype=torch.float64)
     return model, x, given_of(model, len(x))
 
 
@@ -52,7 +53,7 @@ def test_scores_belong_to_rows(name: str) -> None:
     draws = torch.get_rng_state()
     for options in ({}, {"per": "feature"}, *([{"draws": 3}] if "sample" in model.latents else [])):
         score = model.score(x, **options, **given)
-        assert score.shape == ((9, *SHAPE) if "per" in options else (9,))
+        assert score.shape == (x.shape if "per" in options else (9,))
         assert score.isfinite().all()
         assert not score.requires_grad
         assert torch.equal(score, model.score(x, **options, **given))

@@ -81,11 +81,17 @@ def options(place: Place | None, all_of_it: bool = True) -> dict[str, Option] | 
     """
     if place is None or (found := _class(place)) is None:
         return None
-    init = next((each for each in found.body if isinstance(each, ast.FunctionDef) and each.name == "__init__"), None)
+    init = _init(found)
     above = [base for each in found.bases if (base := _place(each, place.module)) is not None]
     text = _described(ast.get_docstring(found)) | (_described(ast.get_docstring(init)) if init is not None else {})
     if init is None and not any("dataclass" in ast.unparse(each) for each in found.decorator_list):
         return options(above[0], all_of_it) if above else None
+    if len(above) > 1:  # the one whose constructor Python calls; what lies before it has docstrings alone
+        lineage = _lineage(place)
+        caller = next((each for each in lineage if (cls := _class(each)) and _init(cls)), above[0])
+        for each in lineage[: lineage.index(caller)]:
+            text = (_described(ast.get_docstring(cls)) if (cls := _class(each)) is not None else {}) | text
+        above = [caller]
     inherited = (options(above[0], all_of_it) if above else None) or {}
     if init is None:
         own = {}
@@ -218,6 +224,16 @@ def _ancestors(place: Place) -> Iterator[Place]:
         if (above := _place(base, place.module)) is not None:
             yield above
             yield from _ancestors(above)
+
+
+def _lineage(place: Place) -> list[Place]:
+    """The classes above, in the order in which Python looks them through."""
+    found = list(_ancestors(place))
+    return [each for i, each in enumerate(found) if each not in found[i + 1 :]]
+
+
+def _init(found: ast.ClassDef) -> ast.FunctionDef | None:
+    return next((each for each in found.body if isinstance(each, ast.FunctionDef) and each.name == "__init__"), None)
 
 
 def _arguments(function: ast.FunctionDef, text: dict[str, str], module: str) -> dict[str, Option]:

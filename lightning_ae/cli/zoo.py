@@ -29,6 +29,7 @@ COMMANDS = {
     "download": "copy entries to a folder",
     "verify": "hash all files of entries, load them, compare their golden values",
     "reproduce": "measure every number that an entry states",
+    "import": "write published weights of another library's layout as a folder",
     "publish": "evaluate a checkpoint and make an entry of it",
 }
 
@@ -67,6 +68,14 @@ def add_commands(parser: ToolParser) -> None:
     given.add_argument("name", help="of an entry")
     given.add_argument("--path", help="a local copy of the data set, instead of the hub's")
     given.add_argument("--train", action="store_true", help="train the model again by its recipe first")
+    given = parsers["import"]
+    given.add_argument(
+        "source", help="a folder, a repository on the Hugging Face hub, or hf://organisation/name@commit"
+    )
+    given.add_argument("--to", required=True, help="the folder to write")
+    given.add_argument("--revision", help="of a repository: a commit, branch or tag")
+    given.add_argument("--subfolder", help="of the folder or repository: vae")
+    given.add_argument("--overwrite", action="store_true", help="replace a model that is there")
     given = parsers["publish"]
     given.add_argument("checkpoint", help="of a model in the registry")
     given.add_argument("--name", required=True, help="<variant>_<architecture>.<dataset>_v<N>")
@@ -297,6 +306,28 @@ def _reproduce(as_json: bool, name: str, path: str | None, train: bool) -> None:
     sys.exit(0 if found.passed else 1)
 
 
+def _import(as_json: bool, source: str, to: str, revision: str | None, subfolder: str | None, overwrite: bool) -> None:
+    from lightning_ae.zoo.pretrained import load
+
+    model = load(source, revision=revision, subfolder=subfolder)
+    folder = model.save_pretrained(to, overwrite)
+    found = {
+        "folder": str(folder),
+        "class": type(model).__name__,
+        "input_shape": list(model.input_shape),
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+    if as_json:
+        _print_json(found)
+        return
+    console = _console()
+    console.print(f"[bold]Written[/]\n  {escape(str(folder))}", soft_wrap=True)
+    console.print(
+        f"  {found['class']}, input {' x '.join(map(str, model.input_shape))}, {found['parameters']:,} parameters"
+    )
+    console.print(f"Next\n  lightning-ae features {escape(str(folder))} --path photos/", soft_wrap=True)
+
+
 def _publish(as_json: bool, write: bool, **options: Any) -> None:
     from lightning_ae.zoo import publish
     from lightning_ae.zoo.publishing.entry import dump
@@ -340,5 +371,6 @@ _RUN = {
     "download": _download,
     "verify": _verify,
     "reproduce": _reproduce,
+    "import": _import,
     "publish": _publish,
 }

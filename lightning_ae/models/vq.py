@@ -225,23 +225,30 @@ class VQVAE(Autoencoder):
             return Level(h, code, indices, terms)
 
         found = self.levels(x, quantise)
-        given = self.completed(target, given)
-        parameters = self.decoder_parameters(self.joined([level.code for level in found]), **given)
-        reconstruction = -self.log_prob(parameters, target, **given).mean()
+        decoded = self.judged(self.joined([level.code for level in found]), target, **given)
         terms = _summed([level.terms for level in found])
+        if self.training:
+            self.learn(found)
+        perplexities = [book.perplexity(level.indices) for book, level in zip(self.codebooks, found, strict=True)]
+        loss = sum(terms.values(), decoded["loss"])
+        return {**decoded, "loss": loss, **terms, "perplexity": torch.stack(perplexities).mean()}
+
+    def judged(self, z: Any, target: Tensor, **given: Tensor) -> dict[str, Tensor]:
+        """The terms of what codes (B, *code_shape) decode to, and their total "loss"; a variant may have more."""
+        given = self.completed(target, given)
+        parameters = self.decoder_parameters(z, **given)
+        reconstruction = -self.log_prob(parameters, target, **given).mean()
+        terms = {"loss": reconstruction, "reconstruction": reconstruction}
         if self.spectral is not None:
             made = self.likelihood.mean(parameters)
             terms["spectral"] = self.spectral.weight * self.spectral(made, target).mean()
-        if self.training:
-            for book, level in zip(self.codebooks, found, strict=True):
-                book.update(level.hidden, level.indices, self.noise("codebook"))
-        perplexities = [book.perplexity(level.indices) for book, level in zip(self.codebooks, found, strict=True)]
-        return {
-            "loss": sum(terms.values(), reconstruction),
-            "reconstruction": reconstruction,
-            **terms,
-            "perplexity": torch.stack(perplexities).mean(),
-        }
+            terms["loss"] = terms["loss"] + terms["spectral"]
+        return terms
+
+    def learn(self, levels: Sequence[Level]) -> None:
+        """What a training batch changes in the codebooks besides the optimizer's step, after it was quantised."""
+        for book, level in zip(self.codebooks, levels, strict=True):
+            book.update(level.hidden, level.indices, self.noise("codebook"))
 
     def coded(self, x: Tensor, draws: int = 1, **given: Tensor) -> Iterator[Coded]:
         """The quantised code; its indices cost what `rate` says, which makes the score a bound."""

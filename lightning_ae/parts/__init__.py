@@ -15,6 +15,7 @@ from lightning_ae.parts.likelihoods import Bernoulli, Gaussian, Laplace, Likelih
 from lightning_ae.parts.lookup_free import FiniteScalarQuantizer, LookupFreeQuantizer
 from lightning_ae.parts.mixed import Categorical, Mixed, StudentT
 from lightning_ae.parts.objectives import ELBO, Objective, TotalCorrelation
+from lightning_ae.parts.perceptual import FeatureDistance, Perceptual, StructuralDistance
 from lightning_ae.parts.posteriors import DiagonalGaussian, FullCovarianceGaussian, Posterior
 from lightning_ae.parts.priors import FlowPrior, MixturePrior, Prior, StandardNormal, VampPrior
 from lightning_ae.parts.quantizers import Quantizer
@@ -41,6 +42,7 @@ __all__ = [
     "DisentangledPrior",
     "ELBO",
     "FiniteScalarQuantizer",
+    "FeatureDistance",
     "FlowPrior",
     "FreeBits",
     "FullCovarianceGaussian",
@@ -69,6 +71,7 @@ __all__ = [
     "NegativeBinomial",
     "Objective",
     "PIWAEObjective",
+    "Perceptual",
     "PlanarFlow",
     "Poisson",
     "Posterior",
@@ -81,6 +84,7 @@ __all__ = [
     "Sparsity",
     "SplineFlow",
     "StandardNormal",
+    "StructuralDistance",
     "StructuralSimilarity",
     "StudentT",
     "TopK",

@@ -21,11 +21,12 @@ from lightning_ae.training.checkpoint import load_model
 from lightning_ae.training.rebuild import rebuild
 from lightning_ae.zoo import index
 from lightning_ae.zoo.fetch import fetch, hub_file, plain_file
+from lightning_ae.zoo.places import CONFIG, LARGEST_CONFIG, unique
 from lightning_ae.zoo.schema import LARGEST_FILE, Config, Entry, parse, parse_hf
 
-LARGEST_CONFIG, LARGEST_HEADER = 1 << 20, 4 << 20  # bytes
+LARGEST_HEADER = 4 << 20  # bytes
 MOST_TENSORS, MOST_DIMENSIONS = 10_000, 16
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS = "model.safetensors"
 
 
 def load(name: str | os.PathLike[str]) -> Autoencoder:
@@ -53,13 +54,18 @@ def load_with_config(name: str | os.PathLike[str]) -> tuple[Autoencoder, Config]
 
 
 def load_trained(source: str | os.PathLike[str]) -> Autoencoder:
-    """A trained model by the path of its checkpoint, or, where there is no such file, by its name in the zoo.
+    """A trained model by the path of its checkpoint or of its folder, or else by its name in the zoo.
 
     Raises:
         InputError: when there is neither, or the checkpoint holds something else than an autoencoder.
     """
     if not os.path.exists(source) and os.fspath(source) in index.names():
         return load(source)
+    if Path(source).is_dir():
+        from lightning_ae.zoo.pretrained import load as load_folder  # which knows artefacts, too
+
+        found: Autoencoder = load_folder(source)
+        return found
     model = load_model(source)
     if not isinstance(model, Autoencoder):
         raise InputError(
@@ -115,7 +121,7 @@ def build(config: Config, weights: dict[str, Tensor], where: str) -> Autoencoder
     try:
         model = rebuild(
             make,
-            lambda module: _complete(module.state_dict(keep_vars=True), weights),
+            lambda module: complete(module.state_dict(keep_vars=True), weights),
             len(weights),
             own=True,
             same_types=True,
@@ -176,7 +182,7 @@ def _check_header(data: bytes) -> None:
     size = int.from_bytes(data[:8], "little")
     if size > LARGEST_HEADER:
         raise InputError(f"its header has {size} bytes; at most {LARGEST_HEADER} make sense")
-    header: Any = json.loads(data[8 : 8 + size], object_pairs_hook=_unique)
+    header: Any = json.loads(data[8 : 8 + size], object_pairs_hook=unique)
     if not isinstance(header, dict) or len(header) > MOST_TENSORS:
         raise InputError(f"its header lists {len(header)} tensors; at most {MOST_TENSORS} make sense")
     for name, tensor in header.items():
@@ -185,17 +191,7 @@ def _check_header(data: bytes) -> None:
             raise InputError(f"the shape of {name} is no list of at most {MOST_DIMENSIONS} numbers")
 
 
-def _unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object of which no key stands twice, since readers differ on which one counts."""
-    found: dict[str, Any] = {}
-    for name, value in items:
-        if name in found:
-            raise InputError(f"the key {name!r} stands twice")
-        found[name] = value
-    return found
-
-
-def _complete(expected: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def complete(expected: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights under all names, where several share a tensor."""
     complete = dict(weights)
     first: dict[int, str] = {}
@@ -229,8 +225,13 @@ def _read(file: Path, limit: int) -> bytes:
 
 def _read_config(file: Path) -> Config:
     try:
-        data: Any = json.loads(_read(file, LARGEST_CONFIG), object_pairs_hook=_unique)
+        data: Any = json.loads(_read(file, LARGEST_CONFIG), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{str(file)!r} is no JSON: {error}") from error
-    config: Config = parse(Config, data, str(file))
+    return parse_config(data, str(file))
+
+
+def parse_config(data: Any, where: str) -> Config:
+    """What config.json of an artefact says, checked."""
+    config: Config = parse(Config, data, where)
     return config

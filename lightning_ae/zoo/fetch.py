@@ -10,6 +10,7 @@ import inspect
 import os
 import shutil
 import stat
+import sys
 import tempfile
 import threading
 import warnings
@@ -136,7 +137,6 @@ def hub_file(repo: str, revision: str, name: str, folder: str | None = None, mos
         InputError: when it cannot be had, is larger, or takes too long.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     where = f"{name} of hf://{repo}@{revision[:8]}"
 
@@ -151,14 +151,23 @@ def hub_file(repo: str, revision: str, name: str, folder: str | None = None, mos
 
     cached = folder is None and isinstance(try_to_load_from_cache(repo, name, revision=revision), str)
     try:
-        found = most if cached or offline() else _within(GRACE, where, size)
+        found = most if cached or offline() else within(GRACE, where, size)
         if found > most:
             raise IntegrityError(f"{where} has {found} bytes; at most {most} make sense")
-        return _within(_allowed(found), where, get)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        return within(_allowed(found), where, get)
+    except hub_errors() as error:
         _full(error, cache_folder())
         hint = f"{offline()} is set" if offline() else "check the name, the commit and the network"
-        raise InputError(f"{where} cannot be fetched: {_short(error)}", hint) from error
+        raise InputError(f"{where} cannot be fetched: {short(error)}", hint) from error
+
+
+def hub_errors() -> tuple[type[Exception], ...]:
+    """What the hub's client raises where something cannot be had, its network's errors among them."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    # what it talks by, which depends on its version; of requests the errors are an OSError
+    clients = [sys.modules[name].HTTPError for name in ("httpx", "httpx2") if name in sys.modules]
+    return (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, *clients)
 
 
 @contextmanager
@@ -355,9 +364,9 @@ def _https(url: str, file: File, place: Path) -> None:
             fetch(check_url(url), _Bounded(output, file.size, url, bar, late), None)
 
     try:
-        _within(_allowed(file.size), url, get)
+        within(_allowed(file.size), url, get)
     except requests.RequestException as error:  # an OSError, too
-        raise InputError(f"{url} cannot be fetched: {_short(error)}") from error
+        raise InputError(f"{url} cannot be fetched: {short(error)}") from error
     except OSError as error:
         _full(error, place.parent.parent)
         raise InputError(f"{url} cannot be fetched: {error.strerror or error}") from error
@@ -368,7 +377,7 @@ def _allowed(size: int) -> float:
     return GRACE + size / SLOWEST
 
 
-def _within(seconds: float, what: str, work: Callable[[threading.Event], T]) -> T:
+def within(seconds: float, what: str, work: Callable[[threading.Event], T]) -> T:
     """What `work` gives, if it does so in time; it is told when it is too late, and left to find that out.
 
     Timeouts of a connection begin again with each byte, and a server may send one a second, of headers too.
@@ -421,6 +430,7 @@ def _https_only(response: Any, *args: Any, **kwargs: Any) -> None:
             raise InputError(f"{response.url} redirects: {error.message}") from error
 
 
-def _short(error: BaseException) -> str:
+def short(error: BaseException) -> str:
+    """The kind of an error, and the first line of what it says."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from asking import given_of, told
+from asking import given_of, shape_of, told
 
 from lightning_ae import get_model, list_models
 from lightning_ae.architectures import MLP
@@ -26,8 +26,9 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("name", "options"), OPTIONS, ids=lambda value: str(value)[:60])
 def test_a_model_in_float64_stays_in_float64(name: str, options: dict[str, Any]) -> None:
-    model = told(get_model(name)((6,), 4, **options).double())
-    x = torch.rand(8, 6, dtype=torch.float64)
+    shape = shape_of(name, (6,))
+    model = told(get_model(name)(shape, 4, **options).double())
+    x = torch.rand(8, *shape, dtype=torch.float64)
     for mode in (True, False):
         with model.train(mode).at_step("train", 0):
             terms = model.loss(x, x, **given_of(model, 8))
