@@ -214,6 +214,7 @@ CASES = [
     Case("VQGAN", {**PLAIN, "quantizer": CODES, "critic_start": 3}, title="vqgan, later"),
     Case("VQGAN", {**PLAIN, "critic_start": 2}, {"accumulate_grad_batches": 2}, title="vqgan, accumulated"),
     Case("AutoencoderKL", {**PLAIN, "critic": None}, title="kl without a critic"),
+    Case("AutoencoderKL", {**PLAIN, "perceptual": {"class_path": f"{__name__}.Edges"}}, title="kl, a frozen network"),
 ]
 
 
