@@ -63,6 +63,7 @@ Row = tuple[Callable[[], HFDataModule], dict[str, Any], str, tuple[int, ...]]
 ROWS: dict[str, Row] = {
     "digits": (digits, {}, "embedded, 8 x 8", SEEDS),
     "fashion": (fashion, {}, "embedded part of Fashion-MNIST, 28 x 28", SEEDS),
+    "fashion, ConvNet": (fashion, {"architecture": ConvNet()}, "the same", SEEDS),
     "table": (table, {}, "breast cancer of scikit-learn, 30 columns", SEEDS),
     "cifar10": (cifar10, {}, "CIFAR-10, 32 x 32, re-encoded as JPEG", SEEDS),
     "cifar10, ConvNet": (cifar10, {"architecture": ConvNet()}, "the same", SEEDS[:1]),  # which takes the longest

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
         VampPriorVAE,
     )
     from lightning_ae.models.vq import VQVAE
+    from lightning_ae.models.vq_levels import VQVAE2
+    from lightning_ae.models.vq_variants import FSQVAE, LFQVAE, GumbelVQVAE, ResidualVQVAE, SimVQVAE
     from lightning_ae.registry import get_model, list_models
     from lightning_ae.training.checkpoint import load_model
 
@@ -58,9 +60,11 @@ __all__ = [
     "ContractiveAutoencoder",
     "DenoisingAutoencoder",
     "DIPVAE",
+    "FSQVAE",
     "FactorVAE",
     "FineTuneClassifier",
     "HFDataModule",
+    "GumbelVQVAE",
     "IWAE",
     "InfoVAE",
     "InputError",
@@ -68,13 +72,16 @@ __all__ = [
     "HamiltonianVAE",
     "HypersphericalVAE",
     "JointVAE",
+    "LFQVAE",
     "LadderVAE",
     "LinearAutoencoder",
     "MissingDataIWAE",
     "PIWAE",
     "PoincareVAE",
+    "ResidualVQVAE",
     "ScoreMatchingAutoencoder",
     "SemiSupervisedVAE",
+    "SimVQVAE",
     "SparseAutoencoder",
     "StackedAutoencoder",
     "TopKDictionary",
@@ -82,6 +89,7 @@ __all__ = [
     "TopDownVAE",
     "VQGAN",
     "VQVAE",
+    "VQVAE2",
     "VampPriorVAE",
     "get_model",
     "list_models",

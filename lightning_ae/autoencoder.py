@@ -36,7 +36,7 @@ from lightning_ae.training.weights import weights_type
 class TrainingOptions(TypedDict, total=False):
     """How a model is trained: what every variant passes on to `Autoencoder`."""
 
-    lr: float
+    lr: float | None
     lr_schedule: Schedule | None
     weight_decay: float
 
@@ -88,7 +88,7 @@ class Autoencoder(Pretrained, Generation, Scores, ExactModule):  # type: ignore[
         architecture: builds the encoder and the decoder.
         likelihood: p(x | z), the distribution whose parameters the decoder gives.
         corruption: what happens to the input in a step, a corruption of `lightning_ae.parts`; the target stays clean.
-        lr: the learning rate of AdamW.
+        lr: the learning rate of AdamW; by default `default_lr`, 1e-3.
         lr_schedule: what lr is multiplied with at each step, a schedule of `lightning_ae.parts`.
         weight_decay: AdamW's decoupled weight decay; with 0 it is Adam.
 
@@ -119,7 +119,7 @@ class Autoencoder(Pretrained, Generation, Scores, ExactModule):  # type: ignore[
         architecture: Architecture = MLP(),
         likelihood: Likelihood = Gaussian(),
         corruption: Corruption | None = None,
-        lr: float = 1e-3,
+        lr: float | None = None,
         lr_schedule: Schedule | None = None,
         weight_decay: float = 0.0,
     ) -> None:
@@ -129,7 +129,8 @@ class Autoencoder(Pretrained, Generation, Scores, ExactModule):  # type: ignore[
         self.architecture = from_plain(Architecture, architecture, "architecture")
         self.likelihood = from_plain(Likelihood, likelihood, "likelihood").of_model(self)
         self.corruption = None if corruption is None else from_plain(Corruption, corruption, "corruption")
-        self.lr = to_plain(lr, "lr")
+        self.lr: float = to_plain(self.default_lr if lr is None else lr, "lr")
+        self.save_hyperparameters({"lr": self.lr})  # what is written must mean the same under later defaults
         self.lr_schedule = None if lr_schedule is None else from_plain(Schedule, lr_schedule, "lr_schedule")
         self.weight_decay = to_plain(weight_decay, "weight_decay")
         self.implied = self.likelihood.takes
@@ -173,6 +174,11 @@ class Autoencoder(Pretrained, Generation, Scores, ExactModule):  # type: ignore[
         return self.corruption is not None or type(self).corrupt is not Autoencoder.corrupt
 
     # ---- what a variant overrides -------------------------------------------------------------------------------
+
+    @property
+    def default_lr(self) -> float:
+        """The learning rate where none was given; the architecture is known by then."""
+        return 1e-3
 
     @property
     def encoder_features(self) -> int:

@@ -78,6 +78,11 @@ class Generation:
         """Codes as what a density is fitted to, (B, units): numbers, or indices."""
         return self.units(code)
 
+    def coordinates_of(self, x: Tensor, **given: Tensor) -> Tensor:
+        """The same of inputs (B, *input_shape), whose codes are drawn where the model draws them."""
+        model: Any = self
+        return self.coordinates(model.draw(x, **given) if "sample" in model.latents else model.encode(x, **given))
+
     def from_coordinates(self, values: Tensor) -> Any:
         """Codes of what a density draws, (B, units), which need not be coordinates of any: then those nearest."""
         return self.from_units(values)

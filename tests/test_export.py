@@ -218,7 +218,8 @@ def test_every_variant(name: str, what: Any, to: Any, tmp_path: Path) -> None:
         pytest.importorskip("onnxscript")
     torch.manual_seed(0)
     cls: Any = get_model(name)
-    model, file = told(cls((6,), 4)), tmp_path / f"graph{graphs.SUFFIX[to]}"
+    options: dict[str, Any] = {"bits": 4} if name == "lfq_vae" else {}
+    model, file = told(cls((6,), 4, **options)), tmp_path / f"graph{graphs.SUFFIX[to]}"
     refused = {"score_matching": "has no likelihood", "hamiltonian_vae": "takes gradients of the decoder"}
     if to == "onnx":  # onnxruntime has no arc tangent of float64
         refused["hyperspherical_vae"] = "the operation Atan is not there"

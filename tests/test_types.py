@@ -27,8 +27,8 @@ WAYS: dict[str, Callable[[nn.Module, torch.dtype], Any]] = {
 }
 
 
-CHOOSE = ("k_sparse", "topk_dictionary", "vq_vae", "vqgan")
-"""Which units are the largest, or which vector is the nearest, may change with the digits."""
+CHOOSE = ("k_sparse", "topk_dictionary")
+"""Which units are the largest may change with the digits, as which vector of a codebook is the nearest."""
 
 
 def build(name: str) -> Any:
@@ -66,7 +66,7 @@ def test_every_variant_in_every_type(name: str, dtype: torch.dtype, way: str, di
     if model.generates and "mask" not in model.given:
         options = {"steps": 2} if name == "score_matching" else given_of(model, 3)
         assert model.sample(3, **options).shape == (3, 1, 8, 8)
-    if name not in CHOOSE:
+    if name not in CHOOSE and not hasattr(model, "quantizer"):
         with torch.no_grad():
             digits_lost = {torch.float64: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}[dtype]
             expected = plain.units(plain.encode(images.float() / 255, **given))

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from lightning_ae import Autoencoder
 from lightning_ae.architectures import TinyNet
 from lightning_ae.preprocess import ImagePreprocess
-from lightning_ae.zoo.publishing.evaluate import measure_photographs, photographs
+from lightning_ae.zoo.publishing.evaluate import digest_of, measure_photographs, photographs
 from lightning_ae.zoo.publishing.imported import check_given, publish_imported, read_state_dict, take_in_order
 
 ROOT = Path(__file__).parent.parent
@@ -47,12 +47,12 @@ def main() -> None:
     parser.add_argument("--kodak", required=True, help="the images to measure on")
     parser.add_argument("--to", type=Path, default=ROOT / "zoo", help="the zoo's folder")
     args = parser.parse_args()
-    model = converted(args.weights)
+    model, images = converted(args.weights), photographs(args.kodak)
     entry = publish_imported(
         model,
         NAME,
         originals={f"taef2_{each}.pth": args.weights / f"taef2_{each}.pth" for each in NETWORKS},
-        metrics=measure_photographs(model, photographs(args.kodak), "kodak"),
+        metrics=measure_photographs(model, images, "kodak"),
         licence_text=(args.weights / "LICENSE").read_text(),
         to=args.to,
         stored="float16",
@@ -65,6 +65,7 @@ def main() -> None:
             "id": None,
             "provenance": "images that the authors do not name, into the latent space of FLUX.2's autoencoder; "
             "measured on the 24 Kodak photographs, which Eastman Kodak released for unrestricted usage",
+            "digest": digest_of(images),
         },
         paper={"title": "TAESD, Ollin Boer Bohan 2023", "url": "https://github.com/madebyollin/taesd"},
     )

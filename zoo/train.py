@@ -1,7 +1,8 @@
 """Trains the entries of the zoo that are not there yet, by their recipes, and publishes them.
 
     python zoo/train.py                                   # all that are missing, from the hub's data
-    python zoo/train.py --only 'vae_*' --data FOLDER      # some of them; FOLDER has mnist/ and fashion_mnist/
+    python zoo/train.py --only 'vae_*' --data FOLDER      # some of them; FOLDER has mnist/, fashion_mnist/ and cifar10/
+    python zoo/train.py --only '*.cifar10_*' --data FOLDER --copy "re-encoded as JPEG"
 
 Runs are kept in runs/zoo: one that is finished is not trained again.
 """
@@ -17,6 +18,7 @@ from typing import Any
 
 from lightning_ae import zoo
 from lightning_ae.cli.app import main as command_line
+from lightning_ae.zoo.publishing.entry import DATASETS
 
 ROOT = Path(__file__).parent.parent
 
@@ -59,13 +61,27 @@ PLANS += [
     Plan("vq_vae_conv.digits_v1", "vq_vae", {"trainer.max_epochs": 100}),
     Plan("topk_dictionary_mlp.digits_v1", "topk_dictionary"),
 ]
+# colours, 32 x 32
+PLANS += [
+    Plan(f"{name}_conv.cifar10_v1", model, {"data.val_fraction": 0.02})
+    for name, model in (("vae", "vae_conv"), ("vq_vae", "vq_vae"), ("fsq_vae", "fsq_vae"))
+]
 CHECKPOINT = "[{{class_path: ModelCheckpoint, init_args: {{monitor: {}, filename: best}}}}]"
+
+
+def about(data: str, copy: str | None) -> dict[str, str] | None:
+    """What an entry says of its data, where that is another copy than the hub's."""
+    if copy is None:
+        return None
+    known = DATASETS[data]
+    return {**known, "provenance": f"{known['provenance']}, in a copy {copy}"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="*", help="a pattern of names")
     parser.add_argument("--data", type=Path, help="a folder with copies of the data sets")
+    parser.add_argument("--copy", help="what the copies of the data in that folder are, otherwise than the hub's")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "zoo", help="where runs are kept")
     args = parser.parse_args()
     for plan in PLANS:
@@ -85,6 +101,7 @@ def main() -> None:
             plan.name,
             to=str(ROOT / "zoo"),
             path=path,
+            data=about(plan.data, args.copy if path else None),
             recipe=[plan.model, plan.data],
             overrides=plan.overrides,
             minutes=round(int(done.read_text()) / 60, 1),

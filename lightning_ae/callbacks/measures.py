@@ -67,7 +67,7 @@ class Staged(pl.Callback):
         self.finish(trainer, pl_module, "test")
 
 
-class _Accumulated(Staged):
+class Accumulated(Staged):
     """Base of the callbacks that add up metrics over the batches."""
 
     _metrics: dict[str, Metric]
@@ -97,7 +97,7 @@ class _Accumulated(Staged):
         model.log_dict({f"{stage}/{name}": value.to(model.device) for name, value in values.items()}, sync_dist=True)
 
 
-class ReconstructionMetrics(_Accumulated):
+class ReconstructionMetrics(Accumulated):
     """Logs, under val/ and test/, how well inputs are reconstructed and how many units of the code are in use.
 
     - `mse`: the squared error summed over the dimensions of a sample, in the model's units;
@@ -142,7 +142,7 @@ class ReconstructionMetrics(_Accumulated):
                 metrics[name].update(*images)
 
 
-class SparsityMetrics(_Accumulated):
+class SparsityMetrics(Accumulated):
     """Logs, under val/ and test/, how sparse the codes are and how much they explain.
 
     All values of a code are its units: of a map, tokens or a hierarchy each at each position and level.
@@ -176,7 +176,7 @@ class SparsityMetrics(_Accumulated):
             metrics["r_squared"].update(model(x, **given), x)
 
 
-class DenoisingMetrics(_Accumulated):
+class DenoisingMetrics(Accumulated):
     """Logs, under val/ and test/, what a denoising model is to be compared with, in dB as the mean over images.
 
     - `psnr_corrupted`: of the corrupted images as they are;

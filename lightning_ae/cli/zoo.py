@@ -290,18 +290,20 @@ def _verify(as_json: bool, names: list[str], all: bool) -> None:
 def _reproduce(as_json: bool, name: str, path: str | None, train: bool) -> None:
     from lightning_ae.zoo import reproduce
 
-    checks = reproduce(name, path, train)
+    found = reproduce(name, path, train)
     if as_json:
         fields = ("name", "stated", "measured", "atol", "passed")
-        _print_json([{field: getattr(check, field) for field in fields} for check in checks])
+        checks = [{field: getattr(check, field) for field in fields} for check in found.checks]
+        _print_json({"digest": {"stated": found.stated, "measured": found.measured}, "checks": checks})
     else:
         table = Table("metric", "stated", "measured", "tolerance", "", title=name)
-        for check in checks:
+        for check in found.checks:
             verdict = "[green]reproduced[/]" if check.passed else "[bold red]not reproduced[/]"
             numbers = (f"{check.stated:.6g}", f"{check.measured:.6g}", f"{check.atol:.2g}")
             table.add_row(check.name, *numbers, verdict)
         _console().print(table)
-    sys.exit(0 if all(check.passed for check in checks) else 1)
+        _console().print(f"Measured on {found.copy}.", soft_wrap=True)
+    sys.exit(0 if found.passed else 1)
 
 
 def _import(as_json: bool, source: str, to: str, revision: str | None, subfolder: str | None, overwrite: bool) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
+import xxhash
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -30,6 +32,7 @@ class Samples:
         inputs: (N, *input_shape) of each split.
         labels: classes (N,) of each, -1 where a row has none; or nothing.
         given: what else the model takes, by role, of each.
+        digests: of the values of each in natural units (bytes of images), which tell two copies of a data set apart.
     """
 
     def __init__(
@@ -37,8 +40,9 @@ class Samples:
         inputs: dict[str, Tensor],
         labels: dict[str, Tensor] | None,
         given: dict[str, dict[str, Tensor]] | None = None,
+        digests: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self.inputs, self.labels = inputs, labels
+        self.inputs, self.labels, self.digests = inputs, labels, digests
         self.given = given or {split: {} for split in inputs}
         self._baselines: dict[int, Errors] = {}
 
@@ -58,18 +62,26 @@ class Samples:
         inputs: dict[str, Tensor] = {}
         labels: dict[str, Tensor] = {}
         given: dict[str, dict[str, Tensor]] = {}
+        digests: dict[str, str] = {}
         for split in splits:
             size = len(data.dataset(split))
             order = torch.arange(size)
             if rows is not None and rows < size:
                 order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))[:rows].sort().values
             batches = tqdm(order.split(BATCH), f"reading {split}", delay=2, leave=False)
-            found = [model.read(data.rows(split, positions)) for positions in batches]
+            digest, found = xxhash.xxh3_128(), []
+            for positions in batches:
+                batch = data.rows(split, positions)
+                for column in data.input_columns:
+                    values = batch[column]
+                    digest.update((values.to_dense() if values.layout != torch.strided else values).numpy().tobytes())
+                found.append(model.read(batch))
+            digests[split] = digest.hexdigest()
             inputs[split] = torch.cat([x for x, _, _ in found])
             given[split] = {role: torch.cat([each[role] for _, _, each in found]) for role in found[0][2]}
             if data.has_classes:
                 labels[split] = data.labels(split)[order]
-        return cls(inputs, labels or None, given)
+        return cls(inputs, labels or None, given, digests)
 
     def parts(self, split: str, size: int = BATCH, what: str = "") -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         """The rows of a split a batch at a time, and what the model takes besides; `what` names a bar."""

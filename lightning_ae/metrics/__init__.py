@@ -4,6 +4,7 @@ from lightning_ae.metrics.attribution import DCI, MIG, SAP, Explicitness, Modula
 from lightning_ae.metrics.base import SampleMetric
 from lightning_ae.metrics.baselines import compare_codes, disentanglement
 from lightning_ae.metrics.cka import LinearCKA
+from lightning_ae.metrics.codebooks import CodebookUse
 from lightning_ae.metrics.codes import ActiveUnits, Sparsity, knn_error, linear_probe_error
 from lightning_ae.metrics.geometry import (
     Alignment,
@@ -25,6 +26,7 @@ __all__ = [
     "ActiveUnits",
     "Alignment",
     "BetaVAEScore",
+    "CodebookUse",
     "DCI",
     "DataCopying",
     "DensityCoverage",

@@ -20,13 +20,14 @@ from lightning_ae.config import from_plain
 from lightning_ae.errors import InputError
 from lightning_ae.exact import sum_over_ranks
 from lightning_ae.models.vae import VAE
-from lightning_ae.models.vq import VQVAE
+from lightning_ae.models.vq import VQVAE, Level
 from lightning_ae.parts.code_scale import CodeScale
 from lightning_ae.parts.corruptions import Corruption
 from lightning_ae.parts.likelihoods import Likelihood, at_least_float32
 from lightning_ae.parts.perceptual import Frozen, Perceptual, StructuralDistance
-from lightning_ae.parts.quantizers import Quantizer, VectorQuantizer
+from lightning_ae.parts.quantizers import Quantizer
 from lightning_ae.parts.schedules import Schedule
+from lightning_ae.parts.vector_quantizers import VectorQuantizer
 from lightning_ae.training import private
 
 LARGEST_WEIGHT = 1e4
@@ -51,7 +52,7 @@ class KLOptions(LatentOptions, total=False):
 class VQGANOptions(LatentOptions, total=False):
     """What `VQGAN` passes on to `VQVAE`."""
 
-    lr: float
+    lr: float | None
 
 
 class LatentDiffusion(Autoencoder):
@@ -261,7 +262,7 @@ class AutoencoderKL(LatentDiffusion, VAE):  # type: ignore[misc]  # as Autoencod
         critic_weight: float = 0.5,
         critic_start: int = 0,
         critic_lr: float | None = None,
-        lr: float = 1e-3,
+        lr: float | None = None,
         **options: Unpack[KLOptions],
     ) -> None:
         super().__init__(input_shape, latent_dim, architecture=architecture, beta=beta, lr=lr, **options)
@@ -297,8 +298,9 @@ class VQGAN(LatentDiffusion, VQVAE):  # type: ignore[misc]  # as Autoencoder
     .. math:: -\log p(x \mid z) + \beta\, |h - \mathrm{sg}(e)|^2
         + \lambda_p D\, \mathbb E [d(\hat x, x)] - \lambda w\, \mathbb E [c(\hat x)];
 
-    `LatentDiffusion` says what the terms are. beta weighs the commitment, which keeps the encoder near the codebook;
-    the published code of the paper has it on the codebook's term instead. That codebook is trained by the gradient,
+    `LatentDiffusion` says what the terms "perceptual", "adversarial", "critic" and, in training, "adaptive_weight" are.
+    beta weighs the commitment, which keeps the encoder near the codebook; the published code of the paper has it on the
+    codebook's term instead. That codebook is trained by the gradient,
     `GradientVectorQuantizer`; the default here is that of `VQVAE`, running means that revive what is not used.
 
     A diffusion model on its codes works before they are quantised: on `model.scaled(model.hidden(x))`, and what it
@@ -328,16 +330,16 @@ class VQGAN(LatentDiffusion, VQVAE):  # type: ignore[misc]  # as Autoencoder
         super().__init__(input_shape, latent_dim, architecture=architecture, quantizer=quantizer, **options)
         self._equip(perceptual, perceptual_weight, critic, critic_weight, critic_start, critic_lr)
 
+    def hidden(self, x: Tensor, **given: Tensor) -> Tensor:
+        """What is quantised: (B, *input_shape) to (B, *code_shape), in float32 at least."""
+        self.check_given(given)
+        return at_least_float32(self.encoder(x))
+
     def quantised(self, h: Tensor) -> Tensor:
         """The vectors of the codebook nearest to codes, (B, *code_shape) to the same shape."""
-        z: Tensor = self.codebook(at_least_float32(h))[0]
-        return z.to(self.dtype)
+        return self.codebook.quantised(at_least_float32(h)).to(self.dtype)
 
-    def loss_of(self, h: Tensor, target: Tensor, **given: Tensor) -> dict[str, Tensor]:
-        """The terms of `VQVAE`, "perceptual", "adversarial" and "critic", and "loss", of (B, *code_shape).
-
-        In training also "adaptive_weight", w; before the game begins, its terms are missing.
-        """
-        if self.training:
-            self.code_scale.observe(h)
-        return super().loss_of(h, target, **given)
+    def learn(self, levels: Sequence[Level]) -> None:
+        """As `VQVAE`, and what the scale of the codes learns of a batch."""
+        self.code_scale.observe(levels[0].hidden)
+        super().learn(levels)

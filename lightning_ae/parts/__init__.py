@@ -5,22 +5,27 @@ from lightning_ae.parts.categorical import Concrete, UniformOnCategories
 from lightning_ae.parts.corruptions import Corruption, GaussianNoise, Masking, SaltAndPepper
 from lightning_ae.parts.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from lightning_ae.parts.flow_posteriors import IAF, PlanarFlow, SplineFlow
+from lightning_ae.parts.gumbel_quantizer import GumbelQuantizer
 from lightning_ae.parts.hamiltonian import HamiltonianFlow
 from lightning_ae.parts.hyperbolic import CentredWrappedNormal, WrappedNormal
 from lightning_ae.parts.hyperspherical import UniformOnSphere, VonMisesFisher
 from lightning_ae.parts.importance import CIWAEObjective, IWAEObjective, MIWAEObjective, PIWAEObjective
 from lightning_ae.parts.joint import JointCapacity, JointPosterior, JointPrior
 from lightning_ae.parts.likelihoods import Bernoulli, Gaussian, Laplace, Likelihood
+from lightning_ae.parts.lookup_free import FiniteScalarQuantizer, LookupFreeQuantizer
 from lightning_ae.parts.mixed import Categorical, Mixed, StudentT
 from lightning_ae.parts.objectives import ELBO, Objective, TotalCorrelation
 from lightning_ae.parts.perceptual import FeatureDistance, Perceptual, StructuralDistance
 from lightning_ae.parts.posteriors import DiagonalGaussian, FullCovarianceGaussian, Posterior
 from lightning_ae.parts.priors import FlowPrior, MixturePrior, Prior, StandardNormal, VampPrior
-from lightning_ae.parts.quantizers import GradientVectorQuantizer, Quantizer, VectorQuantizer
+from lightning_ae.parts.quantizers import Quantizer
+from lightning_ae.parts.residual_quantizer import ResidualQuantizer
 from lightning_ae.parts.schedules import CosineDecay, LinearDecay, Schedule, Warmup
 from lightning_ae.parts.similarity import StructuralSimilarity
 from lightning_ae.parts.sparsity import KLSparsity, L1Sparsity, Sparsity, TopK
+from lightning_ae.parts.spectral import MultiScaleSpectral
 from lightning_ae.parts.unit_interval import ContinuousBernoulli, DiscretizedLogistic
+from lightning_ae.parts.vector_quantizers import GradientVectorQuantizer, SimVectorQuantizer, VectorQuantizer
 
 __all__ = [
     "Bernoulli",
@@ -36,6 +41,7 @@ __all__ = [
     "DiscretizedLogistic",
     "DisentangledPrior",
     "ELBO",
+    "FiniteScalarQuantizer",
     "FeatureDistance",
     "FlowPrior",
     "FreeBits",
@@ -43,6 +49,7 @@ __all__ = [
     "Gaussian",
     "GaussianNoise",
     "GradientVectorQuantizer",
+    "GumbelQuantizer",
     "HamiltonianFlow",
     "IAF",
     "IWAEObjective",
@@ -54,11 +61,13 @@ __all__ = [
     "Laplace",
     "Likelihood",
     "LinearDecay",
+    "LookupFreeQuantizer",
     "MIWAEObjective",
     "Masking",
     "MaximumMeanDiscrepancy",
     "Mixed",
     "MixturePrior",
+    "MultiScaleSpectral",
     "NegativeBinomial",
     "Objective",
     "PIWAEObjective",
@@ -68,8 +77,10 @@ __all__ = [
     "Posterior",
     "Prior",
     "Quantizer",
+    "ResidualQuantizer",
     "SaltAndPepper",
     "Schedule",
+    "SimVectorQuantizer",
     "Sparsity",
     "SplineFlow",
     "StandardNormal",

@@ -82,8 +82,7 @@ def _coordinates(model: Autoencoder, data: Any, split: str, seed: int) -> Tensor
         for i, batch in enumerate(tqdm(data.batches(split, BATCH), f"encoding {split}", delay=2, leave=False)):
             x, _, given = model.read(move_data_to_device(batch, model.device))
             with keyed(seed, "sampler", i), rows("shared"):  # all processes have all rows, and draw the same
-                code = model.draw(x, **given) if "sample" in model.latents else model.encode(x, **given)
-            found.append(model.coordinates(code))
+                found.append(model.coordinates_of(x, **given))
     return torch.cat(found)
 
 

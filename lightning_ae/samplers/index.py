@@ -97,7 +97,8 @@ class IndexSampler(Sampler):
     .. math:: \log p(k) = \sum_i \log p(k_i \mid k_1, \ldots, k_{i-1})
 
     Their prior is a PixelCNN; here it is a transformer of the kind of Vaswani et al. (2017), normalised before each
-    layer, with learned places. It is for models whose codes are indices: of a codebook (`VQVAE`), or of categories
+    layer, with learned places. It is for models whose codes are indices: of codebooks (`VQVAE` and those of its kind,
+    of several indices a position and of two levels too, the coarsest first), or of categories
     (`CategoricalVAE`). It is trained as `lightning_ae.samplers.training` says, and computes in float32. A draw takes as
     many passes as a code has indices.
 

@@ -41,7 +41,7 @@ from lightning_ae.training.weights import first_tensor, weights_type
 _STEPS = ("training_step", "validation_step", "test_step", "predict_step")
 _CALLS = (
     *("encode", "decode", "decoder_parameters", "draw", "features", "rate", "sample", "score", "score_batch"),
-    *("encode_indices", "decode_indices"),
+    *("encode_indices", "decode_indices", "coordinates_of"),
 )
 
 

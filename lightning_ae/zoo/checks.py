@@ -31,6 +31,34 @@ class Check:
         return math.isfinite(self.measured) and abs(self.measured - self.stated) <= self.atol
 
 
+@dataclass(frozen=True)
+class Reproduction:
+    """Every number of an entry, measured again, and on what."""
+
+    checks: list[Check]
+    stated: str | None
+    """The digest of the test samples that the entry's numbers were measured on, where it says so."""
+    measured: str
+    """That of the test samples at hand."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether all agree."""
+        return all(check.passed for check in self.checks)
+
+    @property
+    def copy(self) -> str:
+        """Which copy of the data was measured, in words."""
+        if self.stated is None:
+            return f"the entry does not say what its test samples were; these have the digest {self.measured}"
+        if self.stated == self.measured:
+            return "the same test samples as the entry's, value for value"
+        return (
+            f"another copy of the data: its test samples have the digest {self.measured}, where the entry's have "
+            f"{self.stated}, so the numbers may differ"
+        )
+
+
 def verify(names: Sequence[str] | None = None) -> list[str]:
     """Hashes every file of the entries again, loads them strictly, and compares their golden values.
 

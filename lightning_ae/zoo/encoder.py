@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_ae.autoencoder import Autoencoder
@@ -28,15 +29,19 @@ Pool = Literal["avg", "max"]
 class Encoder(nn.Module):
     """From data in natural units to features, (B, ...) to (B, feature_dim).
 
-    Features are the code as a vector: of a map or of tokens the mean over positions, of a hierarchy the codes beside
-    each other. Of a model of images of any size they are the code's map, (B, feature_dim, h, w), unless `pool` makes a
-    vector of it.
+    Features are the code as a vector, or what intermediate layers give: of a map or of tokens the mean over positions,
+    of a hierarchy the codes beside each other. Of a model of images of any size they are the code's map, (B,
+    feature_dim, h, w), unless `pool` makes a vector of it.
 
     Its input is what `Autoencoder.features` takes: images of any form, size and mode, vectors as arrays or by the
     names of their columns. What is no tensor goes to where the weights are; a tensor has to lie there, as for every
     module. Called on tensors it is differentiable, can be a part of any module, which it follows to another type or
     device, and can be exported. It computes in the type of its weights, after the preprocessing in float32. `model` is
     the autoencoder without its decoder.
+
+    Codes unlike those of the training data are warned of, once: where their root mean square, after the training codes'
+    mean and standard deviation, is above 1.5 over eight samples or more, where training data have 1. That tells of
+    negatives, noise or other kinds of images, not of all: codes of what an encoder was not made for may look usual.
 
     Values of another range than the model's, and NaN, are refused. To look at them waits for the device, so of floats
     on an accelerator only the first batch is looked at; `features` looks at all. In a graph that is exported or
@@ -47,8 +52,8 @@ class Encoder(nn.Module):
         model: the autoencoder; its decoder is dropped.
         config: what is known of it.
         latent: see `load_encoder`, as are the others.
-        layer: the name of an intermediate layer.
-        pool: over the layer's map, or the code's of a model of images of any size.
+        layer: the name of an intermediate layer, or several.
+        pool: over the layers' maps, or the code's of a model of images of any size.
         normalize: whether to standardise the code.
         freeze: whether the weights stay as they are.
 
@@ -59,27 +64,32 @@ class Encoder(nn.Module):
     mean: Tensor
     std: Tensor
     _looked = False  # at the values of a batch
+    _said = False  # that codes are unusual
 
     def __init__(
         self,
         model: Autoencoder,
         config: Config,
         latent: Latent = "mean",
-        layer: str | None = None,
+        layer: str | Sequence[str] | None = None,
         pool: Pool | None = None,
         normalize: bool = False,
         freeze: bool = True,
     ) -> None:
         super().__init__()
         known = config.features
+        layers = [] if layer is None else [layer] if isinstance(layer, str) else list(layer)
         if latent not in known.latents:
             raise unknown(f"latent of {config.name}", latent, known.latents)
-        if layer is not None and layer not in [each.name for each in known.layers]:
-            raise unknown(f"layer of {config.name}", layer, [each.name for each in known.layers])
+        strides = {each.name: each.stride for each in known.layers}
+        for each in layers:
+            if each not in strides:
+                raise unknown(f"layer of {config.name}", str(each), list(strides))
+        if layer is not None and (not layers or len(set(layers)) < len(layers)):
+            raise InputError(f"layer must name different layers, got {layer!r}", f"there are {', '.join(strides)}")
         if pool not in (None, "avg", "max"):
             raise unknown("pool", str(pool), ("avg", "max"))
-        chosen = next((each for each in known.layers if each.name == layer), None)
-        mapped = is_any(config.input_shape) if layer is None else chosen is not None and chosen.stride is not None
+        mapped = is_any(config.input_shape) if layer is None else any(strides[each] is not None for each in layers)
         if pool is not None and not mapped:
             raise InputError(f"pool={pool!r} needs a layer whose output is a map", "set layer, or leave pool out")
         if normalize and (layer is not None or known.mean is None or known.std is None):
@@ -98,14 +108,17 @@ class Encoder(nn.Module):
         for network in {"decoder", "head"} - set(model.encodes_with):
             delattr(self.model, network)
         self.model.sampler = None
-        self.config, self.latent, self.layer, self.pool, self.normalize = config, latent, layer, pool, normalize
+        self.config, self.latent, self.pool, self.normalize = config, latent, pool, normalize
+        self.layer = layer if layer is None or isinstance(layer, str) else tuple(layers)
+        self._layers = layers
         for name, values in (("mean", known.mean), ("std", known.std)):
             self.register_buffer(name, torch.tensor(values) if normalize else torch.empty(0), persistent=False)
         self.frozen = False
         self.eval()
         with torch.no_grad():
             x = golden_input(config)
-            self._feature_dim = int(self.encode(x, self.model.stand_ins(len(x))).shape[1])
+            found = self.encode(x, self.model.stand_ins(len(x)))
+            self._feature_dim = sum(int(each.shape[1]) for each in (found if isinstance(found, tuple) else (found,)))
         if freeze:
             self.freeze()
         else:
@@ -113,7 +126,7 @@ class Encoder(nn.Module):
 
     @property
     def feature_dim(self) -> int:
-        """How many features there are."""
+        """How many features there are; of several layers' maps, how many channels."""
         return self._feature_dim
 
     @property
@@ -152,7 +165,12 @@ class Encoder(nn.Module):
         x = golden_input(self.config).to(parameters[0].device)
         with torch.enable_grad():
             features = self.encode(x, self.model.stand_ins(len(x)))
-            gradients = torch.autograd.grad(features.sum(), parameters, allow_unused=True)
+            total = (
+                sum((each.sum() for each in features), x.new_zeros(()))
+                if isinstance(features, tuple)
+                else features.sum()
+            )
+            gradients = torch.autograd.grad(total, parameters, allow_unused=True)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.requires_grad_(gradient is not None)
         return self
@@ -162,8 +180,8 @@ class Encoder(nn.Module):
         return super().train(mode and not self.frozen)
 
     @torch.no_grad()
-    def features(self, data: Any, **given: Any) -> Tensor:
-        """The features of data of any form, without gradients, (B, feature_dim); all values are looked at.
+    def features(self, data: Any, **given: Any) -> Features:
+        """The features of data of any form, without gradients, as `forward` gives them; all values are looked at.
 
         Args:
             data: see `Autoencoder.features`.
@@ -174,10 +192,13 @@ class Encoder(nn.Module):
         """
         roles = {role: torch.as_tensor(value, device=self.model.device) for role, value in given.items()}
         x = self.signature.natural(data, roles.get("mask")).to(self.model.device)
-        return self.encode(x, roles)
+        return self._looked_at(self.encode(x, roles))
 
-    def forward(self, x: Any, **given: Tensor) -> Tensor:
+    def forward(self, x: Any, **given: Tensor) -> Features:
         """(B, ...) in natural units to (B, feature_dim); what else the model takes by the names in its `given`.
+
+        Several layers give a tuple of what each gives, maps (B, channels, height, width) or vectors, in the order in
+        which they were asked for; with `pool`, one vector of all.
 
         Raises:
             InputError: naming row, place or column, and value of what the model was not trained on.
@@ -187,17 +208,21 @@ class Encoder(nn.Module):
         if not isinstance(x, Tensor):
             natural = self.signature.natural(x, given.get("mask")).to(self.model.device)
         else:
-            natural = self.signature.natural(x, given.get("mask"), check=x.device.type == "cpu" or not self._looked)
+            check = x.device.type == "cpu" or not self._looked
+            natural = self.signature.natural(x, given.get("mask"), check=check)
             self._looked = True
-        return self.encode(natural, given)
+            if not check:
+                return self.encode(natural, given)
+        return self._looked_at(self.encode(natural, given))
 
     def export(
         self, file: str | os.PathLike[str], example: Tensor | None = None, to: Literal["onnx", "torch"] = "torch"
     ) -> None:
         """Writes the encoder as a graph that runs without this package, for batches of any number of samples.
 
-        Its input is "input", its output "features"; before the file is there, the graph was run on the example, and
-        gave what the encoder gives. The file's description is that of `lightning_ae.export.export`.
+        Its input is "input", its output "features", or those of several layers by their names; before the file is
+        there, the graph was run on the example, and gave what the encoder gives. The file's description is that of
+        `lightning_ae.export.export`.
 
         Args:
             file: to write, *.pt2 or *.onnx.
@@ -220,11 +245,12 @@ class Encoder(nn.Module):
         x = (golden_input(self.config) if example is None else example).to(self.model.device)
         part = _Alone(self)
         with torch.no_grad():
-            case = graphs.Case((x,), (self.encode(x),))
+            found = self.encode(x)
+        case = graphs.Case((x,), found if isinstance(found, tuple) else (found,))
         about = {"model": class_path(type(self.model)), "what": "features", "outputs": part.outputs}
         graphs.write(part, [case], file, to, about, self.signature)
 
-    def encode(self, x: Tensor, given: Mapping[str, Tensor] = MappingProxyType({})) -> Tensor:
+    def encode(self, x: Tensor, given: Mapping[str, Tensor] = MappingProxyType({})) -> Features:
         """What `forward` does once the data are a tensor in natural units, (B, ...), which it does not look at."""
         x = self.preprocess(x)
         if not self.model.takes(x.shape[1:]):
@@ -240,29 +266,62 @@ class Encoder(nn.Module):
             mask = ~x.isnan()
         if mask is not None:
             x = known(x, mask)
-        if self.layer is not None:
-            features = self._at(self.layer, x, given)
-        elif self.latent == "indices":
-            features = self.model.encode_indices(x, **given).reshape(x.shape[0], -1)  # type: ignore[operator]
+        if self._layers:
+            outputs = self._at(self._layers, x, given)
+            if isinstance(self.layer, tuple) and self.pool is None:
+                return tuple(each.to(dtype) for each in outputs)
+            pooled = [
+                each.flatten(1) if self.pool is None or each.ndim < 4 else _POOLS[self.pool](each) for each in outputs
+            ]
+            return torch.cat(pooled, dim=1).to(dtype)
+        if self.latent == "indices":
+            features: Tensor = self.model.coordinates_of(x, **given)
         elif self.latent == "sample":
             features = self._vector(self.model.draw(x, **given))
         else:
             features = self._vector(self.model.encode(x, **given))
         if self.normalize:
-            each = [-1, *[1] * (features.ndim - 2)]
-            features = (features - self.mean.view(each)) / self.std.view(each)
+            features = (features - self.mean.view(self._each(features))) / self.std.view(self._each(features))
         return features.to(dtype) if features.is_floating_point() else features
 
-    def _at(self, layer: str, x: Tensor, given: Mapping[str, Tensor]) -> Tensor:
-        found: list[Tensor] = []
-        module = self.model.encoder.get_submodule(layer)
-        handle = module.register_forward_hook(lambda module, args, output: found.append(output))
+    def _at(self, layers: Sequence[str], x: Tensor, given: Mapping[str, Tensor]) -> list[Tensor]:
+        found: dict[str, Tensor] = {}
+        handles = [
+            self.model.encoder.get_submodule(layer).register_forward_hook(
+                lambda module, args, output, layer=layer: found.__setitem__(layer, output)
+            )
+            for layer in layers
+        ]
         try:
             self.model.encode(x, **given)
         finally:
-            handle.remove()
-        value = found[0]
-        return value.flatten(1) if self.pool is None else _POOLS[self.pool](value)
+            for handle in handles:
+                handle.remove()
+        return [found[layer] for layer in layers]
+
+    def _looked_at(self, features: Features) -> Features:
+        """Says once where codes are unlike those of the training data."""
+        known = self.config.features
+        comparable = self.latent == "mean" and not self._layers and known.mean is not None and known.std is not None
+        if self._said or not (comparable and self.frozen) or len(features) < ENOUGH:
+            return features
+        assert isinstance(features, Tensor)
+        codes = features.detach()
+        if not self.normalize:
+            mean, std = (codes.new_tensor(each).view(self._each(codes)) for each in (known.mean, known.std))
+            codes = (codes - mean) / std
+        spread = float(codes.float().square().mean().sqrt())
+        if not spread <= UNUSUAL:
+            self._said = True
+            rank_zero_warn(
+                f"the inputs are far from what {self.config.name} was made for ({self.config.dataset}): the root mean "
+                f"square of their standardised codes is {spread:.2f}, where training data have 1"
+            )
+        return features
+
+    @staticmethod
+    def _each(features: Tensor) -> list[int]:
+        return [-1, *[1] * (features.ndim - 2)]
 
     def _vector(self, code: Any) -> Tensor:
         """What a code is as features: a vector, but where images may be of any size and nothing pools, the map."""
@@ -272,23 +331,28 @@ class Encoder(nn.Module):
         return found
 
 
+Features = Tensor | tuple[Tensor, ...]
+UNUSUAL, ENOUGH = 1.5, 8
 _POOLS: dict[str, Any] = {"avg": lambda x: x.mean(dim=(2, 3)), "max": lambda x: x.amax(dim=(2, 3))}
 
 
 class _Alone(graphs.Part):
     """An encoder as a part of its input alone."""
 
-    outputs = ("features",)
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__(encoder)
+        several = isinstance(encoder.layer, tuple) and encoder.pool is None
+        self.outputs = tuple(each.replace(".", "_") for each in encoder.layer or ()) if several else ("features",)
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        features: Tensor = self.model.encode(*inputs)
-        return features
+    def forward(self, *inputs: Tensor) -> Features:
+        features: Features = self.model.encode(*inputs)
+        return features[0] if isinstance(features, tuple) and len(features) == 1 else features
 
 
 def load_encoder(
     name: str | os.PathLike[str],
     latent: Latent = "mean",
-    layer: str | None = None,
+    layer: str | Sequence[str] | None = None,
     pool: Pool | None = None,
     normalize: bool = False,
     freeze: bool = True,
@@ -299,8 +363,10 @@ def load_encoder(
         name: of an entry; or an artefact's folder; or hf://organisation/name@commit.
         latent: "mean", the code without randomness; "sample", a draw from the posterior, where there is one; "indices",
             those of a codebook, (B, positions), where codes are discrete.
-        layer: an intermediate layer of the encoder instead of the code; `feature_info` lists them.
-        pool: "avg" or "max" over height and width of the layer's map; by default it is flattened. Of a model of images
+        layer: an intermediate layer of the encoder instead of the code, or several, such as ["stages.0", "stages.2"]:
+            then their maps as they are, in that order. `feature_info` lists them, with their channels and strides.
+        pool: "avg" or "max" over height and width of a layer's map, those of several beside each other in one vector;
+            by default one layer's is flattened. Of a model of images
             of any size also over the code's, which by default stays a map.
         normalize: standardise the code by its mean and standard deviation over the training data.
         freeze: leave the weights as they are; `unfreeze()` changes that.

@@ -362,6 +362,10 @@ class Data(_Part):
     options: Annotated[dict[str, Any], AfterValidator(_plain)] = Field(
         {}, description="other arguments of HFDataModule"
     )
+    digest: Annotated[str | None, Field(pattern=r"^[0-9a-f]{32}$")] = Field(
+        default=None,
+        description="XXH3 of the test split's values in natural units; none in entries of before it was kept",
+    )
 
 
 class Imported(_Part):

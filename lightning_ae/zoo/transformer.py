@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,8 +28,8 @@ class EncoderTransformer(TransformerMixin, BaseEstimator):
     Args:
         name: of an entry; or an artefact's folder; or hf://organisation/name@commit.
         latent: see `lightning_ae.zoo.load_encoder`, as are the next three.
-        layer: the name of an intermediate layer.
-        pool: over the layer's map.
+        layer: the name of an intermediate layer; or several, with `pool`, beside each other.
+        pool: over the layers' maps.
         normalize: whether to standardise the code.
         batch_size: how many samples to encode at a time.
         device: where.
@@ -39,7 +39,7 @@ class EncoderTransformer(TransformerMixin, BaseEstimator):
         self,
         name: str,
         latent: Latent = "mean",
-        layer: str | None = None,
+        layer: str | Sequence[str] | None = None,
         pool: Pool | None = None,
         normalize: bool = False,
         batch_size: int = 1024,
@@ -59,6 +59,8 @@ class EncoderTransformer(TransformerMixin, BaseEstimator):
         Raises:
             InputError: when the encoder cannot be loaded, or X does not suit it.
         """
+        if self.layer is not None and not isinstance(self.layer, str) and self.pool is None:
+            raise InputError(f"layer={self.layer!r} gives several maps, where a Pipeline takes one vector", "set pool")
         self.encoder_ = load_encoder(self.name, self.latent, self.layer, self.pool, self.normalize)
         one_size(self.encoder_.model, type(self).__name__)
         self._natural(X, fitting=True)
@@ -79,13 +81,14 @@ class EncoderTransformer(TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         encoder = self.encoder_.to(self.device)
         with torch.no_grad():
-            parts = [encoder.encode(part.to(self.device)).cpu() for part in self._natural(X).split(self.batch_size)]
-        return torch.cat(parts).numpy()
+            parts = [encoder.encode(part.to(self.device)) for part in self._natural(X).split(self.batch_size)]
+        return torch.cat([part.cpu() for part in parts if isinstance(part, torch.Tensor)]).numpy()  # one, each time
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """The names of the features: code0, code1 and so on."""
         check_is_fitted(self)
-        prefix = "code" if self.layer is None else self.layer.replace(".", "_")
+        named = "code" if self.layer is None else self.layer
+        prefix = (named if isinstance(named, str) else "_".join(named)).replace(".", "_")
         return np.array([f"{prefix}{i}" for i in range(self.encoder_.feature_dim)], dtype=object)
 
     def __sklearn_tags__(self) -> Any:

@@ -16,7 +16,7 @@ from lightning_ae import InputError
 from lightning_ae.config import from_plain, to_plain
 from lightning_ae.exact import Noise
 from lightning_ae.parts import GradientVectorQuantizer, Quantizer, VectorQuantizer
-from lightning_ae.parts.quantizers import Codebook
+from lightning_ae.parts.quantizers import VectorCodebook as Codebook
 from lightning_ae.training import processes
 
 SHAPES = [(), (5,), (4, 3)]

@@ -22,19 +22,22 @@ QUIET: dict[str, Any] = {
 }  # fmt: skip
 
 
-def build(name: str, **options: Any) -> Any:
+def build(name: str, seed: int = 0, **options: Any) -> Any:
     if name == "stacked":
         options = {"hidden": (32,), "epochs_per_layer": 2} | options
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     return get_model(name)((1, 8, 8), 16, **options)
 
 
-def final_loss(name: str, data: Tensor, precision: Any) -> float:
-    model = build(name)
+def final_loss(name: str, data: Tensor, precision: Any, seed: int = 0) -> float:
+    model = build(name, seed)
     trainer = pl.Trainer(max_epochs=12, precision=precision, **QUIET)
     columns = Columns({"x": data, **given_of(model, len(data))})
     trainer.fit(model, *(BatchLoader(columns, Order(len(data), size, shuffle=size == 100)) for size in (100, 500)))
-    metrics = trainer.callback_metrics  # both sides of a game need not fall, whatever the precision
+    metrics = trainer.callback_metrics
+    if "val/excess" in metrics:  # where training is halfway to the capacity that evaluation sets the divergence beside,
+        return float(metrics["val/reconstruction"] + metrics["val/kl"])  # its weight would make much of little
+    # both sides of a game need not fall, whatever the precision
     return float(metrics["val/reconstruction" if "val/critic" in metrics else "val/loss"])
 
 
@@ -44,14 +47,18 @@ def test_bf16_mixed_gives_the_same_loss(name: str, digits: Tensor) -> None:
     """Without the constant of the Gaussian of scale one, which would hide a difference."""
     gaussian = build(name).likelihood == Gaussian() and name != "score_matching"
     constant = 32 * math.log(2 * math.pi) if gaussian else 0.0
-    expected, found = (final_loss(name, digits, precision) - constant for precision in ("32-true", "bf16-mixed"))
-    print(name, expected, found)
     model = build(name)
+    calibrated = model.head.fits > 0
+    seeds = range(3 if calibrated else 1)
+    expected, found = (
+        sum(final_loss(name, digits, precision, seed) for seed in seeds) / len(seeds) - constant
+        for precision in ("32-true", "bf16-mixed")
+    )
+    print(name, expected, found)
     # a game between two networks, or a choice among codes, makes much of little: between three seeds its result differs
     # by 10 %; and the logarithm of a calibrated scale crosses zero: a nat is 3 % of the squared error, and seeds differ
-    # by up to five
+    # by up to five, so that a single one says little
     game = hasattr(model, "critic") or hasattr(model, "quantizer")
-    calibrated = model.head.fits > 0
     assert found == pytest.approx(expected, rel=0.15 if game else 0.01, abs=1.3 if calibrated else 0.0)
 
 

@@ -6,6 +6,7 @@ import json
 import pickle
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from sklearn.utils import estimator_checks, get_tags
 from sklearn.utils.estimator_checks import check_estimator
 from torch import nn
 
-from lightning_ae import Autoencoder, InputError, zoo
+from lightning_ae import Autoencoder, HFDataModule, InputError, zoo
 from lightning_ae.data.signature import Signature
 from lightning_ae.preprocess import ImagePreprocess
 from lightning_ae.zoo import index
@@ -103,6 +104,59 @@ def test_layers(name: str) -> None:
             torch.testing.assert_close(pooled, reduce(maps, dim=(2, 3)))
 
 
+def test_several_layers_at_once() -> None:
+    name, names = "vae_conv.mnist_v1", ["stages.2", "stages.0"]
+    images = torch.randint(0, 256, (3, 1, 28, 28), dtype=torch.uint8)
+    encoder = zoo.load_encoder(name, layer=names)
+    found = encoder(images)
+    info = {each["name"]: each for each in encoder.feature_info}
+    assert [tuple(each.shape) for each in found] == [(3, 128, 4, 4), (3, 32, 14, 14)]
+    assert [each.shape[1] for each in found] == [info[each]["channels"] for each in names]
+    assert encoder.feature_dim == 160
+    x = encoder.preprocess(images)
+    torch.testing.assert_close(found[1], encoder.model.encoder.stages[0](x))
+    pooled = zoo.load_encoder(name, layer=names, pool="max")
+    torch.testing.assert_close(pooled(images), torch.cat([each.amax((2, 3)) for each in found], dim=1))
+    assert pooled.feature_dim == 160
+    torch.testing.assert_close(zoo.load_encoder(name, layer=names[:1])(images)[0], found[0])
+    trained = zoo.load_encoder(name, layer=names[1:], freeze=False)
+    assert [n for n, p in trained.named_parameters() if p.requires_grad] == [
+        "model.encoder.stages.0.0.weight", "model.encoder.stages.0.0.bias",
+    ]  # fmt: skip
+    rows = EncoderTransformer(name, layer=names, pool="max").fit_transform(images.numpy())
+    np.testing.assert_allclose(rows, pooled(images), rtol=1e-5)
+    with pytest.raises(InputError, match="takes one vector"):
+        EncoderTransformer(name, layer=names).fit(images.numpy())
+
+
+def test_several_layers_as_a_graph(tmp_path: Path) -> None:
+    encoder = zoo.load_encoder("vae_conv.mnist_v1", layer=["stages.0", "stages.2"])
+    encoder.export(tmp_path / "maps.onnx", to="onnx")
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(tmp_path / "maps.onnx")
+    images = torch.randint(0, 256, (5, 1, 28, 28), dtype=torch.uint8)
+    found = session.run(["stages_0", "stages_2"], {"input": images.numpy()})
+    for got, wanted in zip(found, encoder(images), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-5)
+
+
+def test_inputs_far_from_the_training_data_are_told_of_once() -> None:
+    data = HFDataModule("digits")
+    digits = np.stack([np.asarray(image) for image in data.splits["test"]["image"]])
+    for normalize in (False, True):
+        encoder = zoo.load_encoder("ae_mlp.digits_v1", normalize=normalize)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            encoder.features(digits)
+            encoder.features(255 - digits[:7])  # too few to tell
+        with pytest.warns(UserWarning, match="far from what ae_mlp.digits_v1 was made for .digits.*training data"):
+            encoder(torch.from_numpy(255 - digits))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            encoder.features(255 - digits)
+
+
 def test_the_last_layer_of_a_plain_encoder_is_the_code() -> None:
     images = torch.rand(2, 1, 8, 8)
     layered = zoo.load_encoder("ae_mlp.digits_v1", layer="linears.2")
@@ -136,6 +190,9 @@ def test_samples_of_the_posterior() -> None:
         ({"latent": "indices"}, "unknown latent"),
         ({"latent": "sample"}, "unknown latent"),
         ({"layer": "stages.9"}, "unknown layer"),
+        ({"layer": ["linears.0", "stages.9"]}, "unknown layer"),
+        ({"layer": []}, "must name different layers"),
+        ({"layer": ["linears.0", "linears.0"]}, "must name different layers"),
         ({"pool": "avg"}, "needs a layer"),
         ({"layer": "linears.0", "pool": "avg"}, "whose output is a map"),
         ({"layer": "linears.0", "pool": "sum"}, "unknown pool"),

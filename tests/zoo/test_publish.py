@@ -9,9 +9,12 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from datasets import Dataset
+from PIL import Image
 
 from lightning_ae import VAE, HFDataModule, InputError, registry, zoo
 from lightning_ae.cli import main
@@ -62,7 +65,24 @@ def test_published_loads_and_keeps_its_numbers(
     monkeypatch.setattr(index, "zoo_folder", lambda: to)
     assert zoo.info("vae_mlp.digits_v9").recipe.paths == ["vae", "digits"]
     assert zoo.verify() == ["vae_mlp.digits_v9"]
-    assert all(check.passed for check in zoo.reproduce("vae_mlp.digits_v9"))
+    found = zoo.reproduce("vae_mlp.digits_v9")
+    assert found.passed
+    assert found.stated == found.measured
+    assert "the same test samples" in found.copy
+    # a copy of which one pixel of one test image is another by one
+    splits = HFDataModule("digits").splits
+    for split, rows in splits.items():
+        images = [np.asarray(image).copy() for image in rows["image"]]
+        images[7][1, 1] ^= split == "test"
+        shown = [Image.fromarray(image) for image in images]
+        Dataset.from_dict({"image": shown, "label": rows["label"]}).cast(rows.features).save_to_disk(
+            tmp_path / "copy" / split
+        )
+    (tmp_path / "copy" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    other = zoo.reproduce("vae_mlp.digits_v9", str(tmp_path / "copy"))
+    assert other.measured != found.measured
+    assert found.stated in other.copy
+    assert "another copy" in other.copy
 
 
 def test_a_threshold_stays_with_the_entry(

@@ -25,7 +25,7 @@ from lightning_ae.data.signature import Signature
 from lightning_ae.errors import InputError
 from lightning_ae.models.latent_diffusion import VQGAN, AutoencoderKL
 from lightning_ae.parts.likelihoods import Gaussian
-from lightning_ae.parts.quantizers import GradientVectorQuantizer
+from lightning_ae.parts.vector_quantizers import GradientVectorQuantizer
 from lightning_ae.preprocess import ImagePreprocess
 from lightning_ae.shapes import words
 from lightning_ae.training.rebuild import check_finite, rebuild

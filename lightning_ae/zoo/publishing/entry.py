@@ -72,6 +72,11 @@ DATASETS: dict[str, dict[str, str]] = {
         "licence": "MIT",
         "provenance": "Fashion-MNIST (Xiao, Rasul & Vollgraf 2017), from the Hugging Face hub",
     },
+    "cifar10": {
+        "id": "uoft-cs/cifar10",
+        "licence": "NOASSERTION",  # the source states none
+        "provenance": "CIFAR-10 (Krizhevsky 2009), from the Hugging Face hub",
+    },
 }
 
 
@@ -99,7 +104,7 @@ def publish(
         path: a local copy of the data set, instead of the hub's.
         recipe: the recipes that it was trained by, as `-c` takes them: names, such as ["vae", "digits"], or files.
         overrides: options that were changed, such as {"trainer.max_epochs": 30}.
-        data: of a data set other than digits, fashion, sprites, mnist and fashion_mnist: its "id" for
+        data: of a data set other than digits, fashion, sprites, mnist, fashion_mnist and cifar10: its "id" for
             HFDataModule, its "licence" (SPDX) and "provenance".
         licence: of the weights, an SPDX identifier.
         minutes: how long the training took.
@@ -137,7 +142,7 @@ def publish(
         metrics=[metric.model_dump() for metric in measure(model, samples, config.dataset)],
         recipe=_recipe(checkpoint, paths, dict(overrides or {}), minutes),
         licence={"weights": licence, "data": about[1]},
-        data=about[0].model_dump(),
+        data={**about[0].model_dump(), "digest": samples.digests["test"]},
         paper={"title": title, "url": f"http{url}"},
     )
     if not dry_run:

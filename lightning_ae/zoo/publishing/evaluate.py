@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import xxhash
 from tqdm.auto import tqdm
 
 from lightning_ae.autoencoder import Autoencoder
@@ -19,11 +20,11 @@ from lightning_ae.errors import InputError
 from lightning_ae.evaluation import Samples, numbers
 from lightning_ae.zoo import index
 from lightning_ae.zoo.artefact import load_with_config
-from lightning_ae.zoo.checks import Check
+from lightning_ae.zoo.checks import Check, Reproduction
 from lightning_ae.zoo.schema import Data, Entry, Metric
 
 
-def reproduce(name: str, path: str | None = None, train: bool = False) -> list[Check]:
+def reproduce(name: str, path: str | None = None, train: bool = False) -> Reproduction:
     """Measures every number that an entry states again.
 
     Of imported weights that is their PSNR on photographs, of which `path` names a copy.
@@ -35,7 +36,7 @@ def reproduce(name: str, path: str | None = None, train: bool = False) -> list[C
             off by 10 % or three standard deviations, since other hardware and versions round in other ways.
 
     Returns:
-        A check for each metric that has a value.
+        A check for each metric that has a value, and which copy of the data it was measured on.
 
     Raises:
         InputError: for an unknown name, or when the data cannot be read.
@@ -43,9 +44,10 @@ def reproduce(name: str, path: str | None = None, train: bool = False) -> list[C
     entry = index.info(name)
     model = _retrained(entry, path) if train else load_with_config(name)[0]
     if entry.imported is None:
-        found = measure(model, read_data(entry.data, model, path), entry.dataset)
+        data = read_data(entry.data, model, path)
+        found, digest = measure(model, data, entry.dataset), data.digests["test"]
     else:
-        found = _measured_again(entry, model, path)
+        found, digest = _measured_again(entry, model, path)
     measured = {metric.name: metric.value for metric in found}
     checks = []
     for metric in entry.metrics:
@@ -55,7 +57,7 @@ def reproduce(name: str, path: str | None = None, train: bool = False) -> list[C
         if train and not metric.name.startswith(("raw_", "pca_")):
             atol = max(atol, 0.1 * abs(metric.value), 3 * (metric.std or 0.0))
         checks.append(Check(metric.name, metric.value, math.nan if value is None else value, atol))
-    return checks
+    return Reproduction(checks, entry.data.digest, digest)
 
 
 def _retrained(entry: Entry, path: str | None) -> Autoencoder:
@@ -151,14 +153,23 @@ def photographs(path: str) -> Sequence[Any]:
     return images
 
 
-def _measured_again(entry: Entry, model: Autoencoder, path: str | None) -> list[Metric]:
+def digest_of(images: Sequence[Any]) -> str:
+    """XXH3 of the images' bytes, in colour, row by row."""
+    digest = xxhash.xxh3_128()
+    for image in images:
+        digest.update(image.convert("RGB").tobytes())
+    return digest.hexdigest()
+
+
+def _measured_again(entry: Entry, model: Autoencoder, path: str | None) -> tuple[list[Metric], str]:
     dataset = entry.metrics[0].dataset
     if path is None:
         raise InputError(
             f"the numbers of {entry.name} are of the data set {dataset}, which no hub id names",
             f"give a copy of it: --path {dataset}/",
         )
-    return measure_photographs(model, photographs(path), dataset)
+    images = photographs(path)
+    return measure_photographs(model, images, dataset), digest_of(images)
 
 
 def _relative(value: float) -> float:
