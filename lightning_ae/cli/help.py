@@ -34,7 +34,7 @@ def help_of(command: str, words: Sequence[str], summary: str) -> str:
     model = given.classes.get("model", "Autoencoder")
     data = given.classes.get("data", DATA)
     lines = [f"usage: lightning-ae {command} -c MODEL -c DATA [-c MORE ...] [options]", ""]
-    lines += textwrap.wrap(f"{summary.capitalize()}. Recipes and options compose; the last one wins.", _WIDTH)
+    lines += textwrap.wrap(f"{summary.capitalize()}. Options compose; the last wins.", _WIDTH)
     lines += ["", "recipes, for -c: a name, or a YAML file"]
     for kind in recipes.FOLDERS:
         lines += _row(kind, ", ".join(recipes.names(kind)), 14, wrap=True)

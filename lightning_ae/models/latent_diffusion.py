@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar
 
 import torch
 from pytorch_lightning.utilities import rank_zero_info
@@ -15,7 +15,7 @@ from typing_extensions import Unpack
 
 from lightning_ae.architectures import Architecture, LatentDiffusionNet, PatchCritic, detached
 from lightning_ae.architectures.critic import groups_of
-from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.autoencoder import Autoencoder, LikelihoodOptions
 from lightning_ae.config import from_plain
 from lightning_ae.errors import InputError
 from lightning_ae.exact import sum_over_ranks
@@ -23,7 +23,7 @@ from lightning_ae.models.vae import VAE
 from lightning_ae.models.vq import VQVAE, Level
 from lightning_ae.parts.code_scale import CodeScale
 from lightning_ae.parts.corruptions import Corruption
-from lightning_ae.parts.likelihoods import Likelihood, at_least_float32
+from lightning_ae.parts.likelihoods import at_least_float32
 from lightning_ae.parts.perceptual import Frozen, Perceptual, StructuralDistance
 from lightning_ae.parts.quantizers import Quantizer
 from lightning_ae.parts.schedules import Schedule
@@ -34,25 +34,16 @@ LARGEST_WEIGHT = 1e4
 """Of the critic's side, as in the published code."""
 
 
-class LatentOptions(TypedDict, total=False):
+class LatentOptions(LikelihoodOptions, total=False):
     """What both pass on."""
 
-    likelihood: Likelihood
     corruption: Corruption | None
-    lr_schedule: Schedule | None
-    weight_decay: float
 
 
 class KLOptions(LatentOptions, total=False):
     """What `AutoencoderKL` passes on to `VAE`."""
 
     beta_schedule: Schedule | None
-
-
-class VQGANOptions(LatentOptions, total=False):
-    """What `VQGAN` passes on to `VQVAE`."""
-
-    lr: float | None
 
 
 class LatentDiffusion(Autoencoder):
@@ -262,10 +253,9 @@ class AutoencoderKL(LatentDiffusion, VAE):  # type: ignore[misc]  # as Autoencod
         critic_weight: float = 0.5,
         critic_start: int = 0,
         critic_lr: float | None = None,
-        lr: float | None = None,
         **options: Unpack[KLOptions],
     ) -> None:
-        super().__init__(input_shape, latent_dim, architecture=architecture, beta=beta, lr=lr, **options)
+        super().__init__(input_shape, latent_dim, architecture=architecture, beta=beta, **options)
         self._equip(perceptual, perceptual_weight, critic, critic_weight, critic_start, critic_lr)
 
     @property
@@ -325,7 +315,7 @@ class VQGAN(LatentDiffusion, VQVAE):  # type: ignore[misc]  # as Autoencoder
         critic_weight: float = 0.8,
         critic_start: int = 0,
         critic_lr: float | None = None,
-        **options: Unpack[VQGANOptions],
+        **options: Unpack[LatentOptions],
     ) -> None:
         super().__init__(input_shape, latent_dim, architecture=architecture, quantizer=quantizer, **options)
         self._equip(perceptual, perceptual_weight, critic, critic_weight, critic_start, critic_lr)

@@ -37,6 +37,11 @@ def save(model: Autoencoder, folder: str | os.PathLike[str], overwrite: bool = F
     from lightning_ae import __version__
 
     model.check_loads()
+    if any(hasattr(weight, "full_tensor") for weight in model.state_dict(keep_vars=True).values()):
+        raise InputError(
+            "the weights are sharded over ranks, of which each has a part",
+            "save a checkpoint by the trainer, and call save_pretrained of load_model(path)",
+        )
     place, weights = Path(folder), plain_weights(model)
     check_finite(weights, {name for name, _ in model.named_parameters()})
     dtype = str(model.dtype).removeprefix("torch.")

@@ -16,7 +16,15 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_ae import VQGAN, AutoencoderKL, HFDataModule, InputError, load_model
 from lightning_ae.architectures import ConvNet, LatentDiffusionNet, PatchCritic
-from lightning_ae.parts import FeatureDistance, GradientVectorQuantizer, StructuralDistance, VectorQuantizer
+from lightning_ae.parts import (
+    FeatureDistance,
+    FiniteScalarQuantizer,
+    GradientVectorQuantizer,
+    LookupFreeQuantizer,
+    ResidualQuantizer,
+    StructuralDistance,
+    VectorQuantizer,
+)
 from lightning_ae.parts.similarity import ms_ssim
 from lightning_ae.training.certify import Case, certify
 
@@ -214,6 +222,7 @@ CASES = [
     Case("VQGAN", {**PLAIN, "quantizer": CODES, "critic_start": 3}, title="vqgan, later"),
     Case("VQGAN", {**PLAIN, "critic_start": 2}, {"accumulate_grad_batches": 2}, title="vqgan, accumulated"),
     Case("AutoencoderKL", {**PLAIN, "critic": None}, title="kl without a critic"),
+    Case("AutoencoderKL", {**PLAIN, "perceptual": {"class_path": f"{__name__}.Edges"}}, title="kl, a frozen network"),
 ]
 
 
@@ -366,3 +375,18 @@ def test_images_of_any_size(cls: Any) -> None:
         model.encode(torch.rand(2, 3, 7, 8).double())
     with pytest.raises(InputError, match="images of 2 x 8 pixels, where the critic takes at least 4"):
         model.loss(images(4, (3, 2, 8)).double(), images(4, (3, 2, 8)).double())
+
+
+@pytest.mark.parametrize(
+    "quantizer",
+    [ResidualQuantizer(2, VectorQuantizer(codes=8)), FiniteScalarQuantizer(levels=(5, 5)), LookupFreeQuantizer(bits=2)],
+    ids=lambda quantizer: type(quantizer).__name__,
+)
+def test_other_quantizers(quantizer: Any) -> None:
+    model, x = build(VQGAN, quantizer=quantizer), images()
+    terms = model.loss(x, x)
+    terms["loss"].backward()
+    assert torch.isfinite(terms["loss"])
+    assert {"perceptual", "adversarial", "critic", "adaptive_weight"} <= terms.keys()
+    model.eval()
+    torch.testing.assert_close(model.decode(model.quantised(model.hidden(x))), model(x), rtol=0, atol=0)
