@@ -83,13 +83,13 @@ def test_a_class_lists_its_own_and_those_above_without_what_it_settles() -> None
         "input_shape", "latent_dim", "k", "alpha", "k_start", "k_epochs", "likelihood", "lr", "lr_schedule",
         "weight_decay",
     ]  # fmt: skip
-    assert taken(KSparseAutoencoder)["lr"].default == taken(Autoencoder)["lr"].default == 1e-3
+    assert taken(KSparseAutoencoder)["lr"].default == taken(Autoencoder)["lr"].default is None
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     text = pydoc.plain(pydoc.render_doc(KSparseAutoencoder))
     assert "weight_decay: 'float' = 0.0" in text or "weight_decay: float = 0.0" in text
-    assert "lr: the learning rate of AdamW." in text
+    assert "lr: the learning rate of AdamW;" in text
     with pytest.raises(SystemExit):
         main(["fit", "--model.help", "KSparseAutoencoder"])
     out = capsys.readouterr().out
