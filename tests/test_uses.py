@@ -24,6 +24,7 @@ FOUND: dict[str, tuple[str, Callable[[str], bool]]] = {
     "latents": (r"a half of the pixels by the others: (\d+) %", lambda said: int(said) < 80),
     "traversals": (r"(\d+) variants", lambda said: int(said) == 9),
     "rate_distortion": (r"beta 10 +([\d.]+) bits", lambda said: float(said) < 3),
+    "compression": (r"ae_tiny.taef2_v1, 8 bits +([\d.]+) bits per pixel", lambda said: 1 < float(said) < 6),
     "sensors": (r"AUROC of windows that end in a fault: ([\d.]+)", lambda said: float(said) > 0.7),
 }
 
