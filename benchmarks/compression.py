@@ -33,15 +33,14 @@ def at_the_same_psnr(rates: list[Rate], psnr: float) -> str:
     return f"{np.interp(psnr, [rate.psnr for rate in own], [rate.bits_per_pixel for rate in own]):.2f}"
 
 
-def page(codes: list[Rate], others: dict[str, list[Rate]], n: int, seconds: float, picture: str) -> str:
+def page(codes: list[Rate], others: dict[str, list[Rate]], n: int, picture: str) -> str:
     lines = [
         "# Compression of photographs",
         "",
         f"Made by `python benchmarks/compression.py --kodak FOLDER --write benchmarks/compression.md`: the {n} Kodak",
         f"images by the codes of `{MODEL}` in so many bits a number, packed by Zstandard",
         "(`lightning-ae encode`), beside Pillow's JPEG and lossy WebP. Bits per pixel are of whole files; PSNR is of",
-        f"images in bytes, the mean over images. Pillow {PIL.__version__}, torch {torch.__version__}, one CPU thread,",
-        f"{seconds / n:.1f} s an image and setting to encode and decode.",
+        f"images in bytes, the mean over images. Pillow {PIL.__version__}, torch {torch.__version__}.",
         "",
         f"![PSNR over bits per pixel]({picture})",
         "",
@@ -74,10 +73,11 @@ def main() -> None:
     images = list(photographs(args.kodak))
     began = time.monotonic()
     codes = codec_rates(Codec(zoo.load(MODEL), MODEL), images)
-    seconds = (time.monotonic() - began) / len(codes)
+    minutes = (time.monotonic() - began) / 60
     others = {"JPEG": pillow_rates(images, "JPEG"), "WebP": pillow_rates(images, "WEBP")}
     picture = args.write.with_suffix(".png") if args.write else Path("compression.png")
-    text = page(codes, others, len(images), seconds, picture.name)
+    text = page(codes, others, len(images), picture.name)
+    print(f"{len(codes)} settings in {minutes:.1f} minutes")
     if args.write is None:
         print(text)
         return

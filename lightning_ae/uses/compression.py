@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,7 +142,6 @@ class Codec:
         self.identity = bytes.fromhex(hash_of({**identity_of(model), "architecture": architecture}))[:DIGEST]
         """16 bytes that tell the model from every other."""
 
-    @torch.no_grad()
     def compress(self, image: Any, bits: int = 8) -> Compressed:
         """The code of one image, a PIL image or an array as `Autoencoder.features` takes it.
 
@@ -152,8 +152,14 @@ class Codec:
         Raises:
             InputError: for an image that cannot be had again.
         """
-        if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 8:
-            raise InputError(f"bits must be a number from 1 to 8, got {bits!r}")
+        return self.compress_each(image, [bits])[0]
+
+    @torch.no_grad()
+    def compress_each(self, image: Any, bits: Sequence[int]) -> list[Compressed]:
+        """The same in each number of bits, by one pass of the encoder."""
+        for each in bits:
+            if isinstance(each, bool) or not isinstance(each, int) or not 1 <= each <= 8:
+                raise InputError(f"bits must be a number from 1 to 8, got {each!r}")
         if _is_transparent(image):
             raise InputError("the image is transparent in parts, which no code keeps", "give image.convert('RGB')")
         x = image_units(image_of(image, 0)[None])
@@ -165,9 +171,14 @@ class Codec:
         if not code.isfinite().all():
             raise InputError("the code of the image is not finite", "the model's weights, or their type, are of no use")
         low, high = code.amin((1, 2)), code.amax((1, 2))
-        step = (high - low) / (2**bits - 1)
-        levels = ((code - low[:, None, None]) / step.where(step > 0, 1.0)[:, None, None]).round().to(torch.uint8)
-        return Compressed(levels.numpy(), low.numpy(), step.numpy(), bits, size, grey, self.identity, self.name)
+        found = []
+        for each in bits:
+            step = (high - low) / (2**each - 1)
+            levels = (code - low[:, None, None]) / step.where(step > 0, 1.0)[:, None, None]
+            whole_numbers = levels.round().to(torch.uint8).numpy()
+            about = (low.numpy(), step.numpy(), each, size, grey, self.identity, self.name)
+            found.append(Compressed(whole_numbers, *about))
+        return found
 
     def check(self, code: Compressed) -> None:
         """Refuses a code that is not of this model.

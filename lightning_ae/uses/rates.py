@@ -39,17 +39,17 @@ class Rate:
     psnr: float
 
 
-def codec_rates(codec: Codec, images: Sequence[PIL.Image.Image], bits: Iterable[int] = (3, 4, 5, 6, 8)) -> list[Rate]:
+def codec_rates(codec: Codec, images: Sequence[PIL.Image.Image], bits: Sequence[int] = (3, 4, 6, 8)) -> list[Rate]:
     """What a model's codes cost, at each number of bits.
 
     Raises:
         InputError: for no images, or one that the codec does not take.
     """
-    found = []
-    for setting in bits:
-        coded = (codec.compress(image, setting) for image in tqdm(images, f"{setting} bits", delay=5, leave=False))
-        found.append(_rate(codec.name, setting, images, ((code.to_bytes(), codec.decompress(code)) for code in coded)))
-    return found
+    made: list[list[tuple[bytes, float]]] = []
+    for image in tqdm(images, "compressing", delay=5, leave=False):
+        coded = codec.compress_each(image, bits)
+        made.append([(code.to_bytes(), psnr(image, codec.decompress(code))) for code in coded])
+    return [_rate(codec.name, setting, images, [each[i] for each in made]) for i, setting in enumerate(bits)]
 
 
 def pillow_rates(images: Sequence[PIL.Image.Image], kind: Format, qualities: Iterable[int] = QUALITIES) -> list[Rate]:
@@ -58,7 +58,7 @@ def pillow_rates(images: Sequence[PIL.Image.Image], kind: Format, qualities: Ite
     Raises:
         InputError: for no images.
     """
-    return [_rate(kind, each, images, (_by_pillow(image, kind, each) for image in images)) for each in qualities]
+    return [_rate(kind, each, images, [_by_pillow(image, kind, each) for image in images]) for each in qualities]
 
 
 def rates_figure(rates: Sequence[Rate]) -> Figure:
@@ -78,19 +78,16 @@ def rates_figure(rates: Sequence[Rate]) -> Figure:
     return figure
 
 
-def _rate(name: str, setting: int, images: Sequence[Any], made: Iterable[tuple[bytes, np.ndarray]]) -> Rate:
+def _rate(name: str, setting: int, images: Sequence[Any], made: Sequence[tuple[bytes, float]]) -> Rate:
     if not images:
         raise InputError("there are no images to compress", "give one at least")
-    sizes, values = [], []
-    for image, (data, again) in zip(images, made, strict=True):
-        sizes.append(8 * len(data))
-        values.append(psnr(image, again))
     pixels = sum(image.width * image.height for image in images)
-    return Rate(name, setting, sum(sizes) / pixels, math.fsum(values) / len(values))
+    size = sum(8 * len(data) for data, _ in made)
+    return Rate(name, setting, size / pixels, math.fsum(value for _, value in made) / len(made))
 
 
-def _by_pillow(image: PIL.Image.Image, kind: str, quality: int) -> tuple[bytes, np.ndarray]:
+def _by_pillow(image: PIL.Image.Image, kind: str, quality: int) -> tuple[bytes, float]:
     file = io.BytesIO()
     image.save(file, kind, quality=quality)
     data = file.getvalue()
-    return data, np.asarray(PIL.Image.open(io.BytesIO(data)).convert(image.mode))
+    return data, psnr(image, np.asarray(PIL.Image.open(io.BytesIO(data)).convert(image.mode)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import struct
 from pathlib import Path
@@ -20,7 +21,7 @@ from lightning_ae.architectures import ConvNet, TinyNet
 from lightning_ae.cli import main
 from lightning_ae.cli.compression import MODEL, decode, encode
 from lightning_ae.preprocess import ImagePreprocess
-from lightning_ae.uses import Codec, Compressed, psnr
+from lightning_ae.uses import Codec, Compressed, codec_rates, pillow_rates, psnr, rates_figure
 
 NET = TinyNet(8, (1, 1, 1))
 
@@ -179,6 +180,31 @@ def test_models_that_are_no_codec() -> None:
             Codec(model)
 
 
+def test_rates_are_those_of_the_files(codec: Codec) -> None:
+    images = [picture(16, 24), picture(9, 40)]
+    pixels = 16 * 24 + 9 * 40
+    for rate, bits in zip(codec_rates(codec, images, (2, 8)), (2, 8), strict=True):
+        codes = [codec.compress(image, bits) for image in images]
+        assert (rate.codec, rate.setting) == ("mine", bits)
+        assert rate.bits_per_pixel == pytest.approx(8 * sum(len(code.to_bytes()) for code in codes) / pixels)
+        own = [psnr(image, codec.decompress(code)) for image, code in zip(images, codes, strict=True)]
+        assert rate.psnr == pytest.approx(np.mean(own))
+    (low, high) = jpeg = pillow_rates(images, "JPEG", (10, 90))
+    sizes = []
+    for image in images:
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=90)
+        sizes.append(len(file.getvalue()))
+    assert high.bits_per_pixel == pytest.approx(8 * sum(sizes) / pixels)
+    assert (low.bits_per_pixel, low.psnr) < (high.bits_per_pixel, high.psnr)
+    (axes,) = rates_figure([*jpeg, *pillow_rates(images, "WEBP", (50,))]).axes
+    assert [line.get_label() for line in axes.lines] == ["JPEG", "WEBP"]
+    assert axes.lines[0].get_ydata().tolist() == [low.psnr, high.psnr]
+    for empty in (lambda: codec_rates(codec, []), lambda: pillow_rates([], "JPEG")):
+        with pytest.raises(InputError, match="there are no images"):
+            empty()
+
+
 # ---- files that are wrong -------------------------------------------------------------------------------------------
 
 
@@ -240,7 +266,8 @@ def test_there_and_back(folder: Path, checkpoints: list[str], capsys: pytest.Cap
     assert [row["file"] for row in table["images"]] == ["a.laec", "sub/grey.laec"]
     for row, name in zip(table["images"], ("a", "sub/grey"), strict=True):
         original, again = (Image.open(folder / where / f"{name}.png") for where in ("photos", "images"))
-        assert (original.size, original.mode) == (again.size, again.mode) == ((row["width"], row["height"]), again.mode)
+        assert (original.size, original.mode) == (again.size, again.mode)
+        assert again.size == (row["width"], row["height"])
         assert row["bytes"] == (codes / row["file"]).stat().st_size
         assert row["bits_per_pixel"] == pytest.approx(8 * row["bytes"] / (row["width"] * row["height"]), abs=1e-4)
         assert row["psnr"] == pytest.approx(psnr(original, np.asarray(again)), abs=1e-3)
