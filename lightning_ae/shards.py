@@ -97,21 +97,26 @@ def manifest(
         folder: the output's, which may lie in the data's.
         options: what else decides.
     """
+    return {
+        "model": identity_of(model),
+        "data": {split: _digest(each) for split, each in rows.items()},
+        "files": _files(path, folder),
+        "shard_rows": each,
+        "options": options,
+    }
+
+
+def identity_of(model: Autoencoder) -> dict[str, str]:
+    """What tells a model from every other: its class, the hash of all its weights, that of its signature."""
     weights = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         weights.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         if hasattr(tensor, "numpy"):
             weights.update(tensor.detach().cpu().contiguous().flatten().view(_bytes()).numpy().tobytes())
     return {
-        "model": {
-            "class": type(model).__name__,
-            "weights": weights.hexdigest(),
-            "signature": "" if model.signature is None else model.signature.hash,
-        },
-        "data": {split: _digest(each) for split, each in rows.items()},
-        "files": _files(path, folder),
-        "shard_rows": each,
-        "options": options,
+        "class": type(model).__name__,
+        "weights": weights.hexdigest(),
+        "signature": "" if model.signature is None else model.signature.hash,
     }
 
 

@@ -25,6 +25,7 @@ FOUND: dict[str, tuple[str, Callable[[str], bool]]] = {
     "traversals": (r"(\d+) variants", lambda said: int(said) == 9),
     "rate_distortion": (r"beta 10 +([\d.]+) bits", lambda said: float(said) < 3),
     "codec": (r"4 of 4 layers +\d+ bits/s +([\d.]+) dB", lambda said: float(said) > 10),
+    "compression": (r"ae_tiny.taef2_v1, 8 bits +([\d.]+) bits per pixel", lambda said: 1 < float(said) < 6),
     "sensors": (r"AUROC of windows that end in a fault: ([\d.]+)", lambda said: float(said) > 0.7),
 }
 

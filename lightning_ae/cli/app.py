@@ -28,6 +28,8 @@ COMMANDS = {
     "features": "write the codes of a data set to parquet files",
     "score": "write how strange each row of a data set is, and which features make it so",
     "export": "write a model as an ONNX or torch graph that takes raw rows or pixels",
+    "encode": "compress photographs of any size to small files, and say what that costs",
+    "decode": "make images of such files again",
     "reconstruct": "draw inputs above their reconstructions",
     "neighbours": "compare codes with PCA, raw inputs and the untrained encoder, by neighbours",
     "sample": "draw samples from a generative model",
@@ -37,7 +39,7 @@ COMMANDS = {
     "certify": "check that a model trains the same on any number of processes",
     "zoo": "list, show, download, check and publish pretrained models",
     "cache": "show or clear the decoded samples that are kept between runs",
-    "completion": "print what makes your shell complete commands, options and names",
+    "completion": 'make your shell complete words: eval "$(lightning-ae completion bash)"',
 }
 
 TRAINING = ("fit", "validate", "test", "predict")
@@ -47,6 +49,8 @@ _GROUPS = {
     "use a model: a checkpoint, or the name of a pretrained one": (
         "zoo",
         "features",
+        "encode",
+        "decode",
         "score",
         "export",
         "reconstruct",
@@ -61,7 +65,9 @@ _GROUPS = {
 _ELSEWHERE = {
     **dict.fromkeys(("train", "run"), "fit"),
     **dict.fromkeys(("eval", "measure", "metrics", "benchmark", "compare"), "evaluate"),
-    **dict.fromkeys(("encode", "embed", "extract"), "features"),
+    **dict.fromkeys(("embed", "extract"), "features"),
+    **dict.fromkeys(("compress", "pack"), "encode"),
+    **dict.fromkeys(("decompress", "unpack"), "decode"),
     **dict.fromkeys(("generate", "draw"), "sample"),
     **dict.fromkeys(("anomaly", "anomalies", "outliers", "detect"), "score"),
     **dict.fromkeys(("onnx", "compile", "convert"), "export"),
@@ -82,11 +88,9 @@ start here; none of these needs a network or a GPU:
 further:
   lightning-ae fit -c vae -c mnist --trainer.max_epochs 20      a model, a data set, an option
   lightning-ae fit --model my_module.MyVAE --data.path photos/  a class and a folder of your own
-help:
   lightning-ae COMMAND --help               the options of a command
   lightning-ae fit -c vae --help            with those of that model (-c names a recipe)
   lightning-ae fit --model.help VAE         all that a model takes (--data.help likewise)
-  eval "$(lightning-ae completion bash)"    completion in this shell
 """.format(
     commands="".join(
         f"\n{title}:\n" + "".join(f"  {name:<17}{COMMANDS[name]}\n" for name in names)

@@ -14,6 +14,8 @@ from typing import Any, Literal
 from rich.console import Console
 
 from lightning_ae.cli import source
+from lightning_ae.cli.compression import decode as decode
+from lightning_ae.cli.compression import encode as encode
 from lightning_ae.cli.evaluate import evaluate as evaluate
 from lightning_ae.cli.export import export as export
 from lightning_ae.cli.sampling import fit_sampler as fit_sampler

@@ -161,7 +161,7 @@ def _uses(entry: Entry) -> list[str]:
     uses += ["indices"] if "indices" in entry.features.latents else []
     uses += ["denoising"] if entry.model == "denoising" else []
     if is_any(entry.input_shape):
-        return [*uses, "compression"]
+        return [*uses, "codes of photographs"]
     return uses or ["compression" if entry.features.dim < math.prod(entry.input_shape) else "sparse codes"]
 
 

@@ -1,6 +1,7 @@
 """What codes are used for: a function and a picture each, from natural units to natural units."""
 
 from lightning_ae.uses.attributes import add_attribute, arithmetic, attribute_vector
+from lightning_ae.uses.compression import Codec, Compressed, psnr
 from lightning_ae.uses.conditions import class_samples
 from lightning_ae.uses.figures import (
     arithmetic_figure,
@@ -11,8 +12,12 @@ from lightning_ae.uses.figures import (
 )
 from lightning_ae.uses.imputation import impute
 from lightning_ae.uses.paths import interpolate
+from lightning_ae.uses.rates import Rate, codec_rates, pillow_rates, rates_figure
 
 __all__ = [
+    "Codec",
+    "Compressed",
+    "Rate",
     "add_attribute",
     "arithmetic",
     "arithmetic_figure",
@@ -20,8 +25,12 @@ __all__ = [
     "attribute_vector",
     "class_figure",
     "class_samples",
+    "codec_rates",
     "imputation_figure",
     "impute",
     "interpolate",
     "interpolation_figure",
+    "pillow_rates",
+    "psnr",
+    "rates_figure",
 ]
