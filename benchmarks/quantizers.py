@@ -225,9 +225,11 @@ def rates(args: argparse.Namespace) -> str:
 
 def peers(args: argparse.Namespace) -> str:
     """A table of both packages."""
-    from environments import environment
+    python = args.python
+    if python is None:
+        from environments import environment  # beside this file, which is not always run as a script
 
-    python = args.python or environment(args.environment, "requirements_quantizers.txt", "-e", str(ROOT))
+        python = environment(args.environment, "requirements_quantizers.txt", "-e", str(ROOT))
     rows = {(name, who): [] for name in PEERS for who in (OURS, THEIRS)}
     for seed in args.seeds:
         for name in PEERS:
