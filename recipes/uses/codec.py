@@ -76,7 +76,9 @@ def main() -> None:
     pl.seed_everything(0, verbose=False)
     FOLDER.mkdir(exist_ok=True)
     rows = {"train": {"sound": strings(120, seed=0)}, "test": {"sound": strings(20, seed=1)}}
-    data = HFDataModule(rows, kind=Sequence(length=LENGTH, stride=LENGTH, columns=("sound",)), cache="memory", batch_size=32)
+    data = HFDataModule(
+        rows, kind=Sequence(length=LENGTH, stride=LENGTH, columns=("sound",)), cache="memory", batch_size=32
+    )
     model = ResidualVQVAE(
         **{**data.suits, "architecture": SequenceNet(channels=(24, 48), dilations=(1, 3), stride=4, code="map")},
         layers=args.layers,
