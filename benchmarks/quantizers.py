@@ -261,8 +261,8 @@ def peers(args: argparse.Namespace) -> str:
         "1.32.0, decay 0.99, commitment 0.25 (in the same units), dead below two vectors of a batch, straight through; "
         "its FSQ as it comes, ours with gain 4. "
         f"{args.steps} steps, seeds {', '.join(map(str, args.seeds))}, "
-        "processes that take turns, one thread each; medians over seeds, of a step the median of its processor time, of the "
-        "ratio the median of those of one seed.\n\n" + "\n".join(lines) + "\n\n" + "\n".join(goals) + "\n"
+        "processes that take turns, one thread each; medians over seeds, of a step the median of its processor time, "
+        "of the ratio the median of those of one seed.\n\n" + "\n".join(lines) + "\n\n" + "\n".join(goals) + "\n"
     )
 
 
