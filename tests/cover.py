@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from lightning_ae import VAE, InputError, get_model, list_models, parts
+from lightning_ae import VAE, VQVAE, InputError, get_model, list_models, parts
 from lightning_ae.architectures import MLP, ConvNet
 from lightning_ae.config import Configurable, arguments, to_plain
 from lightning_ae.training.certify import Case
@@ -66,21 +66,22 @@ class Cover:
         try:
             model(input_shape=(1, 8, 8), **pair)
         except InputError as error:
-            self.refused[title(pair)] = str(error)
+            self.refused[title(model, pair)] = str(error)
             return False
-        self.covered.append(title(pair))
+        self.covered.append(title(model, pair))
         return True
 
 
 def case(model: type, *pairs: Pair) -> Case:
     """A case of pairs of parts."""
     init_args = {name: to_plain(part, name) for pair in pairs for name, part in pair.items()}
-    return Case(model.__name__, init_args, title="; ".join(map(title, pairs)))
+    return Case(model.__name__, init_args, title="; ".join(title(model, pair) for pair in pairs))
 
 
-def title(pair: Pair) -> str:
-    """What a pair is called."""
-    return " x ".join(type(part).__name__ for part in pair.values())
+def title(model: type, pair: Pair) -> str:
+    """What a pair is called; of a class that another one's pairs are tried with, too, with its name."""
+    names = [type(part).__name__ for part in pair.values()]
+    return " x ".join([*names, *([model.__name__] if "quantizer" in pair and model is not VQVAE else [])])
 
 
 def pairs(**kinds: Sequence[Configurable]) -> list[Pair]:

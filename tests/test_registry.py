@@ -14,6 +14,8 @@ NAMES = {
     "factorvae": "FactorVAE", "betatcvae": "BetaTCVAE", "infovae": "InfoVAE", "mmd-vae": "InfoVAE", "vqvae": "VQVAE",
     "vampprior": "VampPriorVAE", "lvae": "LadderVAE", "svae": "HypersphericalVAE", "gumbel_vae": "CategoricalVAE",
     "dae": "DenoisingAutoencoder", "cae": "ContractiveAutoencoder", "aae": "AdversarialAutoencoder",
+    "rvq": "ResidualVQVAE", "RQ-VAE": "ResidualVQVAE", "FSQ": "FSQVAE", "LFQ": "LFQVAE", "SimVQ": "SimVQVAE",
+    "dVAE": "GumbelVQVAE", "VQ-VAE-2": "VQVAE2", "vqvae2": "VQVAE2",
 }  # fmt: skip
 
 

@@ -75,9 +75,10 @@ class CodebookMetrics(Accumulated):
             return
         self._warned = True
         which = "the codebook" if len(self._metrics) == 1 else f"the codebook of level {name.rpartition('_')[2]}"
+        perplexity = float(found["codebook_perplexity"])
         rank_zero_warn(
-            f"{which} has collapsed: its perplexity on the validation data is {float(found['codebook_perplexity']):.3g} "
-            f"of {codes} codes, and {int(found['dead_codes'])} never occur. Dead codes that start again "
-            "(VectorQuantizer(revive=0.1)), start='kmeans', a smaller commitment, fewer codes, or FiniteScalarQuantizer, "
-            "which has no codebook to collapse, would help"
+            f"{which} has collapsed: its perplexity on the validation data is {perplexity:.3g} of {codes} codes, and "
+            f"{int(found['dead_codes'])} never occur. Dead codes that start again (VectorQuantizer(revive=0.1)), "
+            "start='kmeans', a smaller commitment, fewer codes, or FiniteScalarQuantizer, which has no codebook to "
+            "collapse, would help"
         )

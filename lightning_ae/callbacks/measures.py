@@ -80,16 +80,18 @@ class Accumulated(Staged):
     def add(self, model: Autoencoder, metrics: dict[str, Metric], x: Tensor, target: Tensor, **given: Tensor) -> None:
         """Adds a batch, with what the model takes besides; `model.corrupt` draws what it draws in the step."""
 
-    def start(self, trainer: pl.Trainer, model: Any, stage: str) -> None:
+    def start(self, trainer: pl.Trainer, model: Any, stage: str) -> None:  # noqa: D102
         model = as_autoencoder(self, model)
         self._metrics = {name: metric.to(model.device) for name, metric in self.metrics(model).items()}
 
-    def see(self, trainer: pl.Trainer, model: Any, batch: Any, batch_idx: int, stage: str) -> None:
+    def see(  # noqa: D102
+        self, trainer: pl.Trainer, model: Any, batch: Any, batch_idx: int, stage: str
+    ) -> None:
         with torch.no_grad(), model.at_step(stage, batch_idx, batch):
             x, target, given = model.read(batch)
             self.add(model, self._metrics, x, target, **given)
 
-    def finish(self, trainer: pl.Trainer, model: Any, stage: str) -> None:
+    def finish(self, trainer: pl.Trainer, model: Any, stage: str) -> None:  # noqa: D102
         values: dict[str, Tensor] = {}
         for name, metric in self._metrics.items():
             value = metric.compute()

@@ -27,8 +27,7 @@ def indices(depth: int = 1) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     p = torch.tensor([0.0, 0.0, 5.0, 1, 1, 2, 0.5, 0.1, 0, 3, 1, 1])
     shape = (70, depth, 3, 2) if depth > 1 else (70, 3, 2)
-    drawn = p.multinomial(int(np.prod(shape)), replacement=True, generator=generator).view(shape)
-    return drawn
+    return p.multinomial(int(np.prod(shape)), replacement=True, generator=generator).view(shape)
 
 
 def expected(found: np.ndarray) -> dict[str, float]:

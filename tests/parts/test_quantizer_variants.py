@@ -107,7 +107,7 @@ def test_a_sample_is_quantised_as_alone(quantizer: Quantizer) -> None:
 
 
 def test_rotation_is_that_of_the_matrix() -> None:
-    """R = I - 2 w w' + 2 e^ h^', an orthogonal matrix that turns h^ to e^; its transpose, scaled, takes the gradient."""
+    """R = I - 2 w w' + 2 e^ h^' is orthogonal and turns h^ to e^; the gradient is that of its transpose, scaled."""
     h, e, weights = hidden(5, 6).requires_grad_(), hidden(5, 6, seed=2), hidden(5, 6, seed=3)
     (found,) = torch.autograd.grad((rotated(h, e) * weights).sum(), h)
     assert torch.equal(rotated(h, e), e)

@@ -48,8 +48,8 @@ def test_bf16_mixed_gives_the_same_loss(name: str, digits: Tensor) -> None:
     gaussian = build(name).likelihood == Gaussian() and name != "score_matching"
     constant = 32 * math.log(2 * math.pi) if gaussian else 0.0
     model = build(name)
-    calibrated = model.head.fits > 0
-    seeds = range(3 if calibrated else 1)
+    calibrated, game = model.head.fits > 0, hasattr(model, "critic") or hasattr(model, "quantizer")
+    seeds = range(3 if calibrated or game else 1)
     expected, found = (
         sum(final_loss(name, digits, precision, seed) for seed in seeds) / len(seeds) - constant
         for precision in ("32-true", "bf16-mixed")
@@ -57,8 +57,7 @@ def test_bf16_mixed_gives_the_same_loss(name: str, digits: Tensor) -> None:
     print(name, expected, found)
     # a game between two networks, or a choice among codes, makes much of little: between three seeds its result differs
     # by 10 %; and the logarithm of a calibrated scale crosses zero: a nat is 3 % of the squared error, and seeds differ
-    # by up to five, so that a single one says little
-    game = hasattr(model, "critic") or hasattr(model, "quantizer")
+    # by up to five, those of codebooks on two levels by 14 %, so that a single one says little
     assert found == pytest.approx(expected, rel=0.15 if game else 0.01, abs=1.3 if calibrated else 0.0)
 
 
