@@ -13,6 +13,7 @@ from lightning_ae.uses.figures import (
 from lightning_ae.uses.imputation import impute
 from lightning_ae.uses.paths import interpolate
 from lightning_ae.uses.rates import Rate, codec_rates, pillow_rates, rates_figure
+from lightning_ae.uses.tiles import decode_in_tiles, encode_in_tiles
 
 __all__ = [
     "Codec",
@@ -26,6 +27,8 @@ __all__ = [
     "class_figure",
     "class_samples",
     "codec_rates",
+    "decode_in_tiles",
+    "encode_in_tiles",
     "imputation_figure",
     "impute",
     "interpolate",
