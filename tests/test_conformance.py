@@ -249,7 +249,7 @@ def fitted(variant: type[Autoencoder], digits: Tensor, tmp_path_factory: pytest.
 
     before = loss()
     rows = TensorDataset(digits, *given_of(model, len(digits)).values())
-    epochs = 10 if hasattr(model, "critic") else 4
+    epochs = 16 if hasattr(model, "critic") else 4
     trainer = quiet(max_epochs=epochs, default_root_dir=folder, enable_checkpointing=True)
     trainer.fit(model.train(), DataLoader(rows, batch_size=64, shuffle=True))
     trainer.save_checkpoint(folder / "model.ckpt")

@@ -534,5 +534,7 @@ def test_nothing_asks_for_a_class() -> None:
     names = {cls for cls in registry.CLASSES if cls != "Autoencoder"}
     for part in ("callbacks", "metrics", "zoo", "cli"):
         for file in (folder / part).rglob("*.py"):
+            if file.parent.name == "importers":  # which make models, of other packages' files
+                continue
             text = file.read_text()
             assert [name for name in names if re.search(rf"(import |isinstance\(model, ){name}\b", text)] == []

@@ -60,7 +60,7 @@ PLANS += [
     Plan("adversarial_mlp.digits_v1", "adversarial", monitor="val/reconstruction"),
     Plan("vq_vae_conv.digits_v1", "vq_vae", {"trainer.max_epochs": 100}),
     Plan("topk_dictionary_mlp.digits_v1", "topk_dictionary"),
-    Plan("autoencoder_kl_conv.digits_v1", "autoencoder_kl"),
+    Plan("autoencoder_kl_latent.digits_v1", "autoencoder_kl"),
 ]
 # colours, 32 x 32
 PLANS += [

@@ -231,7 +231,8 @@ class VQVAE(Autoencoder):
             self.learn(found)
         perplexities = [book.perplexity(level.indices) for book, level in zip(self.codebooks, found, strict=True)]
         loss = sum(terms.values(), decoded["loss"])
-        return {**decoded, "loss": loss, **terms, "perplexity": torch.stack(perplexities).mean()}
+        perplexity = torch.stack(perplexities).mean().to(at_least_float32(loss).dtype)
+        return {**decoded, "loss": loss, **terms, "perplexity": perplexity}
 
     def judged(self, z: Any, target: Tensor, **given: Tensor) -> dict[str, Tensor]:
         """The terms of what codes (B, *code_shape) decode to, and their total "loss"; a variant may have more."""

@@ -98,7 +98,7 @@ class LFQVAE(VQVAE):
 
     Args:
         latent_dim: the values of each vector: as many as bits, or n times as many for n indices at each position.
-        bits: of an index, of which there are 2^bits codes.
+        bits: of an index, of which there are 2^bits codes; by default 8, or latent_dim where that is less.
         entropy_weight: lambda.
         diversity: gamma.
     """
@@ -110,13 +110,16 @@ class LFQVAE(VQVAE):
         input_shape: Sequence[int],
         latent_dim: int = 8,
         *,
-        bits: int = 8,
+        bits: int | None = None,
         entropy_weight: float = 0.1,
         diversity: float = 2.0,
         **options: Unpack[QuantisedOptions],
     ) -> None:
+        if bits is None:
+            bits = latent_dim if isinstance(latent_dim, int) and 0 < latent_dim < 8 else 8
         quantizer = LookupFreeQuantizer(bits, entropy_weight=entropy_weight, diversity=diversity)
         super().__init__(input_shape, latent_dim, quantizer=quantizer, **options)
+        self.save_hyperparameters({"bits": bits})
 
 
 class SimVQVAE(VQVAE):

@@ -105,7 +105,7 @@ class Codebook(nn.Module):
         """
         (counts,) = sum_over_ranks(counted(indices, self.codes, self.depth))
         p = counts / counts.sum(dim=1, keepdim=True)
-        return torch.special.entr(p).sum(dim=1).exp().mean().float()
+        return torch.special.entr(p).sum(dim=1).exp().mean()
 
 
 class VectorCodebook(Codebook):
