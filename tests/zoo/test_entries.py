@@ -31,7 +31,7 @@ def test_an_entry_of_each_family_within_forty_five_megabytes() -> None:
     # a paper that settles a part of a family has the family's loss
     families = {name: get_model(name).loss.__qualname__ for name in list_models()}
     assert set(families.values()) == {families[entry.model] for entry in entries}
-    assert {entry.dataset for entry in entries} == {"digits", "mnist", "fashion_mnist"}
+    assert {entry.dataset for entry in entries} == {"digits", "mnist", "fashion_mnist", "cifar10"}
     bundled = sum(file.stat().st_size for file in (index.zoo_folder() / "weights").rglob("*") if file.is_file())
     assert bundled <= BUNDLED
     for entry in entries:
@@ -155,7 +155,7 @@ def test_recipes_build_the_networks_of_their_entries(name: str) -> None:
     parser = training_parser("fit")
     built = parser.instantiate_classes(parser.parse_args(compose(words))).model
     assert built.architecture == zoo.load(name).architecture
-    assert built.architecture.upsampling == "transposed"
+    assert built.architecture.upsampling == ("nearest" if entry.dataset == "cifar10" else "transposed")
 
 
 def test_an_entry_of_before_recipes_composed() -> None:
