@@ -73,7 +73,7 @@ class Samples:
             for positions in batches:
                 batch = data.rows(split, positions)
                 for column in data.input_columns:
-                    values = batch[column]
+                    values = batch[column].cpu()
                     digest.update((values.to_dense() if values.layout != torch.strided else values).numpy().tobytes())
                 found.append(model.read(batch))
             digests[split] = digest.hexdigest()

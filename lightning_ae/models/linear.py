@@ -20,6 +20,7 @@ from lightning_ae.parts.schedules import CosineDecay, Schedule
 class LinearOptions(TypedDict, total=False):
     """What `LinearAutoencoder` passes on."""
 
+    lr: float | None
     weight_decay: float
 
 
@@ -47,6 +48,7 @@ class LinearAutoencoder(Autoencoder):
     Args:
         latent_dim: the number of components; at most the number of input dimensions.
         initialization: "default" for random weights, "pca" for the principal components of the training data.
+        lr: the learning rate of AdamW; by default 1e-2.
     """
 
     reference: ClassVar[str] = "Baldi & Hornik 1989, https://doi.org/10.1016/0893-6080(89)90014-2"
@@ -60,7 +62,6 @@ class LinearAutoencoder(Autoencoder):
         latent_dim: int = 16,
         *,
         initialization: Literal["default", "pca"] = "default",
-        lr: float = 1e-2,
         lr_schedule: Schedule | None = CosineDecay(),
         **options: Unpack[LinearOptions],
     ) -> None:
@@ -69,7 +70,6 @@ class LinearAutoencoder(Autoencoder):
             latent_dim,
             architecture=MLP(hidden=()),
             likelihood=Gaussian(),
-            lr=lr,
             lr_schedule=lr_schedule,
             **options,
         )
@@ -125,6 +125,11 @@ class LinearAutoencoder(Autoencoder):
                 f"initialization='pca' needs a data module with batches(split), got {type(data).__name__}",
                 "use HFDataModule, or call initialize_from(x) before the fit",
             )
+
+    @property
+    def default_lr(self) -> float:
+        """1e-2: the loss is quadratic in either layer, and the rate falls to nothing."""
+        return 1e-2
 
     @torch.no_grad()
     def initialize_from(self, x: Tensor) -> None:

@@ -16,6 +16,7 @@ from lightning_ae.config import class_path
 from lightning_ae.data.signature import Signature
 from lightning_ae.errors import InputError, unknown
 from lightning_ae.export import graphs
+from lightning_ae.natural.numbers import read_back
 from lightning_ae.parts.likelihoods import known
 from lightning_ae.preprocess import Preprocess
 from lightning_ae.shapes import is_any, one_size, words
@@ -193,7 +194,7 @@ class Encoder(nn.Module):
         """
         roles = {role: torch.as_tensor(value, device=self.model.device) for role, value in given.items()}
         x = self.signature.natural(data, roles.get("mask")).to(self.model.device)
-        return self._looked_at(self.encode(x, roles))
+        return self.looked_at(self.encode(x, roles))
 
     def forward(self, x: Any, **given: Tensor) -> Features:
         """(B, ...) in natural units to (B, feature_dim); what else the model takes by the names in its `given`.
@@ -214,7 +215,7 @@ class Encoder(nn.Module):
             self._looked = True
             if not check:
                 return self.encode(natural, given)
-        return self._looked_at(self.encode(natural, given))
+        return self.looked_at(self.encode(natural, given))
 
     def export(
         self, file: str | os.PathLike[str], example: Tensor | None = None, to: Literal["onnx", "torch"] = "torch"
@@ -300,7 +301,7 @@ class Encoder(nn.Module):
                 handle.remove()
         return [found[layer] for layer in layers]
 
-    def _looked_at(self, features: Features) -> Features:
+    def looked_at(self, features: Features) -> Features:
         """Says once where codes are unlike those of the training data."""
         known = self.config.features
         comparable = self.latent == "mean" and not self._layers and known.mean is not None and known.std is not None
@@ -311,12 +312,12 @@ class Encoder(nn.Module):
         if not self.normalize:
             mean, std = (codes.new_tensor(each).view(self._each(codes)) for each in (known.mean, known.std))
             codes = (codes - mean) / std
-        spread = float(codes.float().square().mean().sqrt())
-        if not spread <= UNUSUAL:
+        spread = read_back(codes.float().square().mean().sqrt())
+        if spread is not None and not spread[0] <= UNUSUAL:
             self._said = True
             rank_zero_warn(
                 f"the inputs are far from what {self.config.name} was made for ({self.config.dataset}): the root mean "
-                f"square of their standardised codes is {spread:.2f}, where training data have 1"
+                f"square of their standardised codes is {spread[0]:.2f}, where training data have 1"
             )
         return features
 

@@ -82,7 +82,9 @@ class EncoderTransformer(TransformerMixin, BaseEstimator):
         encoder = self.encoder_.to(self.device)
         with torch.no_grad():
             parts = [encoder.encode(part.to(self.device)) for part in self._natural(X).split(self.batch_size)]
-        return torch.cat([part.cpu() for part in parts if isinstance(part, torch.Tensor)]).numpy()  # one, each time
+            found = torch.cat([part for part in parts if isinstance(part, torch.Tensor)])  # one, each time
+            encoder.looked_at(found)
+        return found.cpu().numpy()
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """The names of the features: code0, code1 and so on."""

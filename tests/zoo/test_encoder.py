@@ -157,6 +157,14 @@ def test_inputs_far_from_the_training_data_are_told_of_once() -> None:
             encoder.features(255 - digits)
 
 
+def test_a_pipeline_tells_of_them_too_and_vmap_of_nothing() -> None:
+    images = 255 - np.stack([np.asarray(image) for image in HFDataModule("digits").splits["test"]["image"]])
+    with pytest.warns(UserWarning, match="far from what ae_mlp.digits_v1 was made for"):
+        EncoderTransformer("ae_mlp.digits_v1").fit_transform(images)
+    encoder, x = zoo.load_encoder("ae_mlp.digits_v1"), torch.rand(2, 9, 1, 8, 8)
+    torch.testing.assert_close(torch.vmap(encoder)(x), encoder(x.flatten(0, 1)).unflatten(0, (2, 9)))
+
+
 def test_the_last_layer_of_a_plain_encoder_is_the_code() -> None:
     images = torch.rand(2, 1, 8, 8)
     layered = zoo.load_encoder("ae_mlp.digits_v1", layer="linears.2")
