@@ -17,13 +17,8 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 quickstart: $(READY)  ## Install, train a VAE on embedded images of clothes, show what it learned and where its pictures are
-	@run=runs/quickstart-$$(date +%Y%m%d-%H%M%S) && \
-	$(BIN)/lightning-ae fit -c vae -c fashion --run_dir $$run && \
-	$(BIN)/lightning-ae reconstruct $$run/checkpoints/best.ckpt --n 10 --show true --output $$run/pictures/test_reconstructions.png && \
-	$(BIN)/lightning-ae sample $$run/checkpoints/best.ckpt --n 100 --show true --output $$run/pictures/test_samples.png && \
-	$(BIN)/lightning-ae neighbours $$run/checkpoints/best.ckpt && \
-	printf '\nThe pictures are in %s/pictures. Next, try\n' $$run && \
-	printf '  . %s/activate\n  lightning-ae features %s/checkpoints/best.ckpt\n  lightning-ae --help\n' $(BIN) $$run
+	@$(BIN)/lightning-ae quickstart
+	@printf '  . %s/activate    # puts lightning-ae on your path\n' $(BIN)
 
 test: $(READY)  ## Run the tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -q

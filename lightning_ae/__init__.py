@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from lightning_ae.registry import get_model, list_models
     from lightning_ae.training.checkpoint import load_model
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AdversarialAutoencoder",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lightning_ae.cli.parsing import ToolParser
 
 COMMANDS = {
+    "quickstart": "train a VAE on embedded images of clothes, and show what it learned",
     "fit": "train a model: losses, checkpoints and pictures go to a run folder",
     "validate": "evaluate a checkpoint on the validation split",
     "test": "evaluate a checkpoint on the test split",
@@ -80,9 +81,9 @@ HELP = """usage: lightning-ae COMMAND [options]
 Autoencoders: train one on what you have, or use one that is trained.
 
 start here; none of these needs a network or a GPU:
-  lightning-ae fit -c vae -c digits         train a VAE on the embedded digits, in about a minute
-  lightning-ae zoo list                     show the models that come trained
-  lightning-ae sample vae_conv.mnist_v1     draw from one of them: ./samples.png
+  quickstart       train a VAE on images of clothes, and show what it learned: two minutes
+  lightning-ae fit -c vae -c digits         train one on the embedded digits
+  lightning-ae sample vae_conv.mnist_v1     draw from a model that comes trained: ./samples.png
 {commands}
 
 further:

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +209,7 @@ def _write(part: Path, about: dict[str, Any], rows: int, chunks: Iterable[np.nda
             assert dtype is not None  # empty splits are refused before
             file.flush()
             os.fsync(file.fileno())
-        made = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        made = datetime.now(UTC).isoformat(timespec="seconds")
         written = {**about, "shape": shape, "dtype": dtype.str, "made": made, "checksums": sums.all()}
         (part / "entry.json").write_text(json.dumps(written))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -50,16 +50,18 @@ class VectorQuantizer(Quantizer):
     batch, as with the statistics of batch normalisation: in each part of an accumulated gradient, not in evaluation.
 
     A code that is used less than `revive` times an even share, :math:`N_k < r \sum_j N_j / K`, is dead, and starts
-    again: :math:`e_k` is a vector of the batch of all ranks, chosen at random, and it has an even share,
-    :math:`N_k = \sum_j N_j / K` and :math:`m_k = N_k e_k`. No two take the same vector; where there are more dead codes
-    than vectors, the rest waits for the next batch. So a codebook that starts at random is one of data after the first
-    batches. The draws, and the codebook, are the same on all ranks, and on any number of them.
+    again: :math:`e_k` is a vector of the batch of all ranks, chosen at random, and it has `restart` times an even
+    share, :math:`N_k = r' \sum_j N_j / K` and :math:`m_k = N_k e_k`. No two take the same vector; where there are more
+    dead codes than vectors, the rest waits for the next batch. So a codebook that starts at random is one of data after
+    the first batches. The draws, and the codebook, are the same on all ranks, and on any number of them.
 
     Args:
         codes: K, how many vectors the codebook has.
         decay: gamma, in [0, 1).
         commitment: beta, the weight of the commitment term :math:`|h - \mathrm{sg}(e)|^2`.
         revive: r, the part of an even share below which a code is dead, in [0, 1); with 0 none ever is.
+        restart: r', the part of an even share that a code has when it starts again, from r to 1; by default r, the
+            least: so it soon is the mean of what it is used for, and is given up if the next batch has no use for it.
         start: "uniform", from draws as those of a linear layer's weights, between :math:`\pm 1 / \sqrt{d}` of d values;
             "batch", after the first batch all codes are vectors of it, of which it must have as many as there are
             codes; or "kmeans", they are the means that 10 steps of k-means make of such vectors.
@@ -76,6 +78,9 @@ class VectorQuantizer(Quantizer):
     start: Start = "uniform"
     distance: Distance = "euclidean"
     gradient: Estimator = "straight_through"
+    restart: float | None = None
+
+    earlier: ClassVar[dict[str, Any]] = {"restart": 1.0}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,6 +89,11 @@ class VectorQuantizer(Quantizer):
         for name in ("decay", "revive"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} of {type(self).__name__} must lie in [0, 1), got {getattr(self, name)}")
+        if self.restart is not None and not self.revive <= self.restart <= 1:
+            raise InputError(
+                f"restart of {type(self).__name__} must lie between revive = {self.revive} and 1, got {self.restart}",
+                "a code that starts again with less would be dead at once",
+            )
         for name, choices in (("start", Start), ("distance", Distance), ("gradient", Estimator)):
             check_choice(self, name, choices)
 
@@ -170,6 +180,7 @@ class _RunningMeans(VectorCodebook):
     def __init__(self, options: VectorQuantizer, latent_dim: int) -> None:
         super().__init__(options.codes, latent_dim, options.commitment, options.distance, options.gradient)
         self.decay, self.revive, self.start = options.decay, options.revive, options.start
+        self.restart = options.revive if options.restart is None else options.restart
         self._begun = self.start == "uniform"
         vectors = uniform(options.codes, latent_dim)
         self.register_buffer("vectors", F.normalize(vectors, dim=1) if self.distance == "cosine" else vectors)
@@ -220,8 +231,9 @@ class _RunningMeans(VectorCodebook):
         revived = dead & (place < len(drawn))
         again = drawn[place.clamp(0, len(drawn) - 1)]
         self.vectors.copy_(torch.where(revived[:, None], again, self.vectors))
-        self.counts.copy_(torch.where(revived, share, self.counts))
-        self.sums.copy_(torch.where(revived[:, None], share * again, self.sums))
+        weight = self.restart * share
+        self.counts.copy_(torch.where(revived, weight, self.counts))
+        self.sums.copy_(torch.where(revived[:, None], weight * again, self.sums))
 
     def _begin(self, h: Tensor, drawn: Tensor) -> None:
         if len(drawn) < self.codes:

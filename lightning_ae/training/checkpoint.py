@@ -18,6 +18,7 @@ from zipfile import BadZipFile, ZipFile
 
 import torch
 from lightning_fabric.plugins.io import TorchCheckpointIO
+from packaging.version import InvalidVersion, Version
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
@@ -396,7 +397,8 @@ class Checkpointed:
         try:
             return cls._from(checkpoint, strict, changed)
         except InputError as error:
-            raise InputError(f"{os.fspath(checkpoint_path)!r} cannot be loaded: {error.message}", error.hint) from error
+            hint = of_later(checkpoint) or error.hint
+            raise InputError(f"{os.fspath(checkpoint_path)!r} cannot be loaded: {error.message}", hint) from error
 
     @classmethod
     def _from(cls: type[C], checkpoint: dict[str, Any], strict: bool | None, changed: Mapping[str, Any]) -> C:
@@ -501,9 +503,28 @@ def load_model(path: str | os.PathLike[str], **kwargs: Any) -> Any:
     Raises:
         InputError: when the file is missing or damaged, or its class is not imported.
     """
-    saved = read_checkpoint(path)[METADATA_KEY]
-    cls: Any = import_class(saved["class_path"], Checkpointed, "the checkpoint")
+    checkpoint = read_checkpoint(path)
+    try:
+        cls: Any = import_class(checkpoint[METADATA_KEY]["class_path"], Checkpointed, "the checkpoint")
+    except InputError as error:
+        raise InputError(error.message, of_later(checkpoint) or error.hint) from error
     return cls.load_from_checkpoint(path, **kwargs).eval()
+
+
+def of_later(checkpoint: Mapping[str, Any]) -> str:
+    """What helps where a checkpoint that does not load was written by a later version than this; else nothing."""
+    from lightning_ae import __version__
+
+    written = str(checkpoint[METADATA_KEY].get("version", ""))
+    try:
+        later = Version(written) > Version(__version__)
+    except InvalidVersion:
+        return ""
+    return (
+        f"it was written by lightning_ae {written}, and this is {__version__}: pip install --upgrade lightning_ae"
+        if later
+        else ""
+    )
 
 
 def read_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu", mmap: bool = True) -> dict[str, Any]:

@@ -64,6 +64,45 @@ def test_help_of_each_command(command: str, capsys: pytest.CaptureFixture[str]) 
     assert f"lightning-ae {command}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("args", "named"), [(["--epochs", "0"], "epochs must be positive"), (["--output", "."], ". exists")]
+)
+def test_quickstart_refuses_what_it_cannot_do(
+    args: list[str], named: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(["quickstart", *args])
+    assert stopped.value.code == 2
+    assert named in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_quickstart_works_from_the_wheel_alone(tmp_path: Path) -> None:
+    root, env = Path(__file__).parents[2], tmp_path / "env"
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    made = subprocess.run([*pip, "wheel", "--no-deps", "-w", tmp_path, root], capture_output=True, text=True)
+    if made.returncode and "hatchling" in made.stderr:
+        pytest.skip("hatchling, which builds the wheel, cannot be had here")
+    assert made.returncode == 0, made.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.stat().st_size <= 45 * 2**20
+    # what the wheel needs is what is installed here; the package itself is the wheel's
+    subprocess.run([*pip, "install", "--no-deps", "--target", env, wheel], check=True)
+    here = {**os.environ, "PYTHONPATH": str(env)}
+    command = [sys.executable, "-c", "from lightning_ae.cli import main; main()"]
+    words = ["quickstart", "--epochs", "1", "--output", "run", "--show", "false"]
+    out = subprocess.run([*command, *words], cwd=tmp_path, env=here, capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    assert {"test_reconstructions.png", "test_samples.png"} <= {p.name for p in (tmp_path / "run/pictures").iterdir()}
+    where = subprocess.run(
+        [sys.executable, "-c", "import lightning_ae; print(lightning_ae.__file__)"],
+        cwd=tmp_path, env=here, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert str(env) in where.stdout
+
+
 def test_a_run_writes_its_folder(run: Path) -> None:
     assert {"config.yaml", "metrics.csv", "checkpoints", "pictures"} <= {p.name for p in run.iterdir()}
     assert {p.name for p in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}

@@ -104,7 +104,7 @@ def test_a_module_divides_by_groups(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize("column", ["day", "n", "when"])
 def test_a_module_divides_by_time(column: str, caplog: pytest.LogCaptureFixture) -> None:
-    start = dt.datetime(2024, 5, 1, tzinfo=dt.timezone.utc)
+    start = dt.datetime(2024, 5, 1, tzinfo=dt.UTC)
     when = [start + dt.timedelta(minutes=int(day)) for day in DAYS]
     with caplog.at_level(logging.INFO):
         module = data(TABLE | {"when": when}, split_time=column, val_fraction=0.1, test_fraction=0.1)

@@ -222,7 +222,7 @@ def test_a_loss_that_takes_no_mask_is_refused() -> None:
 
 
 def test_dates_and_durations_are_seconds() -> None:
-    when = [dt.datetime(2024, 5, 1, 12, 0, s, tzinfo=dt.timezone.utc) for s in range(3)]
+    when = [dt.datetime(2024, 5, 1, 12, 0, s, tzinfo=dt.UTC) for s in range(3)]
     rows = Dataset.from_dict(
         {"when": when, "took": [dt.timedelta(milliseconds=500 * i) for i in range(3)], "day": [w.date() for w in when]},
         features=Features(when=Value("timestamp[us, tz=UTC]"), took=Value("duration[ms]"), day=Value("date32")),
@@ -230,7 +230,7 @@ def test_dates_and_durations_are_seconds() -> None:
     data = module(rows, Tabular(columns=("when", "took", "day"), scaling="none"))
     x = next(data.batches("train"))["x"].double()
     assert x[:, 1].tolist() == [0, 0.5, 1]
-    assert x[0, 2].item() == dt.datetime(2024, 5, 1, tzinfo=dt.timezone.utc).timestamp()
+    assert x[0, 2].item() == dt.datetime(2024, 5, 1, tzinfo=dt.UTC).timestamp()
     model = VAE((3,), latent_dim=1).eval()
     model.signature = data.signature
     frame = pd.DataFrame({name: rows[name] for name in rows.column_names})

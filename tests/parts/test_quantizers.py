@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lightning_ae import InputError
-from lightning_ae.config import from_plain, to_plain
+from lightning_ae.config import from_earlier, from_plain, to_plain
 from lightning_ae.exact import Noise
 from lightning_ae.parts import GradientVectorQuantizer, Quantizer, VectorQuantizer
 from lightning_ae.parts.quantizers import VectorCodebook as Codebook
@@ -155,8 +155,9 @@ def test_running_means_are_those_of_a_loop(decay: float) -> None:
     assert set(np.flatnonzero(n == 0)) >= {15, 16, 17, 18, 19}
 
 
-def test_dead_codes_start_again_from_vectors_of_the_batch() -> None:
-    book, h = build(VectorQuantizer(codes=20, revive=0.1)), hidden(6, 6, 2)
+@pytest.mark.parametrize(("restart", "weight"), [(None, 0.1), (0.4, 0.4), (1.0, 1.0)])
+def test_dead_codes_start_again_from_vectors_of_the_batch(restart: float | None, weight: float) -> None:
+    book, h = build(VectorQuantizer(codes=20, revive=0.1, restart=restart)), hidden(6, 6, 2)
     book.vectors[5:] += 100  # never the nearest
     plain = copy.deepcopy(book)
     plain.revive = 0.0
@@ -168,7 +169,7 @@ def test_dead_codes_start_again_from_vectors_of_the_batch() -> None:
     chosen = torch.cdist(book.vectors[revived], rows(h)).min(dim=1)
     assert float(chosen.values.max()) == 0
     assert chosen.indices.unique().numel() == 12
-    share = plain.counts.sum() / 20
+    share = weight * plain.counts.sum() / 20
     torch.testing.assert_close(book.counts[revived], share.expand(12))
     torch.testing.assert_close(book.sums[revived], share * book.vectors[revived])
     for name in STATE:  # the others are as without
@@ -176,6 +177,25 @@ def test_dead_codes_start_again_from_vectors_of_the_batch() -> None:
             torch.testing.assert_close(getattr(book, name)[codes], getattr(plain, name)[codes], rtol=0, atol=0)
     step(book, hidden(6, 6, 2, seed=5), key=1)
     assert (book.vectors.abs() < 50).all()  # those that waited have their turn
+
+
+@pytest.mark.parametrize(("restart", "weight"), [(None, 0.1), (1.0, 1.0)])
+def test_how_soon_a_code_that_starts_again_follows_what_it_is_used_for(restart: float | None, weight: float) -> None:
+    book = build(VectorQuantizer(codes=2, decay=0.9, revive=0.1, restart=restart))
+    book.vectors.copy_(torch.tensor([[0.0] * 6, [1000.0] * 6]))
+    first = 10 * torch.eye(6, dtype=torch.float64)
+    step(book, first)  # the second code starts again at one of these
+    share, began = 0.1 * 6 / 2, book.vectors[1].clone()
+    assert (began == first).all(1).any()
+    step(book, (began + 1).expand(8, 6), key=1)
+    moved = 0.1 * 8 / (0.1 * 8 + 0.9 * weight * share)
+    torch.testing.assert_close(book.vectors[1], began + moved, rtol=1e-4, atol=0)
+
+
+def test_files_of_earlier_versions_start_codes_again_with_an_even_share() -> None:
+    plain = to_plain(VectorQuantizer(codes=8), "quantizer")
+    del plain["init_args"]["restart"]
+    assert from_plain(Quantizer, from_earlier(plain), "quantizer") == VectorQuantizer(codes=8, restart=1.0)
 
 
 def test_a_code_dies_below_its_part_of_an_even_share() -> None:
@@ -224,6 +244,8 @@ def test_a_codebook_larger_than_the_first_batch_is_refused() -> None:
         (GradientVectorQuantizer, {"codes": 0}, "codes of GradientVectorQuantizer"),
         (VectorQuantizer, {"decay": 1.0}, "decay of VectorQuantizer"),
         (VectorQuantizer, {"revive": -0.1}, "revive of VectorQuantizer"),
+        (VectorQuantizer, {"revive": 0.3, "restart": 0.2}, "restart of VectorQuantizer"),
+        (VectorQuantizer, {"restart": 1.5}, "restart of VectorQuantizer"),
         (VectorQuantizer, {"commitment": -1.0}, "commitment of VectorQuantizer"),
         (VectorQuantizer, {"start": "bach"}, "did you mean 'batch'"),
     ],

@@ -24,6 +24,7 @@ from lightning_ae import VAE, VQVAE, Autoencoder, FineTuneClassifier, HFDataModu
 from lightning_ae.architectures import MLP, ConvNet, ResNet
 from lightning_ae.cli import main
 from lightning_ae.config import to_plain
+from lightning_ae.training.checkpoint import METADATA_KEY
 
 QUIET: dict[str, Any] = {
     "accelerator": "cpu", "max_steps": 1, "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
@@ -505,6 +506,24 @@ def test_a_file_of_before_an_option_loads_as_what_it_was(maker: str, tmp_path: P
         other = Autoencoder(DIGITS, 3, architecture=ResNet(channels=(4, 8)))
         with pytest.raises(InputError, match=r"trained with architecture = .*'zeros'.*\(here .*'replicate'"):
             trainer.fit(other, HFDataModule("digits", batch_size=64), ckpt_path=older, weights_only=True)
+
+
+@pytest.mark.parametrize("change", ["an option", "a class"])
+@pytest.mark.parametrize(("version", "later"), [("99.0", True), ("0.0.1", False), ("none", False), ([1], False)])
+def test_what_a_later_version_wrote_says_so_where_it_does_not_load(
+    change: str, version: Any, later: bool, contents: dict[str, Content], tmp_path: Path
+) -> None:
+    content = copy.deepcopy(contents["vae"])
+    content[METADATA_KEY]["version"] = version
+    if change == "a class":
+        content[METADATA_KEY]["class_path"] = "lightning_ae.NovelAutoencoder"
+    else:
+        content["hyper_parameters"]["novelty"] = 1.0
+        content[METADATA_KEY]["arguments"] = [*content[METADATA_KEY]["arguments"], "novelty"]
+    torch.save(content, tmp_path / "m.ckpt")
+    with pytest.raises(InputError) as caught:
+        load_model(tmp_path / "m.ckpt")
+    assert ("it was written by lightning_ae 99.0" in caught.value.hint) == later
 
 
 def test_what_a_class_settles_otherwise_than_its_file_is_refused(
