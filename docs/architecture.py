@@ -16,7 +16,7 @@ PACKAGE = ROOT / "lightning_ae"
 PAGE = ROOT / "docs" / "architecture.md"
 
 LAYERS = (
-    ("errors", "shapes", "files", "shards", "lazy", "signatures", "strict_yaml", "thresholds"),
+    ("errors", "shapes", "files", "shards", "lazy", "signatures", "strict_yaml", "thresholds", "figures"),
     ("registry", "config", "recipes"),
     ("exact",),
     ("parts", "natural", "preprocess", "counts"),

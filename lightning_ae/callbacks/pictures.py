@@ -30,7 +30,7 @@ from lightning_ae.models.contractive import jacobian_spectrum
 from lightning_ae.shapes import one_size
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from lightning_ae.figures import Figure
 
 
 class Picture(pl.Callback):
@@ -271,7 +271,7 @@ class JacobianSpectrum(Picture):
 
     def draw(self, trainer: pl.Trainer, model: Autoencoder, x: Tensor, labels: Tensor | None, title: str) -> Figure:
         """A line that falls."""
-        from matplotlib.figure import Figure
+        from lightning_ae.figures import Figure
 
         values = jacobian_spectrum(model, x, **self.given).cpu()
         norm = values.square().sum(dim=1).sqrt().mean()
@@ -389,7 +389,7 @@ def unit_figure(rows: list[Tensor], names: list[str], title: str = "") -> Figure
 
     Of other than one or three channels the title says which are shown.
     """
-    from matplotlib.figure import Figure
+    from lightning_ae.figures import Figure
 
     title = ": ".join(part for part in (title, visible(rows[0])[1]) if part)
     rows = [visible(row)[0] for row in rows]
@@ -424,7 +424,7 @@ def projection_figure(
     Labels in whole numbers are classes, of which -1 is none; floats lie on a scale.
     """
     from matplotlib import colormaps
-    from matplotlib.figure import Figure
+    from lightning_ae.figures import Figure
 
     figure = Figure((1.2 + 5.2 * len(panels), 5.2), dpi=150, layout="constrained")
     values = None if labels is None else labels.cpu().numpy()

@@ -20,7 +20,7 @@ from lightning_ae.metrics.anomalies import anomalous_classes, separation, strang
 from lightning_ae.thresholds import check_quantile
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from lightning_ae.figures import Figure
 
 
 class ScoreMetrics(Staged):

@@ -17,7 +17,7 @@ from lightning_ae.files import whole_file
 from lightning_ae.thresholds import check_quantile
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from lightning_ae.figures import Figure
     from torch import Tensor
 
     from lightning_ae.autoencoder import Autoencoder

@@ -17,7 +17,7 @@ from lightning_ae.uses.paths import Path, interpolate
 from lightning_ae.uses.units import decoded, encoded
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from lightning_ae.figures import Figure
 
 
 def interpolation_figure(
@@ -93,7 +93,7 @@ def sheet(rows: Sequence[Tensor], names: Sequence[str], title: str = "") -> Figu
     if rows[0].ndim == 4:
         return unit_figure([row.float().clamp(0, 1).cpu() for row in rows], list(names), title)
     from matplotlib import colormaps
-    from matplotlib.figure import Figure
+    from lightning_ae.figures import Figure
 
     figure = Figure((6.4, 0.4 + 1.6 * len(rows)), dpi=150, layout="constrained")
     axes = figure.subplots(len(rows), 1, squeeze=False, sharex=True)[:, 0]
