@@ -17,7 +17,7 @@ PAGE = ROOT / "docs" / "architecture.md"
 
 LAYERS = (
     ("errors", "shapes", "files", "shards", "lazy", "signatures", "strict_yaml", "thresholds", "figures"),
-    ("registry", "config", "recipes"),
+    ("registry", "config", "recipes", "descriptions"),
     ("exact",),
     ("parts", "natural", "preprocess", "counts"),
     ("architectures", "data"),
