@@ -3,8 +3,9 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DOCS_READY := $(VENV)/.docs
 
-.PHONY: help quickstart test test-all lint format readme clean
+.PHONY: help quickstart test test-all lint format docs docs-serve clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -45,6 +46,17 @@ format: $(READY)  ## Format the code, fix what can be fixed, regenerate tables, 
 	@$(BIN)/python -m lightning_ae.models.table
 	@$(BIN)/python -m lightning_ae.zoo.publishing.cards
 	@$(BIN)/python docs/architecture.py
+
+$(DOCS_READY): $(READY)
+	@$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	@touch $@
+
+docs: $(DOCS_READY)  ## Build the site into docs/_build/html, strictly: a broken link or example fails
+	@OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -n -q -j 2 -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+docs-serve: docs  ## Build the site and show it at http://127.0.0.1:8000
+	@$(BIN)/python -m http.server 8000 --bind 127.0.0.1 --directory docs/_build/html
 
 clean:  ## Remove the virtual environment and caches (runs stay)
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

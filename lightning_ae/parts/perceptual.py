@@ -67,7 +67,7 @@ class FeatureDistance(Perceptual):
     The features of each layer l are of unit length at each position. The network is yours: write a frozen dataclass
     that inherits this, whose `build` gives a module with its weights, from images (B, C, H, W) in the model's units to
     maps of features, (B, C_l, H_l, W_l) each. Nothing is fetched. Checkpoints hold the network's weights, and its
-    class must be imported when one is loaded.
+    class must be imported when one is loaded::
 
         @dataclass(frozen=True)
         class Mine(FeatureDistance):
