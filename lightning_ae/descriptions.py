@@ -44,11 +44,13 @@ def line(name: str, facts: Mapping[str, str]) -> str:
 
 def table(name: str, facts: Mapping[str, str]) -> str:
     """The same as HTML, a row each."""
+    left = 'style="text-align:left"'
+    head = f'<tr><th colspan="2" {left}>{html.escape(name)}</th></tr>'
     rows = "".join(
-        f'<tr><th style="text-align:left">{html.escape(key)}</th><td style="text-align:left">{html.escape(value)}</td></tr>'
+        f"<tr><th {left}>{html.escape(key)}</th><td {left}>{html.escape(value)}</td></tr>"
         for key, value in facts.items()
     )
-    return f"<table><thead><tr><th colspan=2 style='text-align:left'>{html.escape(name)}</th></tr></thead><tbody>{rows}</tbody></table>"
+    return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
 
 
 def brief(part: Any) -> str:

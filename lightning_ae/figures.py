@@ -33,7 +33,9 @@ class Figure(_Figure):
         if not self.caption:
             return None
         image, line = b64encode(self._png()).decode(), html.escape(self.caption)
-        return f'<figure><img src="data:image/png;base64,{image}" alt="{line}"/><figcaption>{line}</figcaption></figure>'
+        return (
+            f'<figure><img src="data:image/png;base64,{image}" alt="{line}"/><figcaption>{line}</figcaption></figure>'
+        )
 
     def _png(self) -> bytes:
         file = BytesIO()
@@ -86,7 +88,7 @@ def caption(
     if better not in ("lower", "higher"):
         raise InputError(f"better must be 'lower' or 'higher', got {better!r}")
     if not beside:
-        raise InputError("beside is empty", "give what the number has to beat, such as PCA's or the untrained network's")
+        raise InputError("beside is empty", "give what the number has to beat, such as that of PCA")
     others = " and ".join(f"{_short(value)}{unit} ({name})" for name, value in beside.items())
     figure.caption = f"{what}: {_short(ours)}{unit}, beside {others}"
     sign = 1 if better == "lower" else -1

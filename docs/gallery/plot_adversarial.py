@@ -1,3 +1,4 @@
+# %% [markdown]
 """
 Codes in a shape that you choose
 ================================
@@ -11,6 +12,7 @@ needed for that, and no loop by hand.
 :Data: images
 """
 
+# %%
 import pytorch_lightning as pl
 import torch
 from sklearn.decomposition import PCA
@@ -20,9 +22,10 @@ from lightning_ae.architectures import MLP, Critic
 from lightning_ae.figures import Figure, caption
 from lightning_ae.metrics import frechet_distance
 
-# %%
+# %% [markdown]
 # Digits again, with codes of two numbers that are to lie as N(0, I).
 
+# %%
 pl.seed_everything(0, verbose=False)
 data = HFDataModule("digits")
 options = {"input_shape": (1, 8, 8), "latent_dim": 2, "architecture": MLP(hidden=(256, 128))}
@@ -32,9 +35,10 @@ trainer = pl.Trainer(max_epochs=120, logger=False, enable_checkpointing=False)
 trainer.fit(model, data)
 model.eval()
 
-# %%
+# %% [markdown]
 # Left the codes of test images, by class; right what lies at each place of the plane: images that nobody wrote.
 
+# %%
 batch = next(data.batches("test", 2000))
 codes = model.encode(batch["image"]).detach()
 figure = Figure((9.6, 4.8), dpi=120, layout="constrained")
@@ -49,10 +53,11 @@ with torch.no_grad():
 right.imshow(images.view(12, 12, 8, 8).permute(0, 2, 1, 3).reshape(96, 96), cmap="gray", extent=(-2, 2, -2, 2))
 right.set(title="decoded")
 
-# %%
+# %% [markdown]
 # The squared Frechet distance from the codes to N(0, I): of means and covariances.
 
 
+# %%
 def distance(codes):
     codes = codes.double()
     identity = torch.eye(2, dtype=torch.double)

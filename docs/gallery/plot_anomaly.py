@@ -1,3 +1,4 @@
+# %% [markdown]
 """
 Which rows are strange
 ======================
@@ -10,6 +11,7 @@ tumours alone; malignant ones should stand out. It fits and scores as scikit-lea
 :Data: table
 """
 
+# %%
 import numpy as np
 from sklearn.datasets import load_breast_cancer
 from sklearn.decomposition import PCA
@@ -19,9 +21,10 @@ from sklearn.preprocessing import StandardScaler
 from lightning_ae import AutoencoderEstimator
 from lightning_ae.figures import Figure, caption
 
-# %%
+# %% [markdown]
 # Half of the benign rows are there to learn from; all others are to be scored.
 
+# %%
 x, y = load_breast_cancer(return_X_y=True)
 benign = np.flatnonzero(y == 1)
 ordinary = x[np.random.default_rng(0).permutation(benign)[: len(benign) // 2]]
@@ -30,10 +33,11 @@ new[np.random.default_rng(0).permutation(benign)[: len(benign) // 2]] = False
 detector = AutoencoderEstimator(latent_dim=4, random_state=0).fit(ordinary)
 scores = -detector.score_samples(x[new])  # scikit-learn's sign: larger is more ordinary
 
-# %%
+# %% [markdown]
 # The area under the curve is the chance that a malignant row has a higher score than a benign one. Beside it, the
 # squared error of as many principal components.
 
+# %%
 scaler = StandardScaler().fit(ordinary)
 pca = PCA(4).fit(scaler.transform(ordinary))
 rows = scaler.transform(x[new])

@@ -1,3 +1,4 @@
+# %% [markdown]
 """
 Codes that heed few directions
 ==============================
@@ -10,8 +11,8 @@ do without, to reconstruct, are the directions in which the data vary: those it 
 :Data: images
 """
 
+# %%
 import pytorch_lightning as pl
-import torch
 from sklearn.decomposition import PCA
 
 from lightning_ae import ContractiveAutoencoder, HFDataModule
@@ -19,9 +20,10 @@ from lightning_ae.figures import Figure, caption
 from lightning_ae.models.contractive import jacobian_spectrum
 from lightning_ae.parts import Bernoulli
 
-# %%
+# %% [markdown]
 # Two models of 96 sigmoid units for digits of 64 pixels, one with the penalty and one without.
 
+# %%
 data = HFDataModule("digits")
 
 
@@ -37,10 +39,11 @@ contractive, plain = fitted(0.3), fitted(0.0)
 pl.seed_everything(0, verbose=False)
 untrained = ContractiveAutoencoder((1, 8, 8), 96, likelihood=Bernoulli())
 
-# %%
+# %% [markdown]
 # The Jacobian of the code at an image has a singular value for each direction, by falling size: how strongly the code
 # reacts. The curves are means over test images, divided by the largest value.
 
+# %%
 x = next(data.batches("test", 200))["image"]
 spectra = {
     "contractive": jacobian_spectrum(contractive, x),
@@ -55,11 +58,12 @@ for name, values in spectra.items():
 axes.set(xlabel="singular value", ylabel="share of the largest", ylim=(1e-3, 1.2))
 axes.legend(frameon=False)
 
-# %%
+# %% [markdown]
 # In one number: how many directions the code heeds, the participation ratio of the squared values. Principal components
 # heed as many as there are of them, each alike.
 
 
+# %%
 def directions(values):
     squares = values.square()
     return float((squares.sum(dim=1).square() / squares.square().sum(dim=1)).mean())

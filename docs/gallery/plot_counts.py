@@ -1,3 +1,4 @@
+# %% [markdown]
 """
 Cells by their counts
 =====================
@@ -11,6 +12,7 @@ scaled and logarithms taken.
 :Data: counts
 """
 
+# %%
 import numpy as np
 import pytorch_lightning as pl
 import torch
@@ -23,9 +25,10 @@ from lightning_ae.figures import caption
 from lightning_ae.metrics import knn_error
 from lightning_ae.uses import projection_figure
 
-# %%
+# %% [markdown]
 # Counts of 2000 cells of six types over 300 genes, in depths that differ tenfold: a sparse matrix, and labels.
 
+# %%
 rng = np.random.default_rng(0)
 types = rng.integers(0, 6, 2000)
 share = rng.dirichlet(np.full(300, 0.3))
@@ -40,9 +43,10 @@ model = VAE(**data.suits, latent_dim=8, lr=3e-3)
 trainer = pl.Trainer(max_epochs=40, logger=False, enable_checkpointing=False)
 trainer.fit(model, data)
 
-# %%
+# %% [markdown]
 # Eight numbers for each cell. Both are drawn on their first two principal components, cells of the test split alone.
 
+# %%
 model.eval()
 inputs, codes, labels = {}, {}, {}
 for split in ("train", "test"):

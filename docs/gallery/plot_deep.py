@@ -1,3 +1,4 @@
+# %% [markdown]
 """
 A deep autoencoder keeps more in as many numbers
 ================================================
@@ -10,6 +11,7 @@ non-linearity between them can do better, since images of clothes fill no subspa
 :Data: images
 """
 
+# %%
 import pytorch_lightning as pl
 import torch
 from sklearn.decomposition import PCA
@@ -20,9 +22,10 @@ from lightning_ae.figures import caption
 from lightning_ae.parts import CosineDecay
 from lightning_ae.uses import sheet
 
-# %%
+# %% [markdown]
 # The data are a part of Fashion-MNIST that comes with the package: 6000 images to learn from and 1000 to test with.
 
+# %%
 pl.seed_everything(0, verbose=False)
 data = HFDataModule("fashion")
 model = Autoencoder(
@@ -31,9 +34,10 @@ model = Autoencoder(
 trainer = pl.Trainer(max_epochs=14, logger=False, enable_checkpointing=False)
 trainer.fit(model, data)
 
-# %%
+# %% [markdown]
 # Both are judged on images that neither has seen.
 
+# %%
 train, test = (next(data.batches(split, 6000))["image"] for split in ("train", "test"))
 pca = PCA(16, random_state=0).fit(train.flatten(1))
 with torch.no_grad():

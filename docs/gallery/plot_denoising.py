@@ -1,3 +1,4 @@
+# %% [markdown]
 """
 Taking noise out of images
 ==========================
@@ -10,6 +11,7 @@ what clothes look like; a median filter, which does not, gives up where most of 
 :Data: images
 """
 
+# %%
 import pytorch_lightning as pl
 import torch
 from scipy.ndimage import median_filter
@@ -22,9 +24,10 @@ from lightning_ae.metrics import PSNRPerImage
 from lightning_ae.parts import CosineDecay, SaltAndPepper
 from lightning_ae.uses import sheet
 
-# %%
+# %% [markdown]
 # Of the pixels 40 % become black or white, others at each step.
 
+# %%
 pl.seed_everything(0, verbose=False)
 data = HFDataModule("fashion")
 model = DenoisingAutoencoder(
@@ -38,10 +41,11 @@ model = DenoisingAutoencoder(
 trainer = pl.Trainer(max_epochs=20, logger=False, enable_checkpointing=False)
 trainer.fit(model, data)
 
-# %%
+# %% [markdown]
 # Spoilt test images, and what becomes of them. Projections on the number of principal components that does best on
 # these very images take noise out, too.
 
+# %%
 train, clean = (next(data.batches(split, 6000))["image"] for split in ("train", "test"))
 chance = torch.rand(clean.shape, generator=torch.Generator().manual_seed(0))
 noisy = torch.where(chance < 0.2, 0.0, torch.where(chance < 0.4, 1.0, clean))

@@ -1,3 +1,4 @@
+# %% [markdown]
 """
 One unit for each thing that varies
 ===================================
@@ -10,6 +11,7 @@ independent (Chen et al. 2018), each comes to follow one of them. Principal comp
 :Data: images
 """
 
+# %%
 import numpy as np
 import pytorch_lightning as pl
 import torch
@@ -22,10 +24,11 @@ from lightning_ae.metrics import MIG
 from lightning_ae.parts import Bernoulli, CosineDecay
 from lightning_ae.uses import traversal_figure
 
-# %%
+# %% [markdown]
 # The data module learns from the columns' names which of them are factors.
 
 
+# %%
 def discs(n, seed):
     """Columns of n discs with soft edges, grey, 16 x 16 pixels."""
     numbers = np.random.default_rng(seed).integers(0, (10, 10, 4), (n, 3))
@@ -43,15 +46,17 @@ model = BetaTCVAE(**options, beta=6.0, lr=2e-3, lr_schedule=CosineDecay())
 trainer = pl.Trainer(max_epochs=40, logger=False, enable_checkpointing=False)
 trainer.fit(model, data)
 
-# %%
+# %% [markdown]
 # From the code of one image, each unit moves by itself. Units that carry nothing leave the image as it is.
 
+# %%
 x = next(data.batches("test", 1000))["image"]
 figure = traversal_figure(model, x, span=2.0, dims=6)
 
-# %%
+# %% [markdown]
 # The mutual information gap: how much more the best unit knows of a factor than the second best, 1 at the most.
 
+# %%
 train, factors = next(data.batches("train", 6000))["image"], data.factors("test")
 pca = PCA(6, random_state=0).fit(train.flatten(1))
 

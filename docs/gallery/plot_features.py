@@ -1,3 +1,4 @@
+# %% [markdown]
 """
 Features for a classifier of few labels
 =======================================
@@ -10,6 +11,7 @@ labels (Vincent et al. 2010); a linear classifier then learns from its codes, of
 :Data: images
 """
 
+# %%
 import pytorch_lightning as pl
 import torch
 from sklearn.decomposition import PCA
@@ -20,9 +22,10 @@ from lightning_ae.figures import Figure, caption
 from lightning_ae.models.stacked import Denoising
 from lightning_ae.parts import Bernoulli, Masking
 
-# %%
+# %% [markdown]
 # Each layer learns to reconstruct the one below, of which a quarter is hidden; the last epochs train all together.
 
+# %%
 pl.seed_everything(0, verbose=False)
 data = HFDataModule("digits")
 options = {
@@ -38,9 +41,10 @@ untrained, model = StackedAutoencoder(**options), StackedAutoencoder(**options)
 trainer = pl.Trainer(max_epochs=100, logger=False, enable_checkpointing=False)
 trainer.fit(model, data)
 
-# %%
+# %% [markdown]
 # The same classifier on each kind of features, ten images of each class: the mean over ten draws of them.
 
+# %%
 train, test = (next(data.batches(split, 2000)) for split in ("train", "test"))
 pca = PCA(20).fit(train["image"].flatten(1))
 features = {

@@ -1,3 +1,4 @@
+# %% [markdown]
 """
 Images of clothes that nobody made
 ==================================
@@ -11,6 +12,7 @@ with one, any autoencoder generates (Ghosh et al. 2020).
 :Data: images
 """
 
+# %%
 import pytorch_lightning as pl
 import torch
 from sklearn.decomposition import PCA
@@ -22,9 +24,10 @@ from lightning_ae.metrics import FrechetLeNetDistance
 from lightning_ae.samplers import MixtureSampler, fit_sampler
 from lightning_ae.uses import sheet
 
-# %%
+# %% [markdown]
 # Trained for a few epochs on the embedded images of clothes.
 
+# %%
 pl.seed_everything(0, verbose=False)
 data = HFDataModule("fashion")
 model = VAE(input_shape=(1, 28, 28), latent_dim=16, architecture=MLP(hidden=(256,)), lr=2e-3)
@@ -32,9 +35,10 @@ trainer = pl.Trainer(max_epochs=15, logger=False, enable_checkpointing=False)
 trainer.fit(model, data)
 model.eval()
 
-# %%
+# %% [markdown]
 # A thousand images of each kind. Gaussian draws of as many principal components are what anybody has for nothing.
 
+# %%
 real = next(data.batches("train", 6000))["image"]
 pca = PCA(16, whiten=True, random_state=0).fit(real.flatten(1))
 normal = torch.randn(1000, 16, generator=torch.Generator().manual_seed(0))
@@ -44,10 +48,11 @@ with torch.no_grad():
     fit_sampler(model, data, MixtureSampler(10))
     drawn["mixture"] = model.sample(1000)
 
-# %%
+# %% [markdown]
 # The distance is the Frechet distance on features of a small classifier that the package brings, from the images that
 # the model was trained on. It is no FID, and compares within this page only.
 
+# %%
 drawn = {name: images.clamp(0, 1) for name, images in drawn.items()}
 
 

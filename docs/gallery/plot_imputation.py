@@ -1,3 +1,4 @@
+# %% [markdown]
 """
 Gaps in a table, filled in
 ==========================
@@ -10,6 +11,7 @@ autoencoder learns from what is known how the columns hang together, and says wh
 :Data: table with mixed columns
 """
 
+# %%
 import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
@@ -20,9 +22,10 @@ from lightning_ae import VAE, HFDataModule
 from lightning_ae.data import Tabular
 from lightning_ae.figures import Figure, caption
 
-# %%
+# %% [markdown]
 # Numbers of different scales, categories by name, and NaN where a value is missing.
 
+# %%
 rng = np.random.default_rng(0)
 product, size = rng.integers(0, 4, 2000), rng.normal(0, 1, 2000)
 known = pd.DataFrame(
@@ -36,10 +39,11 @@ hidden = rng.random(known.shape) < 0.1
 table = known.mask(hidden).assign(product=np.array(["lamp", "sofa", "chair", "desk"])[product])
 table.head()
 
-# %%
+# %% [markdown]
 # The data module reads the table, and says which options suit a model of it: a vector for each category, a likelihood
 # for each kind of column.
 
+# %%
 pl.seed_everything(0, verbose=False)
 kind = Tabular(categories=("product",), missing="masked", scaling="quantile")
 data = HFDataModule(table, kind=kind, cache="memory")
@@ -47,9 +51,10 @@ model = VAE(**data.suits, latent_dim=4, lr=3e-3)
 trainer = pl.Trainer(max_epochs=50, logger=False, enable_checkpointing=False)
 trainer.fit(model, data)
 
-# %%
+# %% [markdown]
 # What is expected in the gaps. Principal components fill them in by turns: a projection, the gaps anew, a projection.
 
+# %%
 model.eval()
 with torch.no_grad():
     expected = data.preprocess.inverse(model.decode(model.features(table))).numpy()

@@ -1,3 +1,4 @@
+# %% [markdown]
 """
 A linear autoencoder is principal component analysis
 ====================================================
@@ -10,6 +11,7 @@ of the first principal components (Baldi & Hornik 1989). Gradient descent finds 
 :Data: images
 """
 
+# %%
 import numpy as np
 import pytorch_lightning as pl
 import torch
@@ -20,9 +22,10 @@ from lightning_ae import HFDataModule, LinearAutoencoder
 from lightning_ae.figures import caption
 from lightning_ae.uses import sheet
 
-# %%
+# %% [markdown]
 # Handwritten digits of 8 x 8 pixels, and eight numbers for each of them. The untrained model is kept to compare with.
 
+# %%
 pl.seed_everything(0, verbose=False)
 data = HFDataModule("digits")
 untrained = LinearAutoencoder(input_shape=(1, 8, 8), latent_dim=8)
@@ -30,10 +33,11 @@ model = LinearAutoencoder(input_shape=(1, 8, 8), latent_dim=8)
 trainer = pl.Trainer(max_epochs=200, logger=False, enable_checkpointing=False)
 trainer.fit(model, data)
 
-# %%
+# %% [markdown]
 # The decoder's columns span a subspace. The angle between it and that of the principal components, which scikit-learn
 # computes without any training, is 90 degrees at the most; and reconstructions are alike to the eye.
 
+# %%
 x = next(data.batches("train", 2000))["image"]
 pca = PCA(8, svd_solver="full").fit(x.flatten(1))
 

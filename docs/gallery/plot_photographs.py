@@ -1,3 +1,4 @@
+# %% [markdown]
 """
 Photographs of any size as codes
 ================================
@@ -10,6 +11,7 @@ takes photographs of any size, makes maps of an eighth of their height and width
 :Data: photographs of any size
 """
 
+# %%
 import numpy as np
 import pytorch_lightning as pl
 import torch
@@ -21,9 +23,10 @@ from lightning_ae import zoo
 from lightning_ae.figures import Figure, caption
 from lightning_ae.uses import Codec, codec_rates, pillow_rates, psnr, rates_figure
 
-# %%
+# %% [markdown]
 # Two photographs that scikit-learn brings, cut to what their subjects fill: of different sizes, in multiples of eight.
 
+# %%
 china, flower = load_sample_images().images
 photographs = [china[40:296, 128:512], flower[80:400, 200:520]]
 model = zoo.load("ae_tiny.taef2_v1")
@@ -43,12 +46,13 @@ def decoded(model, maps):
 again = [decoded(model, each) for each in maps]
 {photograph.shape: tuple(each.shape[1:]) for photograph, each in zip(photographs, maps)}
 
+# %% [markdown]
+# Each block of 8 x 8 pixels has 32 numbers of its own in the map. The network without its training, and a thumbnail
+# with a pixel for each block, are what the number below has to beat. By this number alone, 32 principal components of
+# blocks, fitted to each photograph itself, do better: what codes are made for is that other models work in them.
+
+
 # %%
-# Each block of 8 x 8 pixels has 32 numbers of its own in the map. The network without its training, and a thumbnail with
-# a pixel for each block, are what the number below has to beat. By this number alone, 32 principal components of blocks,
-# fitted to each photograph itself, do better: what the codes are made for is that other models work in them.
-
-
 def enlarged(image):
     """What a thumbnail of an eighth of the height and width has kept."""
     h, w = image.shape[:2]
@@ -87,9 +91,10 @@ others = {
 }
 caption(figure, "PSNR of both photographs", mean_psnr(again), others, better="higher", unit=" dB")
 
-# %%
+# %% [markdown]
 # In bits: the codes in whole numbers, beside JPEG, which is made for that and better at it.
 
+# %%
 picture = Image.fromarray(china[80:240, 160:400])
 rates = codec_rates(Codec(model, "ae_tiny.taef2_v1"), [picture], [3, 4, 6])
 rates_figure(rates + pillow_rates([picture], "JPEG"))

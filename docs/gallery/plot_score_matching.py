@@ -1,3 +1,4 @@
+# %% [markdown]
 """
 Which way to the data
 =====================
@@ -11,18 +12,20 @@ the density is known, they can be checked.
 :Data: vectors
 """
 
+# %%
 import pytorch_lightning as pl
 import torch
 
-from lightning_ae import HFDataModule, ScoreMatchingAutoencoder
+from lightning_ae import ScoreMatchingAutoencoder
 from lightning_ae.architectures import MLP
 from lightning_ae.figures import Figure, caption
 from lightning_ae.parts import CosineDecay
 
-# %%
+# %% [markdown]
 # Eight clusters on a ring. With noise of standard deviation 0.3 their density is a mixture of eight Gaussians, whose
 # score has a closed form.
 
+# %%
 pl.seed_everything(0, verbose=False)
 angles = torch.arange(8) * torch.pi / 4
 centres, width, sigma = 2 * torch.stack([angles.cos(), angles.sin()], dim=1), 0.1, 0.3
@@ -34,9 +37,10 @@ def true_score(x):
     return (torch.softmax(-apart.square().sum(dim=2) / (2 * variance), dim=1)[:, :, None] * apart).sum(dim=1) / variance
 
 
-# %%
+# %% [markdown]
 # The model is an ordinary LightningModule: any loader of tensors trains it.
 
+# %%
 options = {"input_shape": (2,), "latent_dim": 64, "sigma": sigma, "architecture": MLP((128,), activation="softplus")}
 untrained = ScoreMatchingAutoencoder(**options)
 model = ScoreMatchingAutoencoder(**options, lr=5e-3, lr_schedule=CosineDecay())
@@ -44,9 +48,10 @@ loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), batch_si
 trainer = pl.Trainer(max_epochs=30, limit_val_batches=0, logger=False, enable_checkpointing=False)
 trainer.fit(model, loader)
 
-# %%
+# %% [markdown]
 # Arrows are the learned score, black dots are samples that follow it from noise.
 
+# %%
 model.eval()
 around = torch.cartesian_prod(torch.linspace(-3, 3, 21), torch.linspace(-3, 3, 21))
 with torch.no_grad():
@@ -57,10 +62,11 @@ axes.quiver(*around.T, *learned.T, angles="xy", color="tab:blue", width=0.003)
 axes.plot(*drawn.T, "k.", markersize=2)
 axes.set(xlim=(-3, 3), ylim=(-3, 3), aspect="equal")
 
-# %%
+# %% [markdown]
 # The error is judged where the data with noise are. A single Gaussian, of the data's mean and covariance, has a score,
 # too; that is what principal components know of a density.
 
+# %%
 new = centres[torch.randint(8, (5000,))] + (width**2 + sigma**2) ** 0.5 * torch.randn(5000, 2)
 truth = true_score(new)
 one = -(new - x.mean(dim=0)) @ torch.linalg.inv(x.T.cov() + sigma**2 * torch.eye(2))

@@ -1,3 +1,4 @@
+# %% [markdown]
 """
 A codec of sound
 ================
@@ -10,6 +11,7 @@ Windows of a waveform become indices of codebooks, each of which codes what thos
 :Data: sound, sequences
 """
 
+# %%
 import math
 
 import numpy as np
@@ -22,9 +24,10 @@ from lightning_ae.data import Sequence
 from lightning_ae.figures import Figure, caption
 from lightning_ae.parts import CosineDecay
 
-# %%
+# %% [markdown]
 # Plucked strings at 4000 samples a second: four notes a second, whose partials decay.
 
+# %%
 RATE, LENGTH = 4000, 256
 
 
@@ -49,9 +52,10 @@ model = ResidualVQVAE(**options, lr=4e-3, lr_schedule=CosineDecay())
 trainer = pl.Trainer(max_epochs=12, logger=False, enable_checkpointing=False)
 trainer.fit(model, data)
 
-# %%
+# %% [markdown]
 # What comes back of a recording that the model has not heard, by all four codebooks and by the first alone.
 
+# %%
 x = torch.cat([model.read(batch)[0] for batch in data.batches("test", 512)])
 
 

@@ -1,3 +1,4 @@
+# %% [markdown]
 """
 A dictionary of strokes
 =======================
@@ -10,6 +11,7 @@ digits a stroke. Principal components, which all speak at a time, look like noth
 :Data: images
 """
 
+# %%
 import pytorch_lightning as pl
 import torch
 from sklearn.decomposition import PCA
@@ -18,10 +20,11 @@ from lightning_ae import HFDataModule, KSparseAutoencoder, TopKDictionary
 from lightning_ae.figures import caption
 from lightning_ae.uses import sheet
 
-# %%
+# %% [markdown]
 # Two ways to allow six units at a time out of 128: the k-sparse autoencoder (Makhzani & Frey 2014), whose decoder is
 # its encoder transposed, and a dictionary that revives what died (Gao et al. 2024).
 
+# %%
 pl.seed_everything(0, verbose=False)
 data = HFDataModule("digits")
 models = {
@@ -33,9 +36,10 @@ for model in models.values():
     trainer.fit(model, data)
     model.eval()
 
-# %%
+# %% [markdown]
 # What a unit adds to an image: twelve of those that are in use most often, and the first principal components.
 
+# %%
 train, test = (next(data.batches(split, 2000))["image"] for split in ("train", "test"))
 pca = PCA(12).fit(train.flatten(1))
 
@@ -55,10 +59,11 @@ def atoms(model):
 rows = [shown(atoms(model)) for model in models.values()]
 figure = sheet([*rows, shown(torch.from_numpy(pca.components_))], [*models, "PCA"])
 
-# %%
+# %% [markdown]
 # In six numbers an image: which units speak differs from one image to the next, so they can say more than the same six
 # principal components for all.
 
+# %%
 pca = PCA(6).fit(train.flatten(1))
 of_pca = torch.from_numpy(pca.inverse_transform(pca.transform(test.flatten(1)))).view_as(test)
 
@@ -69,4 +74,6 @@ def error(reconstruction):
 
 
 worst = max(error(model(test).detach()) for model in models.values())
-caption(figure, "squared error of a test image, of the worse of both", worst, {"six principal components": error(of_pca)})
+caption(
+    figure, "squared error of a test image, of the worse of both", worst, {"six principal components": error(of_pca)}
+)

@@ -1,3 +1,4 @@
+# %% [markdown]
 """
 Faults of a machine, in time
 ============================
@@ -10,6 +11,7 @@ sensor sticks now and then, and the windows in which it does should stand out.
 :Data: time series
 """
 
+# %%
 import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
@@ -21,10 +23,11 @@ from lightning_ae import VAE, HFDataModule
 from lightning_ae.data import Sequence
 from lightning_ae.figures import Figure, caption
 
-# %%
+# %% [markdown]
 # A row for each step of time. In a fault one sensor keeps its value for 20 steps.
 
 
+# %%
 def log(steps, seed, faults=0):
     rng = np.random.default_rng(seed)
     phase = 2 * np.pi * np.cumsum(rng.normal(1 / 25, 1 / 250, steps))
@@ -44,9 +47,10 @@ model = VAE(**data.suits, latent_dim=4, lr=2e-3)
 trainer = pl.Trainer(max_epochs=30, logger=False, enable_checkpointing=False)
 trainer.fit(model, data)
 
-# %%
+# %% [markdown]
 # A score for each window, in nats; red where the window ends in a fault.
 
+# %%
 model.eval()
 scores = torch.cat([found.score for found in model.score_rows(data, "test", draws=8)]).numpy()
 fault = data.labels("test").numpy() == 1
@@ -58,10 +62,13 @@ axes.plot(row[fault], scores[fault], "r.", markersize=3, label="ends in a fault"
 axes.set(xlabel="first row of the window", ylabel="score (nats)")
 axes.legend(frameon=False)
 
-# %%
+# %% [markdown]
 # Beside it the squared error of as many principal components of windows.
 
-windows = {split: torch.cat([model.read(b)[0] for b in data.batches(split, 512)]).flatten(1) for split in ("train", "test")}
+# %%
+windows = {
+    split: torch.cat([model.read(b)[0] for b in data.batches(split, 512)]).flatten(1) for split in ("train", "test")
+}
 pca = PCA(4).fit(windows["train"])
 errors = ((windows["test"] - pca.inverse_transform(pca.transform(windows["test"]))) ** 2).sum(axis=1)
 area, of_pca = (float(roc_auc_score(fault, each)) for each in (scores, errors))

@@ -1,3 +1,4 @@
+# %% [markdown]
 """
 A map of digits
 ===============
@@ -10,6 +11,7 @@ never told of classes keeps most of them apart.
 :Data: images
 """
 
+# %%
 import pytorch_lightning as pl
 
 from lightning_ae import Autoencoder, HFDataModule
@@ -19,9 +21,10 @@ from lightning_ae.metrics import compare_codes
 from lightning_ae.parts import CosineDecay
 from lightning_ae.uses import projection_figure
 
-# %%
+# %% [markdown]
 # Four layers each way. The labels that the data have are not used.
 
+# %%
 pl.seed_everything(0, verbose=False)
 data = HFDataModule("digits")
 model = Autoencoder(
@@ -34,10 +37,11 @@ model = Autoencoder(
 trainer = pl.Trainer(max_epochs=100, logger=False, enable_checkpointing=False)
 trainer.fit(model, data)
 
-# %%
+# %% [markdown]
 # How far apart the classes lie, a classifier by the five nearest neighbours tells: the error on digits of the test
 # split, whose neighbours are those of the training split.
 
+# %%
 model.eval()
 batch = next(data.batches("test", 2000))
 panels = {"autoencoder": model.encode(batch["image"]).detach(), "PCA": batch["image"].flatten(1)}

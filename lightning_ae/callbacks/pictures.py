@@ -453,6 +453,7 @@ def projection_figure(
     Labels in whole numbers are classes, of which -1 is none; floats lie on a scale.
     """
     from matplotlib import colormaps
+
     from lightning_ae.figures import Figure
 
     figure = Figure((1.2 + 5.2 * len(panels), 5.2), dpi=150, layout="constrained")

@@ -106,7 +106,7 @@ def reconstruction_figure(model: Autoencoder, data: Any, title: str = "", **give
 def traversal_figure(
     model: Autoencoder, data: Any, steps: int = 9, span: float = 3.0, dims: int = 8, title: str = "", **given: Any
 ) -> Figure:
-    """What each dimension of the code of the first image does, a row each: see `lightning_ae.callbacks.LatentTraversal`.
+    """What each dimension of the first image's code does, a row each: see `lightning_ae.callbacks.LatentTraversal`.
 
     Args:
         model: of images, a trained one.
@@ -149,6 +149,7 @@ def sheet(rows: Sequence[Tensor], names: Sequence[str], title: str = "") -> Figu
     if rows[0].ndim == 4:
         return unit_figure([row.float().clamp(0, 1).cpu() for row in rows], list(names), title)
     from matplotlib import colormaps
+
     from lightning_ae.figures import Figure
 
     figure = Figure((6.4, 0.4 + 1.6 * len(rows)), dpi=150, layout="constrained")
