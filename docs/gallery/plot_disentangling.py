@@ -63,7 +63,7 @@ pca = PCA(6, random_state=0).fit(train.flatten(1))
 
 @torch.no_grad()
 def gap(codes):
-    return float(MIG(names=data.factor_names)(codes, factors)["mig"])
+    return float(MIG(names=data.factor_names)(codes, factors))
 
 
 codes = torch.from_numpy(pca.transform(x.flatten(1)))

@@ -44,12 +44,12 @@ def strings(seconds, seed):
 
 pl.seed_everything(0, verbose=False)
 kind = Sequence(length=LENGTH, stride=LENGTH, columns=("sound",))
-data = HFDataModule({"train": strings(120, 0), "test": strings(10, 1)}, kind=kind, cache="memory", batch_size=32)
+data = HFDataModule({"train": strings(80, 0), "test": strings(10, 1)}, kind=kind, cache="memory", batch_size=32)
 network = SequenceNet(channels=(16, 32), dilations=(1, 3), stride=4, code="map")
 options = {**data.suits, "architecture": network, "layers": 4, "codes": 64}
 untrained = ResidualVQVAE(**options)
 model = ResidualVQVAE(**options, lr=4e-3, lr_schedule=CosineDecay())
-trainer = pl.Trainer(max_epochs=12, logger=False, enable_checkpointing=False)
+trainer = pl.Trainer(max_epochs=10, logger=False, enable_checkpointing=False)
 trainer.fit(model, data)
 
 # %% [markdown]
