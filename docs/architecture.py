@@ -16,8 +16,8 @@ PACKAGE = ROOT / "lightning_ae"
 PAGE = ROOT / "docs" / "architecture.md"
 
 LAYERS = (
-    ("errors", "shapes", "files", "shards", "lazy", "signatures", "strict_yaml", "thresholds"),
-    ("registry", "config", "recipes"),
+    ("errors", "shapes", "files", "shards", "lazy", "signatures", "strict_yaml", "thresholds", "figures"),
+    ("registry", "config", "recipes", "descriptions"),
     ("exact",),
     ("parts", "natural", "preprocess", "counts"),
     ("architectures", "data"),

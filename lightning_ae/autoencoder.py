@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from lightning_ae.architectures import MLP, Architecture
 from lightning_ae.batches import mask_of, rows_of
-from lightning_ae.config import from_plain, to_plain
+from lightning_ae.config import Configurable, from_plain, to_plain
+from lightning_ae.descriptions import DescribedModule, brief, parameters
 from lightning_ae.errors import InputError
 from lightning_ae.generation import Code, Generation
 from lightning_ae.parts.corruptions import Corruption
@@ -58,7 +59,7 @@ class Options(NetworkOptions, LikelihoodOptions, total=False):
     """All that a variant may pass on to `Autoencoder`."""
 
 
-class Autoencoder(Pretrained, Generation, Scores, ExactModule):  # type: ignore[misc]  # Lightning's loader is no classmethod
+class Autoencoder(DescribedModule, Pretrained, Generation, Scores, ExactModule):  # type: ignore[misc]  # Lightning's loader is no classmethod
     r"""An encoder and a decoder trained to reconstruct their input through a code.
 
     With encoder :math:`\phi` and decoder :math:`\psi`, it minimises the mean over samples of
@@ -152,6 +153,22 @@ class Autoencoder(Pretrained, Generation, Scores, ExactModule):  # type: ignore[
             self.register_buffer("data_size", torch.zeros((), dtype=torch.long))
 
     # ---- what it says of itself ---------------------------------------------------------------------------------
+
+    def described(self) -> dict[str, str]:
+        """What `repr` says, and a notebook's table: input, code, size and parts; `print(model)` shows torch's tree."""
+        facts = {"input": words(self.input_shape, self.multiple) if is_any(self.input_shape) else f"{self.input_shape}"}
+        if self.device_mesh is None and self.device.type != "meta":  # the network is asked, all ranks of a sharded one
+            code = f"{self.feature_dim} channels" if is_any(self.input_shape) else f"{self.code_shape}"
+            facts["code"] = code
+        facts["parameters"] = parameters(self)
+        first = ("architecture", "likelihood")
+        parts = {name: vars(self)[name] for name in sorted(vars(self), key=lambda name: name not in first)}
+        if type(self).build_encoder is not Autoencoder.build_encoder:
+            parts.pop("architecture")  # it has networks of its own
+        facts |= {name: brief(part) for name, part in parts.items() if isinstance(part, Configurable)}
+        if self.sampler is not None:
+            facts["sampler"] = brief(self.sampler.config)
+        return facts
 
     @property
     def drawn_objective(self) -> str | None:

@@ -30,7 +30,7 @@ from lightning_ae.models.contractive import jacobian_spectrum
 from lightning_ae.shapes import one_size
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from lightning_ae.figures import Figure
 
 
 class Picture(pl.Callback):
@@ -62,6 +62,8 @@ class Picture(pl.Callback):
         self._given: list[dict[str, Tensor]] = []
         self.given: dict[str, Tensor] = {}
         """What else the model takes of the samples that `draw` gets, by role."""
+        self.figure: Figure | None = None
+        """The last that was drawn, on the first rank."""
         self.measured: dict[str, float] = {}
         """What `draw` measured on the first rank, to be logged on all."""
 
@@ -133,6 +135,8 @@ class Picture(pl.Callback):
         with undisturbed(model):
             when = stage or f"epoch {trainer.current_epoch + 1}"
             figure = self.draw(trainer, model, torch.cat(self._inputs), labels, f"{self.name}, {when}")
+        if trainer.is_global_zero:
+            self.figure = figure
         show(trainer, figure, self.name, folder, stage)
 
 
@@ -248,8 +252,7 @@ class LatentTraversal(Picture):
 
     def draw(self, trainer: pl.Trainer, model: Autoencoder, x: Tensor, labels: Tensor | None, title: str) -> Figure:
         """A row of images for each dimension."""
-        rows, texts = traversals(model, x, self.steps, self.span, self.dims, **self.given)
-        return image_figure(model, rows, texts, f"{title}: from -{self.span:g} to +{self.span:g} std")
+        return traversal_figure(model, x, self.steps, self.span, self.dims, title, **self.given)
 
 
 class JacobianSpectrum(Picture):
@@ -271,22 +274,8 @@ class JacobianSpectrum(Picture):
 
     def draw(self, trainer: pl.Trainer, model: Autoencoder, x: Tensor, labels: Tensor | None, title: str) -> Figure:
         """A line that falls."""
-        from matplotlib.figure import Figure
-
-        values = jacobian_spectrum(model, x, **self.given).cpu()
-        norm = values.square().sum(dim=1).sqrt().mean()
-        stage = "test" if trainer.testing else "val"
-        self.measured = {f"{stage}/jacobian_norm": float(norm)}
-        figure = Figure((6.4, 4.0), dpi=150, layout="constrained")
-        axes = figure.add_subplot()
-        mean = values.mean(dim=0).numpy()
-        axes.plot(range(1, len(mean) + 1), mean, linewidth=1.5)
-        axes.set_xlabel("singular value", fontsize=9)
-        axes.set_ylabel(f"mean over {len(values)} samples", fontsize=9)
-        axes.set_yscale("log")
-        axes.set_ylim(bottom=max(mean.min() / 2, mean.max() * 1e-5, 1e-12))
-        axes.tick_params(which="both", labelsize=8)
-        axes.set_title(f"{title}: mean norm of the Jacobian {norm:.3g}", fontsize=10)
+        figure, norm = jacobian_figure(model, x, title, **self.given)
+        self.measured = {f"{'test' if trainer.testing else 'val'}/jacobian_norm": norm}
         return figure
 
 
@@ -339,6 +328,46 @@ def traversals(
     return rows, texts
 
 
+def traversal_figure(
+    model: Autoencoder, x: Tensor, steps: int = 9, span: float = 3.0, dims: int = 8, title: str = "", **given: Tensor
+) -> Figure:
+    """A row of images for each way in which the code of the first input can go: see `traversals` and
+    `LatentTraversal`.
+
+    Args:
+        model: of images, a trained one.
+        x: inputs (B, *input_shape), in the model's units, whose codes say how far the ways go.
+        steps: how many images a way has.
+        span: how far to go to either side, in standard deviations.
+        dims: how many ways.
+        title: above all.
+        given: what else the model takes of the inputs.
+    """
+    with undisturbed(model):
+        rows, texts = traversals(model, x, steps, span, dims, **given)
+    words = f"from -{span:g} to +{span:g} std"
+    return image_figure(model, rows, texts, f"{title}: {words}" if title else words)
+
+
+def jacobian_figure(model: Autoencoder, x: Tensor, title: str = "", **given: Tensor) -> tuple[Figure, float]:
+    """The singular values of the encoder's Jacobian, the mean over inputs (B, *input_shape); and its mean norm."""
+    from lightning_ae.figures import Figure
+
+    values = jacobian_spectrum(model, x, **given).cpu()
+    norm = values.square().sum(dim=1).sqrt().mean()
+    figure = Figure((6.4, 4.0), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    mean = values.mean(dim=0).numpy()
+    axes.plot(range(1, len(mean) + 1), mean, linewidth=1.5)
+    axes.set_xlabel("singular value", fontsize=9)
+    axes.set_ylabel(f"mean over {len(values)} samples", fontsize=9)
+    axes.set_yscale("log")
+    axes.set_ylim(bottom=max(mean.min() / 2, mean.max() * 1e-5, 1e-12))
+    axes.tick_params(which="both", labelsize=8)
+    axes.set_title(": ".join(filter(None, (title, f"mean norm of the Jacobian {norm:.3g}"))), fontsize=10)
+    return figure, float(norm)
+
+
 def reconstruction_figure(model: Autoencoder, x: Tensor, title: str = "", **given: Tensor) -> Figure:
     """Inputs (B, C, H, W), corrupted inputs where they differ, and reconstructions, a row each."""
     with torch.no_grad(), model.at_step("val", 0):  # the same corruption every time
@@ -389,7 +418,7 @@ def unit_figure(rows: list[Tensor], names: list[str], title: str = "") -> Figure
 
     Of other than one or three channels the title says which are shown.
     """
-    from matplotlib.figure import Figure
+    from lightning_ae.figures import Figure
 
     title = ": ".join(part for part in (title, visible(rows[0])[1]) if part)
     rows = [visible(row)[0] for row in rows]
@@ -424,7 +453,8 @@ def projection_figure(
     Labels in whole numbers are classes, of which -1 is none; floats lie on a scale.
     """
     from matplotlib import colormaps
-    from matplotlib.figure import Figure
+
+    from lightning_ae.figures import Figure
 
     figure = Figure((1.2 + 5.2 * len(panels), 5.2), dpi=150, layout="constrained")
     values = None if labels is None else labels.cpu().numpy()

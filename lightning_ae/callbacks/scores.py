@@ -20,7 +20,7 @@ from lightning_ae.metrics.anomalies import anomalous_classes, separation, strang
 from lightning_ae.thresholds import check_quantile
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from lightning_ae.figures import Figure
 
 
 class ScoreMetrics(Staged):
@@ -62,6 +62,8 @@ class ScoreMetrics(Staged):
         self._scores: list[Tensor] = []
         self._strange: list[Tensor] = []
         self._ends: list[tuple[Tensor, ...]] = []
+        self.figure: Figure | None = None
+        """The last that was drawn, of images, on the first rank."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Settles which classes are to be found, and says it once.
@@ -123,6 +125,8 @@ class ScoreMetrics(Staged):
             when = "test" if stage == "test" else "" if trainer.state.fn == "fit" else "validate"
             title = f"strangest, {when or f'epoch {trainer.current_epoch + 1}'}"
             figure = extremes_figure(strangest[1], plainest[1], strangest[2], plainest[2], title)
+            if trainer.is_global_zero:
+                self.figure = figure
             show(trainer, figure, "strangest", folder, when)
         self._scores, self._strange, self._ends = [], [], []
 

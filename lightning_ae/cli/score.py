@@ -17,11 +17,11 @@ from lightning_ae.files import whole_file
 from lightning_ae.thresholds import check_quantile
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from torch import Tensor
 
     from lightning_ae.autoencoder import Autoencoder
     from lightning_ae.data.module import HFDataModule
+    from lightning_ae.figures import Figure
     from lightning_ae.scores import Scored
     from lightning_ae.thresholds import Threshold
 

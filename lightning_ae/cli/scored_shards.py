@@ -44,7 +44,7 @@ from lightning_ae.shards import Shard
 from lightning_ae.thresholds import Threshold
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from lightning_ae.figures import Figure
 
 
 @dataclass(frozen=True)

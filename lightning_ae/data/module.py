@@ -22,11 +22,12 @@ from lightning_ae.data.kinds.conditions import Conditions
 from lightning_ae.data.loader import Batch, BatchLoader, Columns, Order
 from lightning_ae.data.samples import Samples
 from lightning_ae.data.streaming import Stream, StreamLoader
+from lightning_ae.descriptions import Described, brief, short
 from lightning_ae.errors import InputError, unknown
 from lightning_ae.exact import GLOBAL_BATCH_SIZE, Noise
 
 
-class HFDataModule(Samples, pl.LightningDataModule):
+class HFDataModule(Described, Samples, pl.LightningDataModule):
     """Batches from a Hugging Face data set of images or tables.
 
     A split is decoded once, into one array of its own type from which whole batches are gathered. By default the array
@@ -143,6 +144,30 @@ class HFDataModule(Samples, pl.LightningDataModule):
             _ = self.input_columns, self.factor_names
 
     # ---- what the data are --------------------------------------------------------------------------------------
+
+    def described(self) -> dict[str, str]:
+        """What `repr` says, and a notebook's table, of what is known by now: nothing is loaded for it."""
+        named = isinstance(self.path, str | os.PathLike)
+        facts = {"set": short(os.fspath(self.path)) if named else f"{type(self.path).__name__} in memory"}
+        if self.kind is not None:
+            facts["kind"] = brief(self.kind)
+        if self._splits is not None and not self.streaming:
+            facts["rows"] = self._sizes()
+        if self.shape_seen is not None:
+            facts["shape"] = f"{self.shape_seen}"
+        if "_label" in vars(self) and self.label is not None:
+            names = self.class_names
+            facts["label"] = self.label + (f" ({len(names)} classes)" if names else "")
+        return facts | {"batches": f"batches of {self.batch_size}"}
+
+    def __str__(self) -> str:
+        return repr(self)  # Lightning's own makes loaders to say what there is
+
+    def _sizes(self) -> str:
+        """train 1293, val 144, test 360: of splits that are divided already, or of the data set's own."""
+        if self._parts is None:
+            return ", ".join(f"{name} {len(rows)}" for name, rows in self._splits.items())
+        return ", ".join(f"{split} {len(self.dataset(split))}" for split in ("train", "val", "test") if self.has(split))
 
     @property
     def config(self) -> dict[str, Any] | None:

@@ -85,6 +85,7 @@ class Samples:
         self._settled = False  # the kind, by what the data set says of itself
         self._said = False  # which columns were chosen
         self._conditioned: Signature | None = None  # by these data
+        self._shape_seen: tuple[Signature | None, tuple[int, ...]] | None = None  # of an input, and by whose signature
 
     # ---- what the data are -----------------------------------------------------------------------------------
 
@@ -252,7 +253,15 @@ class Samples:
         """The shape of one sample as the model sees it."""
         one, kind = next(iter(self._chunks()))[:1], self._kind()
         sample = one if kind.steps is None else one.expand(kind.steps, *one.shape[1:])[None]
-        return tuple(self.preprocess(kind.arranged(sample)).shape[1:])
+        self._shape_seen = self._of_model, tuple(self.preprocess(kind.arranged(sample)).shape[1:])
+        return self._shape_seen[1]
+
+    @property
+    def shape_seen(self) -> tuple[int, ...] | None:
+        """The `input_shape`, where it was asked for already or samples are decoded; else None."""
+        if self._shape_seen is None or self._shape_seen[0] is not self._of_model:
+            return self.input_shape if self._arrays else None
+        return self._shape_seen[1]
 
     def dataset(self, split: str) -> Any:
         """The rows of "train", "val" or "test", in the order in which evaluation passes over them; of windows the last.

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from lightning_ae.figures import Figure
 
 COLUMNS = 10
 GREY = "0.35"
@@ -43,7 +43,7 @@ class Seen:
 def sheet(seen: list[Seen]) -> Figure:
     """The picture: reconstructions, samples beside their nearest training rows, the codes, and what their values carry;
     a row for each model."""
-    from matplotlib.figure import Figure
+    from lightning_ae.figures import Figure
 
     panels = [
         name for name in ("pairs", "samples", "plane", "units") if any(getattr(each, name) is not None for each in seen)

@@ -13,7 +13,7 @@ from lightning_ae.metrics.neighbours import BLOCK, check_neighbours, check_rows,
 from lightning_ae.metrics.samples import GENERATED, HELD_OUT, REAL, Features, RowsMetric, features_of
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from lightning_ae.figures import Figure
 
 
 class Nearest(NamedTuple):

@@ -15,7 +15,7 @@ from lightning_ae.autoencoder import Autoencoder, Code
 from lightning_ae.files import whole_file
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from lightning_ae.figures import Figure
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def rate_distortion_figure(points: list[Point]) -> Figure:
     These make one line together: the rate-distortion curve of the evidence lower bound (Alemi et al. 2018,
     https://arxiv.org/abs/1711.00464), along which beta changes from one to the next.
     """
-    from matplotlib.figure import Figure
+    from lightning_ae.figures import Figure
 
     figure = Figure((6.0, 4.2), dpi=150, layout="constrained")
     axes = figure.add_subplot()

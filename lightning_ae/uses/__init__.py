@@ -1,5 +1,6 @@
 """What codes are used for: a function and a picture each, from natural units to natural units."""
 
+from lightning_ae.callbacks.pictures import projection_figure, sample_figure
 from lightning_ae.uses.attributes import add_attribute, arithmetic, attribute_vector
 from lightning_ae.uses.compression import Codec, Compressed, psnr
 from lightning_ae.uses.conditions import class_samples
@@ -9,6 +10,10 @@ from lightning_ae.uses.figures import (
     class_figure,
     imputation_figure,
     interpolation_figure,
+    jacobian_figure,
+    reconstruction_figure,
+    sheet,
+    traversal_figure,
 )
 from lightning_ae.uses.imputation import impute
 from lightning_ae.uses.paths import interpolate
@@ -33,7 +38,13 @@ __all__ = [
     "impute",
     "interpolate",
     "interpolation_figure",
+    "jacobian_figure",
     "pillow_rates",
+    "projection_figure",
     "psnr",
     "rates_figure",
+    "reconstruction_figure",
+    "sample_figure",
+    "sheet",
+    "traversal_figure",
 ]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.callbacks import pictures
 from lightning_ae.callbacks.pictures import unit_figure
 from lightning_ae.uses.attributes import add_attribute, arithmetic
 from lightning_ae.uses.conditions import class_samples
@@ -17,7 +19,7 @@ from lightning_ae.uses.paths import Path, interpolate
 from lightning_ae.uses.units import decoded, encoded
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from lightning_ae.figures import Figure
 
 
 def interpolation_figure(
@@ -88,12 +90,67 @@ def class_figure(
     )
 
 
+def reconstruction_figure(model: Autoencoder, data: Any, title: str = "", **given: Any) -> Figure:
+    """Images, what a model that corrupts sees of them, and their reconstructions, a row each.
+
+    Args:
+        model: of images, a trained one.
+        data: images in natural units, as of `model.features`.
+        title: above all.
+        given: what else the model takes, by the names in `model.given`.
+    """
+    with _asked(model, data, given) as (x, roles):
+        return pictures.reconstruction_figure(model, x, title, **roles)
+
+
+def traversal_figure(
+    model: Autoencoder, data: Any, steps: int = 9, span: float = 3.0, dims: int = 8, title: str = "", **given: Any
+) -> Figure:
+    """What each dimension of the first image's code does, a row each: see `lightning_ae.callbacks.LatentTraversal`.
+
+    Args:
+        model: of images, a trained one.
+        data: images in natural units, whose codes say how far to go.
+        steps: how many values each dimension takes.
+        span: how far to go to either side, in standard deviations over the data.
+        dims: how many dimensions, those of the largest variance first.
+        title: above all.
+        given: what else the model takes, by the names in `model.given`.
+    """
+    with _asked(model, data, given) as (x, roles):
+        return pictures.traversal_figure(model, x, steps, span, dims, title, **roles)
+
+
+def jacobian_figure(model: Autoencoder, data: Any, title: str = "", **given: Any) -> Figure:
+    """The singular values of the encoder's Jacobian, the mean over data: see `lightning_ae.callbacks.JacobianSpectrum`.
+
+    Args:
+        model: a trained one with a differentiable encoder.
+        data: in natural units, as of `model.features`.
+        title: above all.
+        given: what else the model takes, by the names in `model.given`.
+    """
+    with _asked(model, data, given) as (x, roles):
+        return pictures.jacobian_figure(model, x, title, **roles)[0]
+
+
+@contextmanager
+def _asked(model: Autoencoder, data: Any, given: dict[str, Any]) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """Inside, the model is in evaluation mode; its input, and what it takes besides, of data in natural units."""
+    from lightning_ae.scores import asked
+
+    with asked(model):
+        x, _, roles = model.read_natural(data, given)
+        yield x, roles
+
+
 def sheet(rows: Sequence[Tensor], names: Sequence[str], title: str = "") -> Figure:
     """Rows of samples in natural units, (B, *shape) each: images (C, H, W), or others as lines over their places."""
     if rows[0].ndim == 4:
         return unit_figure([row.float().clamp(0, 1).cpu() for row in rows], list(names), title)
     from matplotlib import colormaps
-    from matplotlib.figure import Figure
+
+    from lightning_ae.figures import Figure
 
     figure = Figure((6.4, 0.4 + 1.6 * len(rows)), dpi=150, layout="constrained")
     axes = figure.subplots(len(rows), 1, squeeze=False, sharex=True)[:, 0]

@@ -16,7 +16,7 @@ from lightning_ae.errors import InputError
 from lightning_ae.uses.compression import Codec, psnr
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from lightning_ae.figures import Figure
 
 Format = Literal["JPEG", "WEBP"]
 QUALITIES = (5, 10, 20, 35, 50, 65, 80, 90, 95)
@@ -63,7 +63,7 @@ def pillow_rates(images: Sequence[PIL.Image.Image], kind: Format, qualities: Ite
 
 def rates_figure(rates: Sequence[Rate]) -> Figure:
     """PSNR over bits per pixel, a line for each codec."""
-    from matplotlib.figure import Figure
+    from lightning_ae.figures import Figure
 
     figure = Figure((6.0, 4.2), dpi=150, layout="constrained")
     axes = figure.add_subplot()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.config import class_path
 from lightning_ae.data.signature import Signature
+from lightning_ae.descriptions import DescribedModule, parameters
 from lightning_ae.errors import InputError, unknown
 from lightning_ae.export import graphs
 from lightning_ae.natural.numbers import read_back
@@ -27,7 +28,7 @@ Latent = Literal["mean", "sample", "indices"]
 Pool = Literal["avg", "max"]
 
 
-class Encoder(nn.Module):
+class Encoder(DescribedModule, nn.Module):
     """From data in natural units to features, (B, ...) to (B, feature_dim).
 
     Features are the code as a vector, or what intermediate layers give: of a map or of tokens the mean over positions,
@@ -125,6 +126,20 @@ class Encoder(nn.Module):
             self.freeze()
         else:
             self.unfreeze()
+
+    def described(self) -> dict[str, str]:
+        """What `repr` says, and a notebook's table; `print(encoder)` shows torch's tree."""
+        wanted, layer = self.config.input_shape, self.layer if self.layer is None else f"{self.layer}"
+        return {
+            "entry": self.config.name,
+            "input": words(wanted, self.config.multiple) if is_any(wanted) else f"{tuple(wanted)}",
+            "features": f"{self.feature_dim} features of {layer or self.latent}"
+            + (f", {self.pool} pooled" if self.pool else "")
+            + (", standardised" if self.normalize else ""),
+            "parameters": parameters(self),
+            "weights": "frozen weights" if self.frozen else "weights that train",
+            "trained on": self.config.dataset,
+        }
 
     @property
     def feature_dim(self) -> int:
