@@ -91,8 +91,7 @@ start here; none of these needs a network or a GPU:
 further:
   lightning-ae fit -c vae -c mnist --trainer.max_epochs 20      a model, a data set, an option
   lightning-ae fit --model my_module.MyVAE --data.path photos/  a class and a folder of your own
-  lightning-ae COMMAND --help               the options of a command
-  lightning-ae fit -c vae --help            with those of that model (-c names a recipe)
+  lightning-ae COMMAND --help               its options (fit -c vae --help: with that model's)
   lightning-ae fit --model.help VAE         all that a model takes (--data.help likewise)
 """.format(
     commands="".join(

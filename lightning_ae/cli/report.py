@@ -25,9 +25,10 @@ def report(
 ) -> Path:
     """Write one page of HTML about a trained model and its run, which needs no other file and no network.
 
-    What was trained on what; the curves of every term; numbers beside baselines; the best and the worst reconstructions;
-    samples; the map of codes; traversals as sliders; the units in use; the configuration, and how to load the model.
-    What does not apply is left out, and why is said. `fit` writes the same at its end; see its option --report.
+    What was trained on what; the curves of every term; numbers beside baselines; the best and the worst
+    reconstructions; samples; the map of codes; traversals as sliders; the units in use; the configuration, and how to
+    load the model. What does not apply is left out, and why is said. `fit` writes the same at its end; see its option
+    --report.
 
     Args:
         checkpoint: a run's folder, a checkpoint, or the name of a zoo entry.

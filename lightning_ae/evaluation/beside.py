@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -45,9 +46,7 @@ class Beside:
 
 
 @torch.no_grad()
-def beside(
-    model: Autoencoder, samples: Samples, found: dict[str, list[Number]] | dict[str, tuple[Number, ...]], seed: int = 0
-) -> list[Beside]:
+def beside(model: Autoencoder, samples: Samples, found: Mapping[str, Sequence[Number]], seed: int = 0) -> list[Beside]:
     """The squared error, and the errors of classifiers on codes, beside the baselines that have such a number.
 
     Principal components are as many as the code has values for the squared error, where inputs have more, and as an
@@ -64,7 +63,8 @@ def beside(
     rows = []
     if "squared_error" in of_model:
         others = {}
-        units = model.units(model.zeros(1)).shape[1]
+        x, given = numbers.moved(next(samples.parts("test", 1)), model)
+        units = model.units(model.encode(x, **given)).shape[1]
         if "mask" not in model.given:
             others = _errors(samples, units)
         others["untrained"] = numbers.reconstruction(fresh, samples)[0].value

@@ -31,7 +31,7 @@ def curve(title: str, series: Sequence[Series], shown_step: int | None = None) -
         faint = means and each.name == "train"
         mark: Chart = {"type": "line", "strokeWidth": 1 if faint else 2, "opacity": 0.45 if faint else 1.0}
         mark |= {"color": _colour(each.name), "interpolate": "linear"}
-        if len(each.points) <= FEW:
+        if len(each.points) <= FEW and not faint:
             mark |= {"point": {"filled": True, "size": 28, "color": _colour(each.name)}}
         layers.append(
             {
@@ -103,7 +103,8 @@ def bars(values: Sequence[tuple[str, float]], title: str, threshold: float | Non
     layers: list[Chart] = [{"mark": {"type": "bar", "cornerRadiusEnd": 2}, "encoding": encoding}]
     if threshold is not None:
         colour = {"condition": {"test": f"datum.value <= {threshold}", "value": GREY}, "value": TRAIN}
-        layers.append({"mark": {"type": "rule", "strokeDash": [3, 3], "color": GREY}, "encoding": {"y": {"datum": threshold}}})
+        rule = {"type": "rule", "strokeDash": [3, 3], "color": GREY}
+        layers.append({"mark": rule, "encoding": {"y": {"datum": threshold}}})
     encoding["color"] = colour
     return {"width": "container", "height": 200, "data": {"values": rows}, "layer": layers}
 

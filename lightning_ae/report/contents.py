@@ -121,6 +121,12 @@ class Contents:
             self.left_out[name] = f"the model does not do it: {reason or 'not implemented'}"
 
 
+def _places() -> list[float]:
+    """Of the steps of a traversal, in standard deviations."""
+    found: list[float] = torch.linspace(-SPAN, SPAN, STEPS).tolist()
+    return found
+
+
 class Shown:
     """Fills the contents of a page from a model, and where there are any from rows of its data.
 
@@ -253,7 +259,7 @@ class Shown:
         if len(moving) > len(chosen):
             notes.append(f"the {len(chosen)} of the largest spread are shown")
         contents = self.contents
-        contents.notes["traversals"] = "; ".join(notes)
+        contents.notes["traversals"] = "".join(f" {note[0].upper()}{note[1:]}." for note in notes)
         names = feature_names(model)
         first = x[:1].to(model.device)
         contents.base = data_uri(pixels(model, first, SIDE)[0])
@@ -266,8 +272,9 @@ class Shown:
             if way.classes:
                 what, said, start = f"{way.classes} classes", [f"class {k}" for k in by.tolist()], 0
             else:
-                what, start = f"spread {way.spread:.2f}", STEPS // 2
-                said = [f"{value:+.2f} ({value / way.spread if way.spread else 0.0:+.1f} std)" for value in by.tolist()]
+                what, start = f"std {way.spread:.2f}", STEPS // 2
+                said = [f"{value:+.2f}, {at:+.1f} std" for value, at in zip(by.tolist(), _places(), strict=True)]
+                said[start] = "as it is"
             sliders.append(Slider(names[way.feature], what, sprite(images, len(images)), said, start))
         contents.sliders = sliders
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,8 @@ def _of_model(model: Autoencoder) -> list[tuple[str, str]]:
     cls = type(model)
     count = sum(parameter.numel() for parameter in model.parameters())
     shape = words(model.input_shape, model.multiple) if is_any(model.input_shape) else _times(model.input_shape)
-    pairs = [("class", f"{cls.__module__}.{cls.__qualname__}".replace("lightning_ae.models.", "lightning_ae."))]
+    own = cls.__module__.startswith("lightning_ae.")
+    pairs = [("class", f"lightning_ae.{cls.__name__}" if own else f"{cls.__module__}.{cls.__qualname__}")]
     pairs += [("architecture", _short(model.architecture)), ("likelihood", _short(model.likelihood))]
     pairs += [("input", shape)]
     if not is_any(model.input_shape):
@@ -114,7 +116,7 @@ def _of_run(run: Run | None, saved: Mapping[str, Any]) -> list[tuple[str, str]]:
         pairs.append(("took", duration(seconds)))
     pairs.append(("checkpoint", run.checkpoint if run.folder is None else Path(run.checkpoint).name))
     if "global_step" in saved:
-        pairs.append(("of it", f"step {saved['global_step']:,}, in epoch {saved['epoch'] + 1}"))
+        pairs.append(("taken at", f"step {saved['global_step']:,}, in epoch {saved['epoch'] + 1}"))
     if (seed := run.options.get("seed_everything")) is not None:
         pairs.append(("seed", str(seed)))
     trainer = run.options.get("trainer")
@@ -133,7 +135,9 @@ def configuration(model: Autoencoder, run: Run | None) -> str:
     """The run's configuration, or the model's arguments, as YAML."""
     if run is not None and run.config:
         return run.config
-    return str(yaml.safe_dump({"class_path": type(model).__name__, "init_args": dict(model.init_args)}, sort_keys=False))
+    return str(
+        yaml.safe_dump({"class_path": type(model).__name__, "init_args": dict(model.init_args)}, sort_keys=False)
+    )
 
 
 def duration(seconds: float) -> str:
@@ -148,6 +152,14 @@ def _times(shape: tuple[int, ...]) -> str:
     return " × ".join(map(str, shape))
 
 
-def _short(value: Any) -> str:
-    text = str(value)
+def _short(part: Any) -> str:
+    """A part with the arguments that are not its defaults."""
+    text = str(part)
+    if is_dataclass(part) and text.startswith(f"{type(part).__name__}({fields(part)[0].name if fields(part) else ''}"):
+        said = [
+            f"{each.name}={getattr(part, each.name)!r}"
+            for each in fields(part)
+            if each.repr and getattr(part, each.name) != each.default
+        ]
+        text = f"{type(part).__name__}({', '.join(said)})"
     return text if len(text) <= 160 else f"{text[:157]}..."

@@ -96,7 +96,14 @@ class Report:
             versions=versions(),
             about={"captions": self.contents.captions, "thumbnails": _sizes(self.contents)},
             loads=self._loads,
+            headline=self._headline,
         )
+
+    @property
+    def _headline(self) -> list[str]:
+        found = {name: text for pairs in self.facts.values() for name, text in pairs}
+        said = {"training rows": "{} training rows", "parameters": "{} parameters", "taken at": "{}", "ended": "{}"}
+        return [text.format(found[name]) for name, text in said.items() if name in found]
 
     @property
     def _loads(self) -> tuple[str, str]:
@@ -192,7 +199,7 @@ def report_of(
                 if why == "it takes longer"
                 else why
                 for side, why in looked.evaluation.left_out.items()
-                if side != "samples" or model.generates
+                if {"samples": model.generates, "factors": full or bool(data and data.factor_names)}.get(side, True)
             }
         contents = Shown(model, data, looked, seed).all()
         saved = checkpoint_facts(run)
@@ -262,12 +269,10 @@ def bundle() -> str:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         pass
-    text = str(vl_convert.javascript_bundle()).replace("</script", "<\\/script").replace("<!--", "<\\!--")
+    text = str(vl_convert.javascript_bundle(None)).replace("</script", "<\\/script").replace("<!--", "<\\!--")
     try:
         with whole_file(file) as part:
             part.write_text(text, encoding="utf-8")
     except InputError:  # a cache that cannot be written: the next one takes as long
         pass
     return text
-
-

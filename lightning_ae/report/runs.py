@@ -19,7 +19,7 @@ from lightning_ae.errors import InputError
 FACTS = "run.json"
 """The file in which a fit writes when it began, by which command, with which versions, and when it ended."""
 METRICS, CONFIG = "metrics.csv", "config.yaml"
-POINTS = 400
+POINTS_IN_A_CURVE = 400
 """How many points of a curve are drawn at most."""
 STAGES = ("train", "val", "test")
 
@@ -162,7 +162,7 @@ def read_metrics(file: Path) -> dict[str, list[Series]]:
     for column, points in sorted(columns.items(), key=lambda each: _order(each[0])):
         term, kind = _split(column)
         finite = sorted(point for point in points if math.isfinite(point[1]))
-        every = -(-len(finite) // POINTS)
+        every = -(-len(finite) // POINTS_IN_A_CURVE)
         kept = finite[:: max(1, every)]
         if finite and kept[-1] != finite[-1]:
             kept.append(finite[-1])  # where it ended

@@ -2,7 +2,7 @@
   "use strict";
   const root = document.documentElement;
   const read = (id) => JSON.parse(document.getElementById(id).textContent);
-  const charts = read("charts"), about = read("about");
+  const charts = read("data-charts"), about = read("data-about");
   const preferred = matchMedia("(prefers-color-scheme: dark)");
   const style = (name) => getComputedStyle(root).getPropertyValue(name).trim();
   const tip = document.getElementById("tip");
