@@ -65,7 +65,9 @@ def faults(found: Any) -> list[str]:
     """What an executed notebook shows that it should not: warnings, and bars that flood the page."""
     said = []
     for cell in found.cells:
-        printed = "".join(output.get("text", "") for output in cell.get("outputs", ()) if output.output_type == "stream")
+        printed = "".join(
+            output.get("text", "") for output in cell.get("outputs", ()) if output.output_type == "stream"
+        )
         said += [line for line in printed.splitlines() if "Warning" in line or "IProgress" in line]
         if (lines := printed.count("\n") + printed.count("\r")) > LINES:
             said.append(f"{lines} lines below {cell.source.splitlines()[0]!r}")

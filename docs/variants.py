@@ -216,7 +216,11 @@ def page(name: str, code: str, rows: dict[str, str]) -> str:
     cls = get_model(name)
     source, _, link = cls.reference.rpartition(", ")
     also = sorted(alias for alias, own in ALIASES.items() if own == name)
-    known = f" Elsewhere it is called {', '.join(f'`{alias}`' for alias in also)}, which the command line takes." if also else ""
+    known = (
+        f" Elsewhere it is called {', '.join(f'`{alias}`' for alias in also)}, which the command line takes."
+        if also
+        else ""
+    )
     found = entry(name)
     of = (
         f"`{found}` of the zoo"

@@ -14,6 +14,8 @@ import torch
 from asking import given_of
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_ae.cli.options import OPTIONS
+
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 
@@ -23,6 +25,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A cache of decoded samples that leaves the user's alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LIGHTNING_AE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fits_without_report() -> Iterator[None]:
+    """A fit of a test writes no report unless it says so, which would take seconds each time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(OPTIONS, "report", OPTIONS["report"]._replace(default=False))
         yield
 
 

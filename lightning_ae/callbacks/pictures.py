@@ -317,7 +317,7 @@ def traversals(
     """
     features = torch.cat([model.pool(part) for part in encoded(model, x, given)])
     ways = sorted(model.ways(features), key=lambda way: (not way.classes, -way.spread))[:dims]
-    names, rows, texts = _feature_names(model), [], []
+    names, rows, texts = feature_names(model), [], []
     for way in ways:
         by = way.steps(steps, span).to(features.device)
         same = {role: value[:1].expand(len(by), *value.shape[1:]) for role, value in given.items()}
@@ -492,7 +492,7 @@ def projection_figure(
     return figure
 
 
-def _feature_names(model: Autoencoder) -> list[str]:
+def feature_names(model: Autoencoder) -> list[str]:
     """A name for each feature that `pool` gives: z0, z1 and so on; of a hierarchy z1.0, with the level first."""
     shapes = model.code_shape_of(tuple(model.new_inputs(1).shape[1:]))
     if not isinstance(shapes[0], tuple):

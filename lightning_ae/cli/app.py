@@ -36,6 +36,7 @@ COMMANDS = {
     "sample": "draw samples from a generative model",
     "fit-sampler": "fit a density to the codes of any model, which then generates",
     "evaluate": "measure all that applies to a model, or to several side by side",
+    "report": "write a page to look at: curves, numbers, pictures, the map of codes",
     "rate-distortion": "measure the bits of the codes against the error of reconstruction",
     "certify": "check that a model trains the same on any number of processes",
     "zoo": "list, show, download, check and publish pretrained models",
@@ -59,6 +60,7 @@ _GROUPS = {
         "sample",
         "fit-sampler",
         "evaluate",
+        "report",
         "rate-distortion",
     ),
     "check and tidy up": ("certify", "cache", "completion"),
@@ -69,6 +71,7 @@ _ELSEWHERE = {
     **dict.fromkeys(("embed", "extract"), "features"),
     **dict.fromkeys(("compress", "pack"), "encode"),
     **dict.fromkeys(("decompress", "unpack"), "decode"),
+    **dict.fromkeys(("page", "html", "summary", "dashboard"), "report"),
     **dict.fromkeys(("generate", "draw"), "sample"),
     **dict.fromkeys(("anomaly", "anomalies", "outliers", "detect"), "score"),
     **dict.fromkeys(("onnx", "compile", "convert"), "export"),
@@ -89,8 +92,7 @@ start here; none of these needs a network or a GPU:
 further:
   lightning-ae fit -c vae -c mnist --trainer.max_epochs 20      a model, a data set, an option
   lightning-ae fit --model my_module.MyVAE --data.path photos/  a class and a folder of your own
-  lightning-ae COMMAND --help               the options of a command
-  lightning-ae fit -c vae --help            with those of that model (-c names a recipe)
+  lightning-ae COMMAND --help               its options (fit -c vae --help: with that model's)
   lightning-ae fit --model.help VAE         all that a model takes (--data.help likewise)
 """.format(
     commands="".join(

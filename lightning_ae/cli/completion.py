@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from lightning_ae import recipes, registry
-from lightning_ae.cli.options import DATA, OPTIONS
+from lightning_ae.cli.options import DATA, of_command
 from lightning_ae.cli.source import TRAINER, Option, arguments_of, options, place_of, subclasses
 
 _FILES = ("ckpt_path", "run_dir", "path", "checkpoint", "output", "to")
@@ -52,9 +52,8 @@ def _training(parser: ArgumentParser, command: str) -> None:
     classes = [*registry.CLASSES, "FineTuneClassifier"]
     parser.add_argument("--model", choices=classes, help="a class of models")
     parser.add_argument("--data", choices=[DATA], help="a class of data")
-    for name, own in OPTIONS.items():
-        if name != "compile" or command == "fit":
-            _add(parser, f"--{name}", own.help, ["true", "false"] if own.type is bool else _literals(own.type))
+    for name, own in of_command(command).items():
+        _add(parser, f"--{name}", own.help, ["true", "false"] if own.type is bool else _literals(own.type))
     parser.add_argument("--seed_everything", help="the run's seed")
     parser.add_argument("--print_config", action="store_true", help="print the configuration, and end")
     models: dict[str, Option] = {}

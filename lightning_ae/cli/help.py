@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lightning_ae import recipes
-from lightning_ae.cli.options import DATA, OPTIONS, read
+from lightning_ae.cli.options import DATA, of_command, read
 from lightning_ae.cli.source import Option, first_line, options, place_of
 
 _TRAINER = {
@@ -41,9 +41,8 @@ def help_of(command: str, words: Sequence[str], summary: str) -> str:
     lines += ["", "the run:"]
     lines += _row("--model CLASS", "instead of a recipe: VAE, or a class of your own, module.Class")
     lines += _row("--data.path PATH", "a hub id, a folder, a file (CSV, parquet, zip, ...), digits or fashion")
-    for name, own in OPTIONS.items():
-        if name != "compile" or command == "fit":
-            lines += _row(f"--{name}", own.help)
+    for name, own in of_command(command).items():
+        lines += _row(f"--{name}", own.help)
     lines += _row("--seed_everything", "the run's seed (0)")
     lines += _row("--print_config", "print the configuration that all this makes, and end")
     for group, cls, hint in (("model", model, "-c or --model"), ("data", data, "-c or --data")):

@@ -33,6 +33,7 @@ OPTIONS: dict[str, RunOption] = {
         str | None, None, "folder for what this run writes; must be new (default: runs/<recipes>/<command>-<number>)"
     ),
     "compile": RunOption(bool, False, "compile the networks (torch.compile); slower on a CPU"),
+    "report": RunOption(bool, True, "write report.html at the end, where the extra 'report' is installed"),
     "channels_last": RunOption(
         bool,
         False,
@@ -44,7 +45,9 @@ OPTIONS: dict[str, RunOption] = {
         "of float32 matrix products: high uses TF32 on recent GPUs, medium bfloat16 (default: highest)",
     ),
 }
-"""What every training command takes besides a model, data and a trainer; `compile` is `fit`'s alone."""
+"""What training commands take besides a model, data and a trainer."""
+OF_FIT = ("compile", "report")
+"""Those that are `fit`'s alone."""
 DATA = "HFDataModule"
 """The data module where an option of one is given, and no class."""
 _GROUPS = ("model", "data", "trainer", "optimizer", "lr_scheduler")
@@ -91,7 +94,7 @@ def read(command: str, words: Sequence[str], model: str = "") -> Given:
             given.notes += _another_name(value)
     if model:
         given.classes["model"] = model
-    known = [*(name for name in OPTIONS if name != "compile" or command == "fit"), *_OTHERS]
+    known = [*of_command(command), *_OTHERS]
     evaluates = command != "fit" and checkpoint_of(words) is not None  # which says the class of its model
     for option, value in _pairs(recipes.compose(words, model or ("?" if evaluates else ""))):
         if option is None:
@@ -123,6 +126,11 @@ def read(command: str, words: Sequence[str], model: str = "") -> Given:
         given.classes["data"] = DATA
         given.words = ["--data", DATA, *given.words]
     return given
+
+
+def of_command(command: str) -> dict[str, RunOption]:
+    """The options of a training command itself."""
+    return {name: option for name, option in OPTIONS.items() if command == "fit" or name not in OF_FIT}
 
 
 def checkpoint_of(words: Sequence[str]) -> str | None:

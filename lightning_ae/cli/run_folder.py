@@ -7,9 +7,11 @@ import contextlib
 import csv
 import fcntl
 import io
+import json
 import os
 import shlex
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from lightning_ae.errors import InputError
 from lightning_ae.files import whole_file
+from lightning_ae.report.facts import versions
+from lightning_ae.report.runs import FACTS
 
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 
@@ -272,6 +276,37 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
         trainer.save_checkpoint(self.path, weights_only=False)
+
+
+class RunFacts(pl.Callback):
+    """Writes run.json into the run's folder: the command, the versions, when training began and when it ended.
+
+    Args:
+        run_dir: the folder.
+        words: what followed `lightning-ae fit`.
+    """
+
+    def __init__(self, run_dir: str, words: Sequence[str]) -> None:
+        self.run_dir, self.words = run_dir, list(words)
+        self._facts: dict[str, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+        self._facts = {
+            "command": shlex.join(["lightning-ae", "fit", *self.words]),
+            "versions": versions(),
+            "processes": trainer.world_size,
+        }
+        self._write(trainer, "started")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+        self._facts |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
+        self._write(trainer, "ended")
+
+    def _write(self, trainer: pl.Trainer, when: str) -> None:
+        if trainer.is_global_zero:
+            self._facts[when] = datetime.now().astimezone().isoformat(timespec="seconds")
+            with whole_file(Path(self.run_dir) / FACTS) as part:
+                part.write_text(json.dumps(self._facts, indent=2) + "\n")
 
 
 # ---- how it goes on -------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from lightning_ae.cli.compression import encode as encode
 from lightning_ae.cli.evaluate import evaluate as evaluate
 from lightning_ae.cli.export import export as export
 from lightning_ae.cli.quickstart import quickstart as quickstart
+from lightning_ae.cli.report import report as report
 from lightning_ae.cli.sampling import fit_sampler as fit_sampler
 from lightning_ae.cli.sampling import sample as sample
 from lightning_ae.errors import InputError, nearest, unknown

@@ -28,7 +28,7 @@ from lightning_ae import recipes
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.cli import options, run_folder, source
 from lightning_ae.cli.parsing import MODE, one_line
-from lightning_ae.cli.run_folder import LastCheckpoint
+from lightning_ae.cli.run_folder import LastCheckpoint, RunFacts
 from lightning_ae.config import Configurable, current_path, import_class, import_own, to_plain
 from lightning_ae.errors import InputError
 from lightning_ae.files import whole_file
@@ -91,9 +91,8 @@ class TrainingCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:  # noqa: D102
-        for name, option in options.OPTIONS.items():
-            if name != "compile" or self.command == "fit":
-                parser.add_argument(f"--{name}", type=option.type, default=option.default, help=option.help)
+        for name, option in options.of_command(self.command).items():
+            parser.add_argument(f"--{name}", type=option.type, default=option.default, help=option.help)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: D102
         given = options.read(self.command, args)
@@ -167,6 +166,8 @@ class TrainingCLI(LightningCLI):
             given.enable_model_summary = False  # so that there is one
         if self.command == "fit" and self.run_dir is not None and given.enable_checkpointing is not False:
             added.append(LastCheckpoint(str(self.run_dir / "checkpoints")))
+        if self.command == "fit" and self.run_dir is not None:
+            added.append(RunFacts(str(self.run_dir), self.words))
         given.callbacks = [*(given.callbacks or []), *added]
         return super().instantiate_trainer(**kwargs)
 
@@ -211,8 +212,22 @@ class TrainingCLI(LightningCLI):
             place = Path(self.trainer.log_dir or self.run_dir) / f"predictions-rank{self.trainer.global_rank}.pt"
             with whole_file(place) as part, open(part, "wb") as file:
                 torch.save(parts, file)
-        if self.trainer.is_global_zero and self.run_dir is not None:
-            self._summary(self.run_dir)
+        if self.run_dir is not None:
+            page = self._report(self.run_dir) if self.config.get("report") else None
+            if self.trainer.is_global_zero:
+                self._summary(self.run_dir, page)
+
+    def _report(self, run_dir: Path) -> Path | None:
+        """The page of a run that has ended, by the first rank; why there is none is said, and the run stays whole."""
+        if not self.trainer.is_global_zero:
+            return None
+        from lightning_ae.cli.report import at_the_end
+
+        # the first rank goes on alone, and metrics must not wait for the others
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+        return at_the_end(run_dir, best, self.trainer.loggers, self.trainer.global_step)
 
     def _speed_up(self) -> None:
         if self.config.matmul_precision is not None:
@@ -247,7 +262,7 @@ class TrainingCLI(LightningCLI):
         newest = max(written, key=lambda path: path.stat().st_mtime_ns)
         console.print(f"  {run_folder.command_to_go_on(self.run_dir, newest, self.words)}", markup=False)
 
-    def _summary(self, run_dir: Path) -> None:
+    def _summary(self, run_dir: Path, page: Path | None = None) -> None:
         console = Console(highlight=False, soft_wrap=True)
         rows = [("run folder", run_dir)]
         checkpoints = {}
@@ -260,6 +275,8 @@ class TrainingCLI(LightningCLI):
             rows.append(("pictures", run_dir / "pictures"))
         if (run_dir / "metrics.csv").is_file():
             rows.append(("metrics", run_dir / "metrics.csv"))
+        if page is not None:
+            rows.append(("report", page))
         console.print("\n[bold]Written[/]")
         for name, path in rows:
             console.print(f"  {name:<16} {path}")

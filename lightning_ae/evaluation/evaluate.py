@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -49,15 +50,64 @@ def evaluate(
         InputError: for numbers that cannot be; where the data lack a split, or cannot be read; where codes
             are not finite.
     """
-    for argument, value, least in (("rows", rows, 1), ("draws", draws, 2)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{argument} must be a whole number from {least} on, got {value!r}")
-    if lacking := [split for split in ("train", "test") if not data.has(split)]:
+    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 2:
+        raise InputError(f"draws must be a whole number from 2 on, got {draws!r}")
+    looked = look(model, data, name, rows=rows, draws=draws, seed=seed)
+    with asked(model):
+        seen = _seen(model, data, looked, name or type(model).__name__)
+    return looked.evaluation, seen
+
+
+@dataclass(frozen=True)
+class Look:
+    """An evaluation, and what it was made from.
+
+    Args:
+        evaluation: the numbers.
+        samples: the rows that were looked at; those held out are called "test", whatever split they are of.
+        codes: of each split as vectors, (N, feature_dim), on the CPU.
+        made: samples of the model, (N, *input_shape), where they were measured.
+    """
+
+    evaluation: Evaluation
+    samples: Samples
+    codes: dict[str, Tensor]
+    made: Tensor | None
+
+
+def look(
+    model: Autoencoder,
+    data: HFDataModule,
+    name: str = "",
+    *,
+    rows: int = 10_000,
+    draws: int | None = 100,
+    seed: int = 0,
+    held_out: str = "test",
+) -> Look:
+    """`evaluate`, with what its numbers were made from.
+
+    Args:
+        model: a trained one, which the data feed.
+        data: its data module, or one over other data of the same kind.
+        name: what the model is called; by default its class.
+        rows: how many rows of each split are looked at, at most; they are drawn by seed.
+        draws: how many importance samples of each code the evidence takes; with None what takes longer is left out,
+            and why is said: the evidence, the factors, and how good samples are.
+        seed: of all draws.
+        held_out: the split that is compared with "train".
+
+    Raises:
+        InputError: as `evaluate`.
+    """
+    if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
+        raise InputError(f"rows must be a whole number from 1 on, got {rows!r}")
+    if lacking := [split for split in ("train", held_out) if not data.has(split)]:
         raise InputError(
             f"the data have no {' and no '.join(lacking)} split, and an evaluation compares both",
             "make one: HFDataModule(..., test_fraction=0.2)",
         )
-    samples = Samples.read(model, data, ("train", "test"), rows, seed)
+    samples = Samples.read(model, data, ("train", held_out), rows, seed).held_out_as_test(held_out)
     found: dict[str, Sequence[Number]] = {}
     left_out: dict[str, str] = {}
 
@@ -82,45 +132,44 @@ def evaluate(
         measure("likelihood", lambda: numbers.likelihood(model, samples, draws, seed))
         measure("code", lambda: numbers.code(model, samples))
         measure("classes", lambda: numbers.classes(samples, codes))
-        measure("factors", lambda: numbers.factors(model, data, seed))
         made: list[Tensor] = []
 
         def generate() -> list[Number]:
             made.append(generated(model, samples))
             return generation(model, samples, made[0])
 
-        measure("samples", generate)
-        seen = _seen(model, data, samples, codes["test"], made, name or type(model).__name__)
-    settings = {"seed": seed} | ({"draws": draws} if "sample" in model.latents else {})
+        if draws is None:
+            left_out |= dict.fromkeys(("factors", "samples"), "it takes longer")
+        else:
+            measure("factors", lambda: numbers.factors(model, data, seed))
+            measure("samples", generate)
+    settings: dict[str, Any] = {"seed": seed}
+    if draws is not None and "sample" in model.latents:
+        settings["draws"] = draws
     evaluation = Evaluation(
         name or type(model).__name__,
         str(data.path) if isinstance(data.path, str) else type(data.path).__name__,
-        {split: len(x) for split, x in samples.inputs.items()},
+        {held_out if split == "test" else split: len(x) for split, x in samples.inputs.items()},
         settings,
         found,
         left_out,
     )
-    return evaluation, seen
+    return Look(evaluation, samples, codes, made[0] if made else None)
 
 
-def _seen(
-    model: Autoencoder, data: HFDataModule, samples: Samples, codes: Tensor, made: list[Tensor], name: str
-) -> Seen:
+def _seen(model: Autoencoder, data: HFDataModule, looked: Look, name: str) -> Seen:
     """What the picture shows."""
+    samples, codes = looked.samples, looked.codes["test"]
     part = slice(POINTS)
     x = samples.inputs["test"][part].to(model.device)
     given = {role: value[part].to(model.device) for role, value in samples.given["test"].items()}
-    carried, what = model.kl_by_unit(x, **given), "KL from the prior, nats"
-    if carried is None:
-        units = model.units(model.encode(x, **given)).double()
-        carried, what = (units - units.mean(dim=0)).square(), "variance"
     pairs = None
     if len(model.input_shape) == 3:
         few = {role: value[:DRAWN] for role, value in given.items()}
         pairs = (_shown(model, x[:DRAWN]), _shown(model, model(x[:DRAWN], **few)))
     beside = None
-    if made and len(model.input_shape) == 3:
-        drawn, training = made[0][:DRAWN], samples.inputs["train"]
+    if looked.made is not None and len(model.input_shape) == 3:
+        drawn, training = looked.made[:DRAWN], samples.inputs["train"]
         beside = (_shown(model, drawn), _shown(model, training[nearest_training(drawn, training).indices]))
     return Seen(
         name,
@@ -129,8 +178,18 @@ def _seen(
         plane=plane_of(codes[part]) if codes.shape[1] > 1 else None,
         labels=None if samples.labels is None else samples.labels["test"][part],
         classes=data.class_names,
-        units=(carried.double().mean(dim=0).cpu(), what),
+        units=carried(model, x, given),
     )
+
+
+def carried(model: Autoencoder, x: Tensor, given: dict[str, Tensor]) -> tuple[Tensor, str]:
+    """What each value of a code carries on the mean over inputs (B, *input_shape), (values,), and in words what that
+    is: its divergence from the prior, or its variance."""
+    each, what = model.kl_by_unit(x, **given), "KL from the prior, nats"
+    if each is None:
+        units = model.units(model.encode(x, **given)).double()
+        each, what = (units - units.mean(dim=0)).square(), "variance"
+    return each.double().mean(dim=0).cpu(), what
 
 
 def _shown(model: Autoencoder, images: Tensor) -> Tensor:

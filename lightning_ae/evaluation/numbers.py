@@ -94,11 +94,11 @@ def objective(model: Autoencoder, samples: Samples) -> tuple[str, list[float]] |
 
 
 @torch.no_grad()
-def likelihood(model: Autoencoder, samples: Samples, draws: int = 100, seed: int = 0) -> list[Number]:
+def likelihood(model: Autoencoder, samples: Samples, draws: int | None = 100, seed: int = 0) -> list[Number]:
     """How likely the test rows are to the model, in nats a row, and what their codes cost.
 
-    The score, -log p(x) or a bound on it; of a model that draws codes log p(x) itself by importance sampling; and
-    where the divergence is a sum over the code's values how many of them carry more than .01 nats.
+    The score, -log p(x) or a bound on it; of a model that draws codes log p(x) itself by importance sampling, unless
+    draws is None; and where the divergence is a sum over the code's values how many of them carry more than .01 nats.
     """
     scores, found, divergences = [], [], []
     drawn = "sample" in model.latents
@@ -107,7 +107,8 @@ def likelihood(model: Autoencoder, samples: Samples, draws: int = 100, seed: int
         x, given = moved(part, model)
         scores.append(model.score_batch(x, x, False, draws=1, seed=seed, first=first, **given).score.double().cpu())
         if drawn:
-            found.append(model.evidence_batch(x, x, draws, seed=seed, first=first, **given))
+            if draws is not None:
+                found.append(model.evidence_batch(x, x, draws, seed=seed, first=first, **given))
             each = model.kl_by_unit(x, **given)
             divergences += [] if each is None else [each.double().sum(dim=0).cpu()]
         first += len(x)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import xxhash
@@ -82,6 +82,17 @@ class Samples:
             if data.has_classes:
                 labels[split] = data.labels(split)[order]
         return cls(inputs, labels or None, given, digests)
+
+    def held_out_as_test(self, split: str) -> Samples:
+        """The same, with a split of this name called "test"."""
+        if split == "test":
+            return self
+
+        def renamed(of: Mapping[str, Any]) -> dict[str, Any]:
+            return {"test" if name == split else name: value for name, value in of.items()}
+
+        labels = None if self.labels is None else renamed(self.labels)
+        return Samples(renamed(self.inputs), labels, renamed(self.given), renamed(self.digests))
 
     def parts(self, split: str, size: int = BATCH, what: str = "") -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         """The rows of a split a batch at a time, and what the model takes besides; `what` names a bar."""

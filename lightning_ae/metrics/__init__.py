@@ -2,7 +2,7 @@
 
 from lightning_ae.metrics.attribution import DCI, MIG, SAP, Explicitness, Modularity
 from lightning_ae.metrics.base import SampleMetric
-from lightning_ae.metrics.baselines import compare_codes, disentanglement
+from lightning_ae.metrics.baselines import compare_codes, disentanglement, untrained
 from lightning_ae.metrics.cka import LinearCKA
 from lightning_ae.metrics.codebooks import CodebookUse
 from lightning_ae.metrics.codes import ActiveUnits, Sparsity, knn_error, linear_probe_error
@@ -61,4 +61,5 @@ __all__ = [
     "nearest_training",
     "two_nn_dimension",
     "uniformity",
+    "untrained",
 ]

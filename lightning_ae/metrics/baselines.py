@@ -48,23 +48,29 @@ def compare_codes(model: Autoencoder, data: HFDataModule, k: int = 5, seed: int 
 
     if not data.has_classes:
         raise InputError("neighbours are judged by their classes, and the data have no label that names any")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        fresh: Any = type(model).from_init_args(model.init_args)
-    fresh.signature, fresh.columns = model.signature, model.columns
-    inputs, labels, codes, untrained = {}, {}, {}, {}
+    fresh = untrained(model, seed)
+    inputs, labels, codes, before = {}, {}, {}, {}
     for split in ("train", "test"):
         taken = data.labels(split) >= 0
         labels[split] = data.labels(split)[taken]
         inputs[split], codes[split] = (each[taken] for each in _encoded(model, data, split))
-        untrained[split] = _encoded(fresh.to(model.device), data, split)[1][taken]
+        before[split] = _encoded(fresh, data, split)[1][taken]
     components = min(model.feature_dim, *inputs["train"].shape)
     pca = PCA(components, svd_solver="full").fit(inputs["train"].numpy())
     projected = {split: torch.from_numpy(pca.transform(each.numpy())) for split, each in inputs.items()}
-    found = {"codes": codes, "pca": projected, "inputs": inputs, "untrained": untrained}
+    found = {"codes": codes, "pca": projected, "inputs": inputs, "untrained": before}
     return {
         name: knn_error(each["train"], labels["train"], each["test"], labels["test"], k) for name, each in found.items()
     }
+
+
+def untrained(model: Autoencoder, seed: int = 0) -> Any:
+    """The same model as it is before any training, its weights drawn by seed; where the model is."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh: Any = type(model).from_init_args(model.init_args)
+    fresh.signature, fresh.columns = model.signature, model.columns
+    return fresh.to(model.device)
 
 
 def disentanglement(
