@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from asking import told
+from asking import shape_of, told
 from torch import Tensor
 
 from lightning_ae import VAE, Autoencoder, InputError, get_model, list_models
@@ -219,7 +219,8 @@ def test_every_variant(name: str, what: Any, to: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
     cls: Any = get_model(name)
     options: dict[str, Any] = {"bits": 4} if name == "lfq_vae" else {}
-    model, file = told(cls((6,), 4, **options)), tmp_path / f"graph{graphs.SUFFIX[to]}"
+    shape = (6,) if options else shape_of(name, (6,))
+    model, file = told(cls(shape, 4, **options)), tmp_path / f"graph{graphs.SUFFIX[to]}"
     refused = {"score_matching": "has no likelihood", "hamiltonian_vae": "takes gradients of the decoder"}
     if to == "onnx":  # onnxruntime has no arc tangent of float64
         refused["hyperspherical_vae"] = "the operation Atan is not there"
