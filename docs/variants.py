@@ -9,6 +9,7 @@ code changes.
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import os
 import re
@@ -97,10 +98,19 @@ model.eval()
 """
 
 
+def entries(name: str) -> dict[str, Any]:
+    """The zoo's entries of a variant."""
+    return {each: found for each, found in _entries().items() if found.model == name}
+
+
+@functools.cache
+def _entries() -> dict[str, Any]:
+    return {each: zoo.info(each) for each in zoo.list_models()}
+
+
 def entry(name: str) -> str | None:
     """The zoo's entry of a variant on data that the package brings."""
-    found = [each for each in zoo.list_models() if zoo.info(each).model == name]
-    return next((each for each in found if each.partition(".")[2].rpartition("_v")[0] in BROUGHT), None)
+    return next((each for each in entries(name) if each.partition(".")[2].rpartition("_v")[0] in BROUGHT), None)
 
 
 def picture_code(name: str) -> str:
@@ -186,15 +196,14 @@ def published(name: str, rows: dict[str, str]) -> str:
 def zoo_numbers(name: str) -> str:
     """What the cards of its entries in the zoo say of codes, in one table."""
     lines = []
-    for each in zoo.list_models():
-        if zoo.info(each).model == name:
-            numbers = {metric.name: metric.value for metric in zoo.info(each).metrics}
-            cells = [
-                f"{100 * numbers[key]:.2f}" if key in numbers else ""
-                for key in ("probe_error", "pca_probe_error", "raw_probe_error")
-            ]
-            error = f"{numbers['squared_error']:.4g}" if "squared_error" in numbers else ""
-            lines.append(f"| [`{each}`](../../zoo/weights/{each}/README.md) | {error} | {' | '.join(cells)} |")
+    for each, found in entries(name).items():
+        numbers = {metric.name: metric.value for metric in found.metrics}
+        cells = [
+            f"{100 * numbers[key]:.2f}" if key in numbers else ""
+            for key in ("probe_error", "pca_probe_error", "raw_probe_error")
+        ]
+        error = f"{numbers['squared_error']:.4g}" if "squared_error" in numbers else ""
+        lines.append(f"| [`{each}`](../../zoo/weights/{each}/README.md) | {error} | {' | '.join(cells)} |")
     if not lines:
         return "The zoo has no entry of it."
     head = "| entry | squared error | probe error, % | of PCA's codes | of raw inputs |\n|---|---|---|---|---|\n"
@@ -216,7 +225,11 @@ def page(name: str, code: str, rows: dict[str, str]) -> str:
     cls = get_model(name)
     source, _, link = cls.reference.rpartition(", ")
     also = sorted(alias for alias, own in ALIASES.items() if own == name)
-    known = f" Elsewhere it is called {', '.join(f'`{alias}`' for alias in also)}, which the command line takes." if also else ""
+    known = (
+        f" Elsewhere it is called {', '.join(f'`{alias}`' for alias in also)}, which the command line takes."
+        if also
+        else ""
+    )
     found = entry(name)
     of = (
         f"`{found}` of the zoo"
