@@ -1,8 +1,8 @@
 """A page for each variant, made from its class, its recipe, the zoo and the benchmarks: `python docs/variants.py`.
 
-`make docs` calls it before each build. The pages and pictures go to docs/variants/, which is not committed. A picture is
-of the entry that the zoo has of a class on data that the package brings, and else of a model that is trained for it on
-the digits, some seconds each, by the code that stands on the page; it is made anew when that code or the package's
+`make docs` calls it before each build. The pages and pictures go to docs/variants/, which is not committed. A picture
+is of the entry that the zoo has of a class on data that the package brings, and else of a model that is trained for it
+on the digits, some seconds each, by the code that stands on the page; it is made anew when that code or the package's
 code changes.
 """
 
@@ -95,6 +95,15 @@ data = HFDataModule("digits")
 model = {cls}(**data.suits, {options})
 pl.Trainer(max_epochs={epochs}, logger=False, enable_checkpointing=False).fit(model, data)
 model.eval()
+"""
+
+TRAINED = "a model that was trained for this picture, for some seconds on 8 x 8 digits: not what it can do at its best"
+PICTURE = """
+```{{figure}} {file}
+:alt: {words}
+
+{words}
+```
 """
 
 
@@ -225,20 +234,12 @@ def page(name: str, code: str, rows: dict[str, str]) -> str:
     cls = get_model(name)
     source, _, link = cls.reference.rpartition(", ")
     also = sorted(alias for alias, own in ALIASES.items() if own == name)
-    known = (
-        f" Elsewhere it is called {', '.join(f'`{alias}`' for alias in also)}, which the command line takes."
-        if also
-        else ""
-    )
+    known = f" Elsewhere it is called {', '.join(f'`{alias}`' for alias in also)}, which the command line takes."
     found = entry(name)
-    of = (
-        f"`{found}` of the zoo"
-        if found
-        else "a model that was trained for this picture, for some seconds on 8 x 8 digits: not what it can do at its best"
-    )
-    pictures = f"```{{figure}} {name}.png\n:alt: test images above their reconstructions\n\nTest images above their reconstructions, by {of}.\n```\n"
+    of = f"`{found}` of the zoo" if found else TRAINED
+    pictures = PICTURE.format(file=f"{name}.png", words=f"Test images above their reconstructions, by {of}.")
     if "samples =" in code:
-        pictures += f"\n```{{figure}} {name}_samples.png\n:alt: samples\n\nSamples of the same model.\n```\n"
+        pictures += PICTURE.format(file=f"{name}_samples.png", words="Samples of the same model.")
     recipe = "\n".join(
         [
             "```bash", f"lightning-ae fit -c {name} -c digits", "```", "",
@@ -251,7 +252,7 @@ def page(name: str, code: str, rows: dict[str, str]) -> str:
 
 {summary(name)}
 
-[{source}]({link}). In recipes and in the registry it is `{name}`.{known}
+[{source}]({link}). In recipes and in the registry it is `{name}`.{known if also else ""}
 
 {pictures}
 ````{{dropdown}} The code that made {"them" if "samples =" in code else "it"}

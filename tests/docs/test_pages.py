@@ -48,7 +48,7 @@ def listed(page: Path) -> list[Path]:
     found = []
     for text in re.findall(r"^```\{toctree\}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
         entries = [line for line in text.splitlines() if line and not line.startswith(":")]
-        found += [(page.parent / f"{re.sub(r'.*<(.*)>', r'\1', entry)}.md").resolve() for entry in entries]
+        found += [(page.parent / f"{entry}.md").resolve() for entry in entries]
     return found
 
 
