@@ -1,14 +1,15 @@
 """A page for each variant, made from its class, its recipe, the zoo and the benchmarks: `python docs/variants.py`.
 
-`make docs` calls it before each build. The pages and pictures go to docs/variants/, which is not committed. A picture is
-of the entry that the zoo has of a class on data that the package brings, and else of a model that is trained for it on
-the digits, some seconds each, by the code that stands on the page; it is made anew when that code or the package's
+`make docs` calls it before each build. The pages and pictures go to docs/variants/, which is not committed. A picture
+is of the entry that the zoo has of a class on data that the package brings, and else of a model that is trained for it
+on the digits, some seconds each, by the code that stands on the page; it is made anew when that code or the package's
 code changes.
 """
 
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import os
 import re
@@ -96,11 +97,29 @@ pl.Trainer(max_epochs={epochs}, logger=False, enable_checkpointing=False).fit(mo
 model.eval()
 """
 
+TRAINED = "a model that was trained for this picture, for some seconds on 8 x 8 digits: not what it can do at its best"
+PICTURE = """
+```{{figure}} {file}
+:alt: {words}
+
+{words}
+```
+"""
+
+
+def entries(name: str) -> dict[str, Any]:
+    """The zoo's entries of a variant."""
+    return {each: found for each, found in _entries().items() if found.model == name}
+
+
+@functools.cache
+def _entries() -> dict[str, Any]:
+    return {each: zoo.info(each) for each in zoo.list_models()}
+
 
 def entry(name: str) -> str | None:
     """The zoo's entry of a variant on data that the package brings."""
-    found = [each for each in zoo.list_models() if zoo.info(each).model == name]
-    return next((each for each in found if each.partition(".")[2].rpartition("_v")[0] in BROUGHT), None)
+    return next((each for each in entries(name) if each.partition(".")[2].rpartition("_v")[0] in BROUGHT), None)
 
 
 def picture_code(name: str) -> str:
@@ -186,15 +205,14 @@ def published(name: str, rows: dict[str, str]) -> str:
 def zoo_numbers(name: str) -> str:
     """What the cards of its entries in the zoo say of codes, in one table."""
     lines = []
-    for each in zoo.list_models():
-        if zoo.info(each).model == name:
-            numbers = {metric.name: metric.value for metric in zoo.info(each).metrics}
-            cells = [
-                f"{100 * numbers[key]:.2f}" if key in numbers else ""
-                for key in ("probe_error", "pca_probe_error", "raw_probe_error")
-            ]
-            error = f"{numbers['squared_error']:.4g}" if "squared_error" in numbers else ""
-            lines.append(f"| [`{each}`](../../zoo/weights/{each}/README.md) | {error} | {' | '.join(cells)} |")
+    for each, found in entries(name).items():
+        numbers = {metric.name: metric.value for metric in found.metrics}
+        cells = [
+            f"{100 * numbers[key]:.2f}" if key in numbers else ""
+            for key in ("probe_error", "pca_probe_error", "raw_probe_error")
+        ]
+        error = f"{numbers['squared_error']:.4g}" if "squared_error" in numbers else ""
+        lines.append(f"| [`{each}`](../../zoo/weights/{each}/README.md) | {error} | {' | '.join(cells)} |")
     if not lines:
         return "The zoo has no entry of it."
     head = "| entry | squared error | probe error, % | of PCA's codes | of raw inputs |\n|---|---|---|---|---|\n"
@@ -216,20 +234,12 @@ def page(name: str, code: str, rows: dict[str, str]) -> str:
     cls = get_model(name)
     source, _, link = cls.reference.rpartition(", ")
     also = sorted(alias for alias, own in ALIASES.items() if own == name)
-    known = (
-        f" Elsewhere it is called {', '.join(f'`{alias}`' for alias in also)}, which the command line takes."
-        if also
-        else ""
-    )
+    known = f" Elsewhere it is called {', '.join(f'`{alias}`' for alias in also)}, which the command line takes."
     found = entry(name)
-    of = (
-        f"`{found}` of the zoo"
-        if found
-        else "a model that was trained for this picture, for some seconds on 8 x 8 digits: not what it can do at its best"
-    )
-    pictures = f"```{{figure}} {name}.png\n:alt: test images above their reconstructions\n\nTest images above their reconstructions, by {of}.\n```\n"
+    of = f"`{found}` of the zoo" if found else TRAINED
+    pictures = PICTURE.format(file=f"{name}.png", words=f"Test images above their reconstructions, by {of}.")
     if "samples =" in code:
-        pictures += f"\n```{{figure}} {name}_samples.png\n:alt: samples\n\nSamples of the same model.\n```\n"
+        pictures += PICTURE.format(file=f"{name}_samples.png", words="Samples of the same model.")
     recipe = "\n".join(
         [
             "```bash", f"lightning-ae fit -c {name} -c digits", "```", "",
@@ -242,7 +252,7 @@ def page(name: str, code: str, rows: dict[str, str]) -> str:
 
 {summary(name)}
 
-[{source}]({link}). In recipes and in the registry it is `{name}`.{known}
+[{source}]({link}). In recipes and in the registry it is `{name}`.{known if also else ""}
 
 {pictures}
 ````{{dropdown}} The code that made {"them" if "samples =" in code else "it"}

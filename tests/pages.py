@@ -1,64 +1,99 @@
-"""What a page of HTML holds, for tests."""
+"""Pages in Markdown whose blocks of code are run: README.md, and those of docs/."""
 
 from __future__ import annotations
 
-import json
-from html.parser import HTMLParser
+import re
+import shlex
+import sys
+import types
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-VOID = {"meta", "img", "input", "br", "link"}
+import pytest
+import pytorch_lightning as pl
+
+ROOT = Path(__file__).parent.parent
+LANGUAGES = ("python", "bash")
+BLOCK = re.compile(
+    r"^(?:<!-- not run: (?P<why>[^\n]+) -->\n)?```(?P<language>\w+)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE
+)
+STARTS_PROCESSES = re.compile(r"lightning-ae certify|.* -c (cpu2|ddp|fsdp)|torchrun")
 
 
-class Page(HTMLParser):
-    """A page as tags, tables and scripts; refuses tags that are not closed in order."""
+@dataclass(frozen=True)
+class Block:
+    """A block of code of a page, and why it is not run, where a comment above it says so."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.rows: list[tuple[dict[str, str | None], list[str]]] = []
-        self.words: list[str] = []
-        self.scripts: dict[str, str] = {}
-        self._open: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(text)
-        self.close()
-        assert not self._open, self._open
+    language: str
+    text: str
+    line: int
+    why: str | None
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self._open.append((tag, dict(attrs)))
-        if tag == "tr":
-            self.rows.append((dict(attrs), []))
-        elif tag in ("td", "th"):
-            self.rows[-1][1].append("")
 
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop()[0] == tag, tag
+def blocks(page: Path) -> list[Block]:
+    """The blocks of Python and of commands, in order."""
+    text = page.read_text()
+    found = [
+        Block(match["language"], match["text"], text.count("\n", 0, match.start("text")), match["why"])
+        for match in BLOCK.finditer(text)
+    ]
+    return [block for block in found if block.language in LANGUAGES]
 
-    def handle_data(self, data: str) -> None:
-        inside = [tag for tag, _ in self._open]
-        if inside[-1:] == ["script"]:
-            self.scripts[self._open[-1][1].get("id") or f"script {len(self.scripts)}"] = data
-        elif inside[-1:] != ["style"]:
-            self.words.append(data)
-            if any(tag in ("td", "th") for tag in inside):
-                self.rows[-1][1][-1] += data
 
-    @property
-    def text(self) -> str:
-        """What is read on it."""
-        return " ".join(" ".join(self.words).split())
+def commands(block: Block) -> list[str]:
+    """The commands of a block."""
+    return [line for line in block.text.splitlines() if line]
 
-    @property
-    def parts(self) -> set[str]:
-        """The names of its sections."""
-        return {str(attrs["id"]) for tag, attrs in self.tags if tag == "section"}
 
-    def data(self, name: str) -> Any:
-        """What a script of plain data holds."""
-        return json.loads(self.scripts[f"data-{name}"])
+def run(command: str) -> None:
+    """Runs a command by the package's own command line."""
+    from lightning_ae.cli import main
 
-    def of(self, tag: str, cls: str = "") -> list[dict[str, str | None]]:
-        """The attributes of all tags of a name, and of a class."""
-        found = [attrs for name, attrs in self.tags if name == tag]
-        return [attrs for attrs in found if not cls or cls in (attrs.get("class") or "").split()]
+    program, *words = shlex.split(command, comments=True)
+    assert program == "lightning-ae", command
+    code: object = 0
+    try:
+        main(words)
+    except SystemExit as ended:
+        code = ended.code
+    assert not code, command
+
+
+def run_page(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, steps: int | None = None) -> dict[str, Any]:
+    """Runs a page's blocks in order, in a folder, and gives the names that its Python has set.
+
+    Commands that start processes are left out; `test_readme.py` runs README's by itself.
+
+    Args:
+        page: the file.
+        folder: where files are written.
+        monkeypatch: undone when the test ends.
+        steps: of each fit at most; by default as many as the page says.
+    """
+    monkeypatch.chdir(folder)
+    if steps is not None:
+        shorten(monkeypatch, steps)
+    module = types.ModuleType(f"page_{page.stem}")  # classes are pickled by name, and found again when loaded
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for block in blocks(page):
+        if block.why is not None:
+            continue
+        if block.language == "python":
+            exec(compile("\n" * block.line + block.text, str(page), "exec"), vars(module))
+        else:
+            for command in commands(block):
+                if not STARTS_PROCESSES.match(command):
+                    run(command)
+    return vars(module)
+
+
+def shorten(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """Cuts each fit short."""
+    fit = pl.Trainer.fit
+
+    def short(self: pl.Trainer, *args: Any, **options: Any) -> Any:
+        self.fit_loop.epoch_loop.max_steps = steps
+        return fit(self, *args, **options)
+
+    monkeypatch.setattr(pl.Trainer, "fit", short)

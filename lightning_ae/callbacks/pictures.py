@@ -316,7 +316,8 @@ def traversals(
         given: what else the model takes of the inputs.
     """
     features = torch.cat([model.pool(part) for part in encoded(model, x, given)])
-    ways = sorted(model.ways(features), key=lambda way: (not way.classes, -way.spread))[:dims]
+    moving, still = told_apart(model, model.ways(features))
+    ways = [*moving, *still[:1]][:dims]
     names, rows, texts = feature_names(model), [], []
     for way in ways:
         by = way.steps(steps, span).to(features.device)
@@ -324,6 +325,8 @@ def traversals(
         code = model.encode(x[:1].expand(len(by), *x.shape[1:]), **same)
         rows.append(model.decode(model.move(code, way.feature, by), **same))
         what = f"{way.classes} classes" if way.classes else f"std {way.spread:.2f}"
+        if way in still:
+            what = f"collapsed, as {len(still) - 1} more" if len(still) > 1 else "collapsed"
         texts.append(f"{names[way.feature]}  ({what})")
     return rows, texts
 
@@ -345,8 +348,10 @@ def traversal_figure(
     """
     with undisturbed(model):
         rows, texts = traversals(model, x, steps, span, dims, **given)
-    words = f"from -{span:g} to +{span:g} std"
-    return image_figure(model, rows, texts, f"{title}: {words}" if title else words)
+    # ways from class to class come first, and have columns of their own
+    values = [f"{value:+.3g}" if value else "0" for value in torch.linspace(-span, span, steps).tolist()]
+    columns = [f"{value} std" if i == 0 else value for i, value in enumerate(values)]
+    return image_figure(model, rows, texts, title, columns if "classes)" not in texts[-1] else [])
 
 
 def jacobian_figure(model: Autoencoder, x: Tensor, title: str = "", **given: Tensor) -> tuple[Figure, float]:
@@ -368,7 +373,22 @@ def jacobian_figure(model: Autoencoder, x: Tensor, title: str = "", **given: Ten
     return figure, float(norm)
 
 
-def reconstruction_figure(model: Autoencoder, x: Tensor, title: str = "", **given: Tensor) -> Figure:
+def told_apart(model: Autoencoder, ways: Sequence[Way]) -> tuple[list[Way], list[Way]]:
+    """The ways that data go, those from class to class and those of the largest spread first; and collapsed ones.
+
+    A unit of a variational model has collapsed where the variance of its mean is below 0.01 (Burda et al. 2016, section
+    5.2), whose posterior is near the prior; of other models, whose units have any scale, where it spreads less than a
+    hundredth of the widest.
+    """
+    ways = sorted(ways, key=lambda way: (not way.classes, -way.spread))
+    least = THRESHOLD**0.5 if "sample" in model.latents else 0.01 * max(way.spread for way in ways)
+    still = [way for way in ways if not way.classes and way.spread <= least]
+    return [way for way in ways if way not in still], still
+
+
+def reconstruction_figure(
+    model: Autoencoder, x: Tensor, title: str = "", columns: Sequence[str] = (), **given: Tensor
+) -> Figure:
     """Inputs (B, C, H, W), corrupted inputs where they differ, and reconstructions, a row each."""
     with torch.no_grad(), model.at_step("val", 0):  # the same corruption every time
         seen = model.corrupt(x)
