@@ -3,8 +3,8 @@
     python docs/notebooks.py --check              # says which are not in step with their scripts, and fails
     python docs/notebooks.py --run FOLDER         # executes them, and writes what they show there
 
-A script is the source, and its notebook has no outputs. `jupytext --sync docs/notebooks/*.ipynb` keeps both in step while
-one of them is edited. Needs the extra "docs".
+A script is the source, and its notebook has no outputs. `jupytext --sync docs/notebooks/*.ipynb` keeps both in step
+while one of them is edited. Needs the extra "docs".
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ def faults(found: Any) -> list[str]:
     """What an executed notebook shows that it should not: warnings, and bars that flood the page."""
     said = []
     for cell in found.cells:
-        printed = "".join(output.get("text", "") for output in cell.get("outputs", ()) if output.output_type == "stream")
+        printed = "".join(
+            output.get("text", "") for output in cell.get("outputs", ()) if output.output_type == "stream"
+        )
         said += [line for line in printed.splitlines() if "Warning" in line or "IProgress" in line]
         if (lines := printed.count("\n") + printed.count("\r")) > LINES:
             said.append(f"{lines} lines below {cell.source.splitlines()[0]!r}")
@@ -73,6 +75,7 @@ def faults(found: Any) -> list[str]:
 
 
 def main() -> None:
+    """Writes, checks or executes them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; fail where one is not in step")
     parser.add_argument("--run", type=Path, metavar="FOLDER", help="execute them, and write them there")
