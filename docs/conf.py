@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
-import tomllib
 from pathlib import Path
+
+import tomllib
 
 from lightning_ae import __version__
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 sys.path.insert(0, str(HERE))
+
+import variants  # noqa: E402  beside this file
+from extensions import included  # noqa: E402
 
 project = "lightning_ae"
 author = "lightning_ae developers"
@@ -28,6 +32,7 @@ extensions = [
     "sphinx_copybutton",
     "extensions.docstrings",
     "extensions.flowchart",
+    "extensions.included",
     "extensions.mathml",
     "extensions.references",
 ]
@@ -44,7 +49,7 @@ nitpick_ignore_regex = [  # what other packages document; their indices would ne
     ("py:.*", r"[A-Za-z_ ]+|.*[\[\]{}()'\",|:= ].*"),  # builtins, and what a signature says in words
 ]
 default_role = "code"
-suppress_warnings = ["config.cache"]
+suppress_warnings = ["config.cache", "myst.header"]  # what is included may begin at a lower level
 
 myst_enable_extensions = ["dollarmath", "colon_fence", "attrs_inline", "deflist"]
 myst_heading_anchors = 4
@@ -96,8 +101,26 @@ if repository:
 copybutton_prompt_text = "$ "
 
 pages_of_files: dict[str, str] = {
+    "README.md": "index",
     "CHANGELOG.md": "changelog",
+    "zoo/README.md": "zoo",
+    "recipes/README.md": "recipes",
+    "recipes/launch/README.md": "howto/distributed",
     "docs/howto_weights.md": "howto_weights",
     "docs/architecture.md": "architecture",
+    **included.pages(),
 }
-folders_of_pages: dict[str, str] = {}
+"""The page of the site that is made of a file."""
+folders_of_pages: dict[str, str] = {
+    "zoo": "zoo",
+    "recipes": "recipes",
+    "howto/distributed": "recipes/launch",
+    "benchmarks/index": "benchmarks",
+    **dict.fromkeys(included.pages().values(), "benchmarks"),
+}
+"""Where the files lie that pages include, from which their links lead."""
+
+
+def setup(app: object) -> None:
+    """Makes the variants' pages before Sphinx looks for pages."""
+    app.connect("builder-inited", lambda app: variants.write())  # type: ignore[attr-defined]

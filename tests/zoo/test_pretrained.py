@@ -12,9 +12,9 @@ import pytest
 import torch
 from asking import given_of, variants
 from huggingface_hub import HfApi
+from pages import ROOT, run_page
 from safetensors.torch import load_file, save_file
 
-import lightning_ae
 from lightning_ae import VAE, VQVAE, Autoencoder, BetaVAE, HFDataModule, InputError, VampPriorVAE, get_model
 from lightning_ae.architectures import MLP
 from lightning_ae.cli import main
@@ -294,12 +294,9 @@ def test_a_network_that_is_down_is_an_error_by_name(monkeypatch: pytest.MonkeyPa
         hub_file("someone/model", "1" * 40, "config.json")
 
 
-def test_weights_of_a_network_of_ones_own() -> None:
+def test_weights_of_a_network_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As docs/howto_weights.md has it: a plain network's weights, by `load_state_dict`."""
-    page = Path(lightning_ae.__file__).parent.parent / "docs" / "howto_weights.md"
-    code = "".join(part.split("```")[0] for part in page.read_text().split("```python\n")[1:])
-    found: dict[str, Any] = {"__name__": __name__}  # where a dataclass looks up its types
-    exec(code, found)
+    found = run_page(ROOT / "docs" / "howto_weights.md", tmp_path, monkeypatch)
     x = torch.rand(5, 1, 28, 28)
     torch.testing.assert_close(found["model"](x), found["plain"](x))
     image = np.zeros((2, 40, 40), dtype=np.uint8)
