@@ -3,8 +3,8 @@
     python docs/notebooks.py --check              # says which are not in step with their scripts, and fails
     python docs/notebooks.py --run FOLDER         # executes them, and writes what they show there
 
-A script is the source, and its notebook has no outputs. `jupytext --sync docs/notebooks/*.ipynb` keeps both in step while
-one of them is edited. Needs the extra "docs".
+A script is the source, and its notebook has no outputs. `jupytext --sync docs/notebooks/*.ipynb` keeps both in step
+while one of them is edited. Needs the extra "docs".
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ def faults(found: Any) -> list[str]:
 
 
 def main() -> None:
+    """Writes, checks or executes them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; fail where one is not in step")
     parser.add_argument("--run", type=Path, metavar="FOLDER", help="execute them, and write them there")

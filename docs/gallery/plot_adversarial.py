@@ -31,7 +31,7 @@ data = HFDataModule("digits")
 options = {"input_shape": (1, 8, 8), "latent_dim": 2, "architecture": MLP(hidden=(256, 128))}
 untrained = AdversarialAutoencoder(**options)
 model = AdversarialAutoencoder(**options, critic=Critic(hidden=(128, 128)), adversarial_weight=0.5, critic_lr=1e-3)
-trainer = pl.Trainer(max_epochs=120, logger=False, enable_checkpointing=False)
+trainer = pl.Trainer(max_epochs=80, logger=False, enable_checkpointing=False)
 trainer.fit(model, data)
 model.eval()
 

@@ -39,11 +39,11 @@ def discs(n, seed):
 
 
 pl.seed_everything(0, verbose=False)
-data = HFDataModule({"train": discs(6000, 0), "test": discs(1000, 1)}, factors=["x", "y", "size"], cache="memory")
+data = HFDataModule({"train": discs(4000, 0), "test": discs(1000, 1)}, factors=["x", "y", "size"], cache="memory")
 options = {"input_shape": (1, 16, 16), "latent_dim": 6, "architecture": MLP((256, 256)), "likelihood": Bernoulli()}
 untrained = BetaTCVAE(**options)
 model = BetaTCVAE(**options, beta=6.0, lr=2e-3, lr_schedule=CosineDecay())
-trainer = pl.Trainer(max_epochs=40, logger=False, enable_checkpointing=False)
+trainer = pl.Trainer(max_epochs=30, logger=False, enable_checkpointing=False)
 trainer.fit(model, data)
 
 # %% [markdown]
@@ -57,7 +57,7 @@ figure = traversal_figure(model, x, span=2.0, dims=6)
 # The mutual information gap: how much more the best unit knows of a factor than the second best, 1 at the most.
 
 # %%
-train, factors = next(data.batches("train", 6000))["image"], data.factors("test")
+train, factors = next(data.batches("train", 4000))["image"], data.factors("test")
 pca = PCA(6, random_state=0).fit(train.flatten(1))
 
 

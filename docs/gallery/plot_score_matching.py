@@ -41,12 +41,14 @@ def true_score(x):
 # The model is an ordinary LightningModule: any loader of tensors trains it.
 
 # %%
-options = {"input_shape": (2,), "latent_dim": 64, "sigma": sigma, "architecture": MLP((128,), activation="softplus")}
+options = {"input_shape": (2,), "latent_dim": 64, "sigma": sigma, "architecture": MLP((128, 128), activation="relu")}
 untrained = ScoreMatchingAutoencoder(**options)
-model = ScoreMatchingAutoencoder(**options, lr=5e-3, lr_schedule=CosineDecay())
-loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), batch_size=512, shuffle=True, num_workers=0)
-trainer = pl.Trainer(max_epochs=30, limit_val_batches=0, logger=False, enable_checkpointing=False)
-trainer.fit(model, loader)
+model = ScoreMatchingAutoencoder(**options, lr=3e-3, lr_schedule=CosineDecay())
+tensors = torch.utils.data.TensorDataset(x[:-2000]), torch.utils.data.TensorDataset(x[-2000:])
+train = torch.utils.data.DataLoader(tensors[0], batch_size=512, shuffle=True)
+validation = torch.utils.data.DataLoader(tensors[1], batch_size=2000)
+trainer = pl.Trainer(max_epochs=18, logger=False, enable_checkpointing=False)
+trainer.fit(model, train, validation)
 
 # %% [markdown]
 # Arrows are the learned score, black dots are samples that follow it from noise.

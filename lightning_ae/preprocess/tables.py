@@ -129,7 +129,7 @@ def _natural(x: Tensor, knots: Sequence[Sequence[float]]) -> Tensor:
 
 def _interpolated(values: Tensor, knots: Tensor) -> Tensor:
     """The probability of each value, where knots are those of equally spaced ones; NaN stays NaN."""
-    above = torch.bucketize(values, knots, right=True).clamp(1, len(knots) - 1)  # which ONNX has
+    above = torch.bucketize(values.contiguous(), knots, right=True).clamp(1, len(knots) - 1)  # which ONNX has
     low, high = knots[above - 1], knots[above]
     within = ((values - low) / (high - low)).nan_to_num(nan=1.0).clamp(0, 1)  # 0 / 0 where the last knots are equal
     return torch.where(values.isnan(), values, (above - 1 + within) / (len(knots) - 1))
