@@ -199,6 +199,7 @@ def test_a_traversal_moves_a_feature_by_its_own_spread(
 
     drawn: dict[str, Any] = {}
     monkeypatch.setattr(pictures, "image_figure", lambda *args: drawn.update(rows=args[1], names=args[2]))
+    monkeypatch.setattr(pictures, "THRESHOLD", 0.0)  # of an untrained model a unit hardly moves
     with torch.no_grad():
         LatentTraversal(steps=3, span=2.0, dims=5).draw(None, model, digits[:40], None, "")  # type: ignore[arg-type]
         code = model.encode(digits[:40])

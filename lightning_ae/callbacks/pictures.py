@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,6 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
-from torch.nn import functional as F
 
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.batches import rows_of
@@ -24,10 +23,13 @@ from lightning_ae.callbacks.measures import (
     undisturbed,
     visible,
 )
+from lightning_ae.callbacks.projections import Method, check_method, projection_figure
 from lightning_ae.errors import InputError
 from lightning_ae.files import whole_file
 from lightning_ae.models.contractive import jacobian_spectrum
+from lightning_ae.parts.moves import Way
 from lightning_ae.shapes import one_size
+from lightning_ae.training.units import THRESHOLD
 
 if TYPE_CHECKING:
     from lightning_ae.figures import Figure
@@ -154,8 +156,11 @@ class ReconstructionGrid(Picture):
         super().__init__(n, every_n_epochs)
 
     def draw(self, trainer: pl.Trainer, model: Autoencoder, x: Tensor, labels: Tensor | None, title: str) -> Figure:
-        """Rows of images: inputs, corrupted inputs where they differ, reconstructions."""
-        return reconstruction_figure(model, x, title, **self.given)
+        """Rows of images: inputs, corrupted inputs where they differ, reconstructions; classes and errors above."""
+        data: Any = getattr(trainer, "datamodule", None)
+        known = labels is not None and getattr(data, "has_classes", False)
+        names = named(labels.tolist(), data.class_names) if known and labels is not None else []
+        return reconstruction_figure(model, x, title, names, **self.given)
 
 
 class SampleGrid(Picture):
@@ -195,7 +200,7 @@ class SampleGrid(Picture):
 
 
 class LatentProjection(Picture):
-    """Draws codes on their first two principal components (two-dimensional codes as they are), coloured by label.
+    """Draws codes in the plane, two-dimensional ones as they are, coloured by label; the axes say how.
 
     Codes are taken as vectors, `model.pool`: a map or tokens by the mean over positions, a hierarchy's side by side.
 
@@ -204,14 +209,27 @@ class LatentProjection(Picture):
         beside_pca: draw the first two principal components of the inputs themselves beside them, and above either the
             error of a 5-nearest-neighbour classifier among the points shown (each classified by the others).
         every_n_epochs: how often to draw.
+        method: "pca", on the first two principal components; "tsne"; or "umap", which the extra "umap" brings.
+        thumbnails: how many images to show at their points, of a model of images.
     """
 
     name = "projection"
     needs_images = False
 
-    def __init__(self, samples: int = 2000, beside_pca: bool = False, every_n_epochs: int = 1) -> None:
+    def __init__(
+        self,
+        samples: int = 2000,
+        beside_pca: bool = False,
+        every_n_epochs: int = 1,
+        method: Method = "pca",
+        thumbnails: int = 0,
+    ) -> None:
         super().__init__(samples, every_n_epochs)
-        self.beside_pca = beside_pca
+        check_method(method)
+        if thumbnails < 0:
+            raise InputError(f"thumbnails of LatentProjection must not be negative, got {thumbnails}")
+        self.beside_pca, self.method, self.thumbnails = beside_pca, method, thumbnails
+        self.needs_images = thumbnails > 0
 
     def draw(self, trainer: pl.Trainer, model: Autoencoder, x: Tensor, labels: Tensor | None, title: str) -> Figure:
         """A scatter plot, or two."""
@@ -220,8 +238,9 @@ class LatentProjection(Picture):
         names = getattr(data, "class_names", None)
         if labels is not None and not getattr(data, "has_classes", True):
             labels = labels.float()
-        panels = {"codes": codes} | ({"inputs, PCA": x.flatten(1).float().cpu()} if self.beside_pca else {})
-        return projection_figure(panels, labels, names, title)
+        panels = {"codes": codes} | ({"inputs": x.flatten(1).float().cpu()} if self.beside_pca else {})
+        images = visible(to_unit_interval(model, x.float()).cpu())[0] if self.thumbnails else None
+        return projection_figure(panels, labels, names, title, self.method, images, self.thumbnails)
 
 
 class LatentTraversal(Picture):
@@ -389,12 +408,19 @@ def told_apart(model: Autoencoder, ways: Sequence[Way]) -> tuple[list[Way], list
 def reconstruction_figure(
     model: Autoencoder, x: Tensor, title: str = "", columns: Sequence[str] = (), **given: Tensor
 ) -> Figure:
-    """Inputs (B, C, H, W), corrupted inputs where they differ, and reconstructions, a row each."""
+    """Inputs (B, C, H, W), corrupted inputs where they differ, and reconstructions, a row each.
+
+    Above each is its squared error, in the model's units and summed, and before that what `columns` call it.
+    """
     with torch.no_grad(), model.at_step("val", 0):  # the same corruption every time
         seen = model.corrupt(x)
         rows = [x, seen, model(seen, **given)] if not torch.equal(seen, x) else [x, model(x, **given)]
     names = ["input", "corrupted", "reconstruction"] if len(rows) == 3 else ["input", "reconstruction"]
-    return image_figure(model, rows, names, title)
+    errors = (rows[-1] - x).double().square().flatten(1).sum(dim=1).tolist()
+    said = [f"{error:.3g}" for error in errors]
+    if columns:
+        said = [f"{_shortened(name)}\n{error}" for name, error in zip(columns, said, strict=True)]
+    return image_figure(model, rows, names, title, said, "squared error")
 
 
 def sample_figure(model: Autoencoder, n: int, seed: int, title: str = "", label: int | None = None) -> Figure:
@@ -428,29 +454,42 @@ def drawn(model: Autoencoder, n: int, seed: int, label: int | None = None) -> tu
     return list(found[0].split(max(1, round(n**0.5)))), []
 
 
-def image_figure(model: Autoencoder, rows: list[Tensor], names: list[str], title: str = "") -> Figure:
-    """Rows of images in the model's units, (B, C, H, W) each, with a name beside each row."""
-    return unit_figure([to_unit_interval(model, row.float()).cpu() for row in rows], names, title)
+def image_figure(
+    model: Autoencoder, rows: list[Tensor], names: list[str], title: str = "", columns: Sequence[str] = (), of: str = ""
+) -> Figure:
+    """Rows of images in the model's units, (B, C, H, W) each, as `unit_figure` shows them."""
+    return unit_figure([to_unit_interval(model, row.float()).cpu() for row in rows], names, title, columns, of)
 
 
-def unit_figure(rows: list[Tensor], names: list[str], title: str = "") -> Figure:
-    """Rows of images in [0, 1], (B, C, H, W) each, with a name beside each row.
+def unit_figure(
+    rows: list[Tensor], names: list[str], title: str = "", columns: Sequence[str] = (), of: str = ""
+) -> Figure:
+    """Rows of images in [0, 1], (B, C, H, W) each.
 
     Of other than one or three channels the title says which are shown.
+
+    Args:
+        rows: of images.
+        names: what stands beside each row; for none, nothing.
+        title: above all.
+        columns: what stands above each column, a line or several; for none, nothing.
+        of: what stands beside that.
     """
     from lightning_ae.figures import Figure
 
     title = ": ".join(part for part in (title, visible(rows[0])[1]) if part)
     rows = [visible(row)[0] for row in rows]
-    columns, (height, width) = max(len(row) for row in rows), rows[0].shape[2:]
-    cell = 0.75
-    left, top = (1.5 if names else 0.1), (0.4 if title else 0.1)
-    size = left + columns * cell + 0.1, top + len(rows) * cell * height / width + 0.1
+    count, (height, width) = max(len(row) for row in rows), rows[0].shape[2:]
+    cell, lines = 0.75, max((text.count("\n") + 1 for text in columns), default=0)
+    left, head = (1.5 if names else 0.1), (0.3 if title else 0) + 0.13 * lines + 0.1
+    size = left + count * cell + 0.1, head + len(rows) * cell * height / width + 0.1
     figure = Figure(size, dpi=150)
     grid = figure.add_gridspec(
-        len(rows), columns, left=left / size[0], right=1 - 0.1 / size[0], top=1 - top / size[1],
+        len(rows), count, left=left / size[0], right=1 - 0.1 / size[0], top=1 - head / size[1],
         bottom=0.1 / size[1], wspace=0.06, hspace=0.06,
     )  # fmt: skip
+    above: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 6.5, "linespacing": 1.1}
+    beside: dict[str, Any] = {"ha": "right", "va": "center", "fontsize": 8}
     for r, row in enumerate(rows):
         for c, image in enumerate(row):
             axes = figure.add_subplot(grid[r, c])
@@ -459,57 +498,24 @@ def unit_figure(rows: list[Tensor], names: list[str], title: str = "") -> Figure
             axes.imshow(pixels.numpy(), cmap="gray" if grey else None, vmin=0, vmax=1)
             axes.set_axis_off()
             if c == 0 and names:
-                axes.text(-0.15, 0.5, names[r], transform=axes.transAxes, ha="right", va="center", fontsize=8)
+                axes.text(-0.15, 0.5, names[r], transform=axes.transAxes, **beside)
+            if r == 0 and columns:
+                axes.text(0.5, 1.04, columns[c], transform=axes.transAxes, **above)
+                if c == 0 and of and names:
+                    axes.text(-0.15, 1.04, of, transform=axes.transAxes, **above | {"ha": "right"})
     if title:
-        figure.suptitle(title, fontsize=10, y=1 - 0.2 / size[1], va="center")
+        figure.suptitle(title, fontsize=10, y=1 - 0.18 / size[1], va="center")
     return figure
 
 
-def projection_figure(
-    panels: dict[str, Tensor], labels: Tensor | None, class_names: list[str] | None, title: str = ""
-) -> Figure:
-    """Points (B, dimensions) of each panel in the plane, coloured by label (B,); more dimensions by their PCA.
+def named(labels: Sequence[int], class_names: Sequence[str] | None) -> list[str]:
+    """Classes by their names, where they have some; -1, which is none, as a dash."""
+    names = class_names or ()
+    return [names[k] if 0 <= k < len(names) else "-" if k < 0 else str(k) for k in labels]
 
-    Labels in whole numbers are classes, of which -1 is none; floats lie on a scale.
-    """
-    from matplotlib import colormaps
 
-    from lightning_ae.figures import Figure
-
-    figure = Figure((1.2 + 5.2 * len(panels), 5.2), dpi=150, layout="constrained")
-    values = None if labels is None else labels.cpu().numpy()
-    scaled = labels is not None and labels.is_floating_point()
-    classes = [] if values is None or scaled else sorted(set(values.tolist()))
-    colours = colormaps["tab10" if len(classes) <= 10 else "turbo"]
-    for column, (name, points) in enumerate(panels.items(), start=1):
-        axes = figure.add_subplot(1, len(panels), column)
-        plane, axis_names = plane_of(points)
-        x, y = plane.T.numpy()
-        if values is None or scaled:
-            shown = axes.scatter(x, y, c=values, s=8, alpha=0.75, linewidths=0)
-            if scaled and column == len(panels):
-                figure.colorbar(shown, ax=axes)
-        for i, value in enumerate(classes):
-            colour = colours(i) if len(classes) <= 10 else colours(i / (len(classes) - 1))
-            known = class_names is not None and 0 <= int(value) < len(class_names)  # -1 often means unlabeled
-            text = class_names[int(value)] if known and class_names else f"{value:g}"
-            of_class = values == value
-            axes.scatter(x[of_class], y[of_class], s=8, alpha=0.75, linewidths=0, color=colour, label=text)
-        axes.set_xlabel(axis_names[0], fontsize=9)
-        axes.set_ylabel(axis_names[1], fontsize=9)
-        axes.tick_params(labelsize=8)
-        if len(panels) > 1:
-            labelled = torch.empty(0) if values is None or scaled else torch.from_numpy(values >= 0)
-            error = ""
-            if int(labelled.sum()) > 1:
-                of_them = plane[labelled], torch.from_numpy(values)[labelled]
-                error = f": 5-NN error {100 * _leave_one_out(*of_them):.1f} %"
-            axes.set_title(f"{name}{error}", fontsize=10)
-    if classes and len(classes) <= 20:
-        handles, texts = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, texts, loc="outside right center", fontsize=8, frameon=False, markerscale=2)
-    figure.suptitle(title, fontsize=10)
-    return figure
+def _shortened(name: str, most: int = 12) -> str:
+    return name if len(name) <= most else f"{name[: most - 3]}..."
 
 
 def feature_names(model: Autoencoder) -> list[str]:
@@ -518,27 +524,6 @@ def feature_names(model: Autoencoder) -> list[str]:
     if not isinstance(shapes[0], tuple):
         return [f"z{i}" for i in range(shapes[0])]
     return [f"z{level}.{i}" for level, shape in enumerate(shapes, start=1) for i in range(shape[0])]
-
-
-def plane_of(points: Tensor) -> tuple[Tensor, tuple[str, str]]:
-    """Points as they are in two dimensions, else on their first two principal components; and the axes' names."""
-    if points.shape[1] == 2:
-        return points, ("z0", "z1")
-    centred = points - points.mean(dim=0)
-    samples, dimensions = centred.shape
-    centred = F.pad(centred, (0, max(0, 2 - dimensions)))
-    _, spectrum, directions = torch.linalg.svd(F.pad(centred, (0, 0, 0, max(0, 2 - samples))), full_matrices=False)
-    share = 100 * spectrum.square() / spectrum.square().sum().clamp_min(1e-30)  # equal points have no variance
-    names = (f"first principal component ({share[0]:.0f} % of the variance)", f"second ({share[1]:.0f} %)")
-    return centred @ directions[:2].T, names
-
-
-def _leave_one_out(points: Tensor, labels: Tensor, k: int = 5) -> float:
-    """The error of a k-nearest-neighbour classifier of each point by the others."""
-    points = points.double()
-    distances = torch.cdist(points, points).fill_diagonal_(float("inf"))
-    nearest = labels[distances.topk(min(k, len(points) - 1), largest=False).indices]
-    return float((nearest.mode(dim=1).values != labels).float().mean())
 
 
 def labels_of(trainer: pl.Trainer, batch: Any) -> Tensor | None:

@@ -42,7 +42,7 @@ def sample(
         label: the class of all samples, of a model that takes labels (default: a row for each class).
         sampler: fit one to the codes of the training split first, for this picture; `fit-sampler` keeps it.
         path: the data set that it is fitted to (default: what the model was trained on).
-        output: the PNG to write (default: "samples.png" beside the folder of the checkpoint).
+        output: the picture to write, PNG, SVG or PDF (default: "samples.png" beside the folder of the checkpoint).
         show: print small images in the terminal, too.
         device: cpu, cuda, mps, or auto for the fastest there is.
         overwrite: replace a file that exists.
@@ -74,7 +74,9 @@ def sample(
     if show:
         with torch.no_grad():
             written.print_images(model, {"samples": torch.cat(drawn(model, min(n, 10), seed, label)[0])})
-    return written.save_figure(sample_figure(model, n, seed, label=label), file, overwrite)
+    source = "its own distribution" if model.sampler is None else f"{type(model.sampler.config).__name__}"
+    title = f"{written.name_of(checkpoint)}: codes of {source}, seed {seed}"
+    return written.save_figure(sample_figure(model, n, seed, title, label), file, overwrite)
 
 
 def fit_sampler(

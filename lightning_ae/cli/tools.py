@@ -135,7 +135,7 @@ def reconstruct(
         split: train, val or test.
         n: how many images, drawn from the split, in turn from each class where labels are known.
         seed: of the draw.
-        output: the PNG to write (default: "reconstructions.png" beside the folder of the checkpoint).
+        output: the picture to write, PNG, SVG or PDF (default: "reconstructions.png" beside the checkpoint's folder).
         show: print small images in the terminal, too.
         device: cpu, cuda, mps, or auto for the fastest there is.
         overwrite: replace a file that exists.
@@ -153,7 +153,7 @@ def reconstruct(
     import torch
 
     from lightning_ae.callbacks.measures import read_input
-    from lightning_ae.callbacks.pictures import reconstruction_figure
+    from lightning_ae.callbacks.pictures import named, reconstruction_figure
     from lightning_ae.cli import trained, written
 
     model = trained.load(checkpoint, device)
@@ -162,11 +162,20 @@ def reconstruct(
     written.check_free([file], overwrite)
     data = trained.data_of(model, checkpoint, path)
     data.prepare_data()
-    x, given = read_input(model, data.some_rows(trained.split_of(data, split), n, seed))
+    part = trained.split_of(data, split)
+    x, given = read_input(model, data.some_rows(part, n, seed))
     if show:
         with torch.no_grad():
             written.print_images(model, {"input": x, "reconstruction": model(x, **given)})
-    return written.save_figure(reconstruction_figure(model, x, "", **given), file, overwrite)
+    names: list[str] = []
+    if not data.streaming:
+        numbers = data.some_numbers(part, n, seed)
+        if data.has_classes:
+            names = named(data.labels(part)[numbers].tolist(), data.class_names)
+        elif (paths := data.keys(part).get("path")) is not None:
+            names = [Path(str(paths[i])).name for i in numbers.tolist()]
+    title = f"{written.name_of(checkpoint)}, {part} split"
+    return written.save_figure(reconstruction_figure(model, x, title, names, **given), file, overwrite)
 
 
 def neighbours(checkpoint: str, path: str | None = None, k: int = 5, device: str = "auto") -> dict[str, float]:

@@ -114,6 +114,13 @@ def vectors(codes: torch.Tensor) -> Any:
     return pa.FixedSizeListArray.from_arrays(pa.array(codes.flatten().numpy()), codes[0].numel())
 
 
+def name_of(checkpoint: str) -> str:
+    """What a picture calls a model: the name of a zoo entry, or the run's folder and the file."""
+    path = Path(checkpoint)
+    run = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    return "/".join(filter(None, (run.name, path.name))) if path.is_file() else checkpoint
+
+
 def save_figure(figure: Any, file: Path, overwrite: bool) -> Path:
     """Writes a figure, says where, and gives the file back."""
     with whole_file(file, overwrite) as part:

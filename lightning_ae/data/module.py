@@ -274,6 +274,10 @@ class HFDataModule(Described, Samples, pl.LightningDataModule):
         first ones."""
         if self.streaming:
             return next(self.batches(split, n))
+        return self.rows(split, self.some_numbers(split, n, seed))
+
+    def some_numbers(self, split: str, n: int, seed: int = 0) -> Tensor:
+        """Which rows `some_rows` draws, (n,), in the order of evaluation."""
         order = torch.randperm(len(self.dataset(split)), generator=torch.Generator().manual_seed(seed))
         if self.has_classes:
             labels = self.labels(split)[order]
@@ -282,7 +286,7 @@ class HFDataModule(Described, Samples, pl.LightningDataModule):
                 of_it = labels == label
                 turn[of_it] = torch.arange(int(of_it.sum()))
             order = order[turn.argsort(stable=True)]
-        return self.rows(split, order[:n])
+        return order[:n]
 
     @property
     def identity(self) -> Identity:

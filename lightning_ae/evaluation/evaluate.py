@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.callbacks.measures import to_unit_interval, visible
-from lightning_ae.callbacks.pictures import plane_of
+from lightning_ae.callbacks.projections import plane_of
 from lightning_ae.errors import InputError
 from lightning_ae.evaluation import numbers
 from lightning_ae.evaluation.generation import generated, generation

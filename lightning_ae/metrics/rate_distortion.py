@@ -148,6 +148,7 @@ def rate_distortion_figure(points: list[Point]) -> Figure:
             axes.annotate(f"{point.setting:g}", where, (3, 3), textcoords="offset points", fontsize=7, color="0.35")
     axes.set_xlabel("rate, bits per sample", fontsize=9)
     axes.set_ylabel("distortion, squared error per sample", fontsize=9)
+    axes.margins(0.08)  # marks and what they say stay inside
     axes.set_ylim(bottom=0)
     axes.tick_params(labelsize=8)
     axes.legend(frameon=False, fontsize=9)

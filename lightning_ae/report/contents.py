@@ -12,7 +12,8 @@ from torch import Tensor
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.batches import rows_of
 from lightning_ae.callbacks.measures import visible
-from lightning_ae.callbacks.pictures import drawn, feature_names, plane_of
+from lightning_ae.callbacks.pictures import drawn, feature_names
+from lightning_ae.callbacks.projections import plane_of
 from lightning_ae.errors import InputError
 from lightning_ae.evaluation import Look, carried
 from lightning_ae.report import charts

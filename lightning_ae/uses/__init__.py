@@ -1,6 +1,7 @@
 """What codes are used for: a function and a picture each, from natural units to natural units."""
 
-from lightning_ae.callbacks.pictures import projection_figure, sample_figure
+from lightning_ae.callbacks.pictures import sample_figure
+from lightning_ae.callbacks.projections import projection_figure
 from lightning_ae.uses.attributes import add_attribute, arithmetic, attribute_vector
 from lightning_ae.uses.compression import Codec, Compressed, psnr
 from lightning_ae.uses.conditions import class_samples

@@ -90,17 +90,20 @@ def class_figure(
     )
 
 
-def reconstruction_figure(model: Autoencoder, data: Any, title: str = "", **given: Any) -> Figure:
-    """Images, what a model that corrupts sees of them, and their reconstructions, a row each.
+def reconstruction_figure(
+    model: Autoencoder, data: Any, title: str = "", columns: Sequence[str] = (), **given: Any
+) -> Figure:
+    """Images, what a model that corrupts sees of them, and their reconstructions, a row each, below their errors.
 
     Args:
         model: of images, a trained one.
         data: images in natural units, as of `model.features`.
         title: above all.
+        columns: what each image is called, a class or a file.
         given: what else the model takes, by the names in `model.given`.
     """
     with _asked(model, data, given) as (x, roles):
-        return pictures.reconstruction_figure(model, x, title, **roles)
+        return pictures.reconstruction_figure(model, x, title, columns, **roles)
 
 
 def traversal_figure(

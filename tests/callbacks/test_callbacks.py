@@ -26,7 +26,7 @@ from lightning_ae.callbacks import (
     SampleGrid,
     SparsityMetrics,
 )
-from lightning_ae.callbacks.pictures import projection_figure
+from lightning_ae.callbacks.projections import projection_figure
 
 PICTURES = [ReconstructionGrid, SampleGrid, LatentProjection, LatentTraversal, JacobianSpectrum]
 
