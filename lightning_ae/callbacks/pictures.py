@@ -345,7 +345,7 @@ def traversals(
         rows.append(model.decode(model.move(code, way.feature, by), **same))
         what = f"{way.classes} classes" if way.classes else f"std {way.spread:.2f}"
         if way in still:
-            what = f"collapsed, as {len(still) - 1} more" if len(still) > 1 else "collapsed"
+            what = f"collapsed,\nas {len(still) - 1} more" if len(still) > 1 else "collapsed"
         texts.append(f"{names[way.feature]}  ({what})")
     return rows, texts
 

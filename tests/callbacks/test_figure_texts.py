@@ -36,7 +36,7 @@ def test_a_traversal_says_its_values_and_what_has_collapsed() -> None:
     assert "-2 std" in said
     rows, names = traversals(model, x, 5, 2.0, 8)
     assert [name.split()[0] for name in names] == ["z0", "z2", "z1"]  # of three that collapsed the first
-    assert names[2].endswith("(collapsed, as 2 more)")
+    assert names[2].endswith("(collapsed,\nas 2 more)")
     assert len(rows) == 3
 
 
