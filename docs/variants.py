@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_ae import zoo
-from lightning_ae.registry import ALIASES, MODELS, get_model
+from lightning_ae.registry import ALIASES, MODELS, get_model, setting
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -101,6 +101,7 @@ TRAINED = "a model that was trained for this picture, for some seconds on 8 x 8 
 PICTURE = """
 ```{{figure}} {file}
 :alt: {words}
+:width: {width}px
 
 {words}
 ```
@@ -212,7 +213,7 @@ def zoo_numbers(name: str) -> str:
             for key in ("probe_error", "pca_probe_error", "raw_probe_error")
         ]
         error = f"{numbers['squared_error']:.4g}" if "squared_error" in numbers else ""
-        lines.append(f"| [`{each}`](../../zoo/weights/{each}/README.md) | {error} | {' | '.join(cells)} |")
+        lines.append(f"| [`{each}`](zoo/weights/{each}/README.md) | {error} | {' | '.join(cells)} |")
     if not lines:
         return "The zoo has no entry of it."
     head = "| entry | squared error | probe error, % | of PCA's codes | of raw inputs |\n|---|---|---|---|---|\n"
@@ -229,17 +230,22 @@ def summary(name: str) -> str:
     return (get_model(name).__doc__ or "").strip().split("\n", 1)[0]
 
 
+def aliases(name: str) -> list[str]:
+    """What a variant is called elsewhere."""
+    return sorted(alias for alias, own in ALIASES.items() if own == name)
+
+
 def page(name: str, code: str, rows: dict[str, str]) -> str:
     """The page in Markdown."""
     cls = get_model(name)
     source, _, link = cls.reference.rpartition(", ")
-    also = sorted(alias for alias, own in ALIASES.items() if own == name)
-    known = f" Elsewhere it is called {', '.join(f'`{alias}`' for alias in also)}, which the command line takes."
+    also = [f"`{alias}`" + (f" ({setting(alias)})" if setting(alias) else "") for alias in aliases(name)]
+    known = f" Elsewhere it is called {', '.join(also)}; `get_model` and the command line take that."
     found = entry(name)
     of = f"`{found}` of the zoo" if found else TRAINED
-    pictures = PICTURE.format(file=f"{name}.png", words=f"Test images above their reconstructions, by {of}.")
+    pictures = PICTURE.format(file=f"{name}.png", words=f"Test images above their reconstructions, by {of}.", width=640)
     if "samples =" in code:
-        pictures += PICTURE.format(file=f"{name}_samples.png", words="Samples of the same model.")
+        pictures += PICTURE.format(file=f"{name}_samples.png", words="Samples of the same model.", width=320)
     recipe = "\n".join(
         [
             "```bash", f"lightning-ae fit -c {name} -c digits", "```", "",
