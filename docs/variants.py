@@ -212,7 +212,7 @@ def zoo_numbers(name: str) -> str:
             for key in ("probe_error", "pca_probe_error", "raw_probe_error")
         ]
         error = f"{numbers['squared_error']:.4g}" if "squared_error" in numbers else ""
-        lines.append(f"| [`{each}`](../../zoo/weights/{each}/README.md) | {error} | {' | '.join(cells)} |")
+        lines.append(f"| [`{each}`](zoo/weights/{each}/README.md) | {error} | {' | '.join(cells)} |")
     if not lines:
         return "The zoo has no entry of it."
     head = "| entry | squared error | probe error, % | of PCA's codes | of raw inputs |\n|---|---|---|---|---|\n"

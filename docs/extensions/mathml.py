@@ -20,7 +20,7 @@ def mathml(tex: str, block: bool = False) -> str:
     Raises:
         ExtensionError: when it is empty or holds a command that is not known.
     """
-    plain = re.sub(r"\\\|", r"\\Vert ", tex.strip())  # the converter takes \Big\Vert, and no \Big\|
+    plain = re.sub(r"(\\[bB]ig+[lr]?)\s*\\\|", r"\1‖", tex.strip())  # the converter knows no \Big\|
     plain = re.sub(r"\\arg\b", r"\\operatorname{arg}", plain)
     if not plain:
         raise ExtensionError("a formula without content")

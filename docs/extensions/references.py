@@ -13,18 +13,29 @@ from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.nodes import make_refnode
 
 ROOT = Path(__file__).parent.parent.parent
 
 
 def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.TextElement) -> nodes.Node | None:
-    """The link of a reference that Sphinx does not find by itself; None leaves it broken."""
-    if node.get("refdomain") == "py":
-        return _name(app, env, node, content)
-    if node.get("reftype") == "myst":
-        return _file(app, node, content)
-    return None
+    """The link of a name in the code that Sphinx does not find by itself; None leaves it broken."""
+    return _name(app, env, node, content) if node.get("refdomain") == "py" else None
+
+
+class Files(SphinxPostTransform):
+    """Resolves links to files of the repository before myst-parser looks for pages, and leaves the others to it."""
+
+    default_priority = 8
+
+    def run(self, **options: Any) -> None:
+        """Goes through a page's links."""
+        for node in list(self.document.findall(pending_xref)):
+            if node["reftype"] == "myst" and node["refdomain"] != "doc":
+                found = _file(self.app, node, node[0].deepcopy())  # type: ignore[arg-type]
+                if found is not None:
+                    node.replace_self(found)
 
 
 def _name(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.TextElement) -> nodes.Node | None:
@@ -62,4 +73,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_config_value("pages_of_files", {}, "env", types=dict)
     app.add_config_value("folders_of_pages", {}, "env", types=dict)
     app.connect("missing-reference", resolve)
+    app.add_post_transform(Files)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -128,7 +128,7 @@ class LinearAutoencoder(Autoencoder):
 
     @property
     def default_lr(self) -> float:
-        """1e-2: the loss is quadratic in either layer, and the rate falls to nothing."""
+        """A large one, 1e-2, since the loss is quadratic in either layer, and the rate falls to nothing."""
         return 1e-2
 
     @torch.no_grad()
