@@ -85,8 +85,8 @@ def test_models_of_any_size_with_networks_of_their_own_and_half_built() -> None:
 
 def test_a_classifier_says_whose_codes_it_has() -> None:
     said = repr(FineTuneClassifier(VAE((1, 8, 8), 8), num_classes=3, freeze=True))
-    assert said.startswith(
-        "FineTuneClassifier(3 classes, encoder VAE, frozen, input (1, 8, 8), code (8,), 78.9 thousand"
+    assert (
+        said == "FineTuneClassifier(3 classes, encoder VAE, frozen, input (1, 8, 8), code (8,), 79 thousand parameters)"
     )
 
 
