@@ -22,6 +22,7 @@ from sklearn.metrics import roc_auc_score
 from lightning_ae import VAE, HFDataModule
 from lightning_ae.data import Sequence
 from lightning_ae.figures import Figure, caption
+from lightning_ae.parts import CosineDecay
 
 # %% [markdown]
 # A row for each step of time. In a fault one sensor keeps its value for 20 steps.
@@ -44,7 +45,7 @@ pl.seed_everything(0, verbose=False)
 test = log(3000, 1, 10)
 kind = Sequence(length=16, columns=("load", "speed", "hum"))
 data = HFDataModule({"train": log(4000, 0), "test": test}, kind=kind, label="fault", cache="memory")
-model = VAE(**data.suits, latent_dim=4, lr=2e-3)
+model = VAE(**data.suits, latent_dim=4, lr=4e-3, lr_schedule=CosineDecay())
 trainer = pl.Trainer(max_epochs=30, logger=False, enable_checkpointing=False)
 trainer.fit(model, data)
 
