@@ -106,7 +106,7 @@ def page() -> str:
             text = file.read_text()
             about = (ast.get_docstring(ast.parse(text)) or "").split("\n\n")[0].replace("\n", " ").replace("|", "\\|")
             place = file.relative_to(PACKAGE).as_posix()
-            lines.append(f"| {f'**{name}**' if i == 0 else ''} | {place} | {about} |")
+            lines.append(f"| {f'**{name}**' if i == 0 else ''} | `{place}` | {about} |")
     return "\n".join(lines) + "\n"
 
 

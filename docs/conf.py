@@ -64,7 +64,10 @@ autodoc_inherit_docstrings = False
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 
+scrapers = ["extensions.figures.scraper"] if (HERE / "extensions" / "figures.py").is_file() else []
+"""Figures that scripts return, with their captions."""
 sphinx_gallery_conf = {
+    "image_scrapers": ("matplotlib", *scrapers),
     "examples_dirs": "gallery",
     "gallery_dirs": "auto_gallery",
     "filename_pattern": r".*\.py",

@@ -101,6 +101,7 @@ TRAINED = "a model that was trained for this picture, for some seconds on 8 x 8 
 PICTURE = """
 ```{{figure}} {file}
 :alt: {words}
+:width: {width}px
 
 {words}
 ```
@@ -237,9 +238,9 @@ def page(name: str, code: str, rows: dict[str, str]) -> str:
     known = f" Elsewhere it is called {', '.join(f'`{alias}`' for alias in also)}, which the command line takes."
     found = entry(name)
     of = f"`{found}` of the zoo" if found else TRAINED
-    pictures = PICTURE.format(file=f"{name}.png", words=f"Test images above their reconstructions, by {of}.")
+    pictures = PICTURE.format(file=f"{name}.png", words=f"Test images above their reconstructions, by {of}.", width=640)
     if "samples =" in code:
-        pictures += PICTURE.format(file=f"{name}_samples.png", words="Samples of the same model.")
+        pictures += PICTURE.format(file=f"{name}_samples.png", words="Samples of the same model.", width=320)
     recipe = "\n".join(
         [
             "```bash", f"lightning-ae fit -c {name} -c digits", "```", "",

@@ -69,7 +69,7 @@ def run_page(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, steps: i
         page: the file.
         folder: where files are written.
         monkeypatch: undone when the test ends.
-        steps: of each fit at most; by default as many as the page says.
+        steps: of each fit and validation at most; by default as many as the page says.
     """
     monkeypatch.chdir(folder)
     if steps is not None:
@@ -89,11 +89,12 @@ def run_page(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, steps: i
 
 
 def shorten(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """Cuts each fit short."""
+    """Cuts each fit short: one epoch of so many batches, and validation, too."""
     fit = pl.Trainer.fit
 
     def short(self: pl.Trainer, *args: Any, **options: Any) -> Any:
-        self.fit_loop.epoch_loop.max_steps = steps
+        self.fit_loop.max_epochs = 1
+        self.limit_train_batches = self.limit_val_batches = steps
         return fit(self, *args, **options)
 
     monkeypatch.setattr(pl.Trainer, "fit", short)

@@ -5,10 +5,12 @@ What is inherited from another package, whose pages say it, is left out.
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Any
 
 from sphinx.application import Sphinx
+from sphinx.util.inspect import stringify_signature
 
 STAR = re.compile(r"(?<![\w*\\])\*(?=[\w.])(?!\w[\w -]*\*(?!\w))")
 KEPT = re.compile(
@@ -39,8 +41,23 @@ def skip(app: Sphinx, what: str, name: str, obj: Any, would: bool, options: Any)
     return True if isinstance(module, str) and not module.startswith("lightning_ae") else None
 
 
+def signature(app: Sphinx, what: str, name: str, obj: Any, options: Any, given: str | None, back: str | None) -> Any:
+    """The constructor's own arguments; classes here are built by a `__new__` that takes any."""
+    if what not in ("class", "exception") or not isinstance(obj, type) or given in (None, "", "()"):
+        return None
+    try:
+        own = inspect.signature(obj.__init__)  # type: ignore[misc]
+    except (TypeError, ValueError):
+        return None
+    parameters = [p for p in own.parameters.values() if p.name != "self"]
+    if own.parameters.keys() <= {"self", "args", "kwargs"}:
+        return None
+    return stringify_signature(own.replace(parameters=parameters), unqualified_typehints=True), back
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Comes before napoleon, which reads sections."""
     app.connect("autodoc-process-docstring", process, priority=100)
     app.connect("autodoc-skip-member", skip)
+    app.connect("autodoc-process-signature", signature)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

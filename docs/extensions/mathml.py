@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import unicodedata
 from typing import Any
 
 from docutils import nodes
@@ -12,6 +14,10 @@ from sphinx.errors import ExtensionError
 from sphinx.util import logging
 
 log = logging.getLogger(__name__)
+
+LETTERS = re.compile(r'<mi mathvariant="double-struck">([A-Z])</mi>')
+FUNCTIONS = re.compile(r"<mi>(log|exp|tanh|sinh|cosh|sin|cos|tan|det|dim)</mi>(<mo[^>]*>&#x00028;</mo>)?")
+"""What is upright and stands apart from what it is of, but from a bracket."""
 
 
 def mathml(tex: str, block: bool = False) -> str:
@@ -28,9 +34,20 @@ def mathml(tex: str, block: bool = False) -> str:
         found: str = convert(plain, display="block" if block else "inline")
     except Exception as error:  # it has no class of errors of its own
         raise ExtensionError(f"TeX that cannot be read: {tex!r}: {error!r}") from error
+    if lacking := set(re.findall(r'mathvariant="([\w-]+)"', found)) - {"double-struck", "normal"}:
+        raise ExtensionError(f"letters that browsers do not draw, {', '.join(sorted(lacking))}: {tex!r}")
     if unknown := re.findall(r">(\\[a-zA-Z|]+)<", found):
         raise ExtensionError(f"TeX with unknown commands {', '.join(unknown)}: {tex!r}")
-    return found.replace("<mi>&</mi>", "<mi>&amp;</mi>")
+    found = LETTERS.sub(_letter, found).replace("<mi>&#x0007E;</mi>", "<mo>∼</mo>")
+    return FUNCTIONS.sub(lambda m: f'<mo lspace="0.17em" rspace="{0 if m[2] else 0.17}em">{m[1]}</mo>{m[2]}', found)
+
+
+def _letter(match: re.Match[str]) -> str:
+    """Browsers know double-struck letters by their code points alone."""
+    name = f"DOUBLE-STRUCK CAPITAL {match[1]}"
+    with contextlib.suppress(KeyError):  # C, H, N, P, Q, R and Z are older, and named without
+        return f"<mi>{unicodedata.lookup(f'MATHEMATICAL {name}')}</mi>"
+    return f"<mi>{unicodedata.lookup(name)}</mi>"
 
 
 def _visit(block: bool) -> Any:

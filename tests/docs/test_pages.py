@@ -17,6 +17,8 @@ MADE = ("variants", "benchmarks", "auto_gallery", "_build", "gallery")
 PAGES = sorted(
     page for page in DOCS.rglob("*.md") if page.relative_to(DOCS).parts[0] not in (*MADE, "README.md")
 )  # fmt: skip
+SLOW = ("howto/publish.md", "howto/photographs.md")
+"""They evaluate a model, and encode photographs."""
 WITH_CODE = [page for page in PAGES if any(block.why is None for block in blocks(page))]
 
 
@@ -29,7 +31,10 @@ def test_blocks_are_found() -> None:
     assert sum(len(blocks(page)) for page in PAGES) >= 35
 
 
-@pytest.mark.parametrize("page", WITH_CODE, ids=name)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, id=name(page), marks=pytest.mark.slow if name(page) in SLOW else ()) for page in WITH_CODE],
+)
 def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_page(page, tmp_path, monkeypatch, steps=2)
 

@@ -106,9 +106,22 @@ def test_formulas_become_mathml_or_fail() -> None:
     pytest.importorskip("latex2mathml")
     mathml = load(ROOT / "docs" / "extensions" / "mathml.py").mathml
     assert "<mn>1</mn><mn>2</mn>" in mathml(r"\tfrac12 \sum_j x_j", block=True)
-    for wrong in ("", r"\nosuchcommand x"):
-        with pytest.raises(Exception, match="formula without content|unknown commands"):
+    assert "<mi>𝔼</mi>" in mathml(r"\mathbb E_q")
+    assert "<mi>ℝ</mi>" in mathml(r"\mathbb R")
+    assert ">log</mo><mi>p</mi>" in mathml(r"\log p")
+    assert "‖" in mathml(r"\Big\| x \Big\|")
+    for wrong in ("", r"\nosuchcommand x", r"\mathfrak g"):
+        with pytest.raises(Exception, match="without content|unknown commands|do not draw"):
             mathml(wrong)
+
+
+def test_signatures_are_those_of_constructors() -> None:
+    pytest.importorskip("sphinx")
+    signature = load(ROOT / "docs" / "extensions" / "docstrings.py").signature
+    said, _ = signature(None, "class", "", get_model("beta_vae"), None, "(*args, **kwargs)", None)
+    assert "latent_dim: int = 16" in said
+    assert "capacity" in said
+    assert "self" not in said
 
 
 @pytest.mark.parametrize(
