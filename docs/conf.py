@@ -94,13 +94,17 @@ html_theme_options = {
     "show_prev_next": False,
     "footer_start": ["copyright"],
     "footer_end": [],
-    "secondary_sidebar_items": ["page-toc", "edit-this-page"] if repository else ["page-toc"],
+    "secondary_sidebar_items": {
+        "**": ["page-toc", "edit-this-page"] if repository else ["page-toc"],
+        **{f"{made}/**": ["page-toc"] for made in ("variants", "benchmarks", "auto_gallery")},  # no file to edit
+    },
     **({"github_url": repository} if repository else {}),
 }
 html_context = {"default_mode": "auto"}
 if repository:
-    owner, name = repository.split("/")[-2:]
-    html_context |= {"github_user": owner, "github_repo": name, "github_version": "main", "doc_path": "docs"}
+    host, owner, name = repository.rsplit("/", 2)
+    html_context |= {"github_url": host, "github_user": owner, "github_repo": name}
+    html_context |= {"github_version": "main", "doc_path": "docs"}
 copybutton_prompt_text = "$ "
 
 pages_of_files: dict[str, str] = {

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_ae import zoo
-from lightning_ae.registry import ALIASES, MODELS, get_model
+from lightning_ae.registry import ALIASES, MODELS, get_model, setting
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -230,12 +230,17 @@ def summary(name: str) -> str:
     return (get_model(name).__doc__ or "").strip().split("\n", 1)[0]
 
 
+def aliases(name: str) -> list[str]:
+    """What a variant is called elsewhere."""
+    return sorted(alias for alias, own in ALIASES.items() if own == name)
+
+
 def page(name: str, code: str, rows: dict[str, str]) -> str:
     """The page in Markdown."""
     cls = get_model(name)
     source, _, link = cls.reference.rpartition(", ")
-    also = sorted(alias for alias, own in ALIASES.items() if own == name)
-    known = f" Elsewhere it is called {', '.join(f'`{alias}`' for alias in also)}, which the command line takes."
+    also = [f"`{alias}`" + (f" ({setting(alias)})" if setting(alias) else "") for alias in aliases(name)]
+    known = f" Elsewhere it is called {', '.join(also)}; `get_model` and the command line take that."
     found = entry(name)
     of = f"`{found}` of the zoo" if found else TRAINED
     pictures = PICTURE.format(file=f"{name}.png", words=f"Test images above their reconstructions, by {of}.", width=640)
