@@ -48,6 +48,7 @@ $(DOCS_READY): $(READY)
 
 docs: $(DOCS_READY)  ## Build the site into docs/_build/html, strictly: a broken link or example fails
 	@OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -n -q -j 2 -b html docs docs/_build/html
+	@OMP_NUM_THREADS=1 $(BIN)/python docs/notebooks.py --check --run docs/_build/notebooks
 	@echo "docs/_build/html/index.html"
 
 docs-serve: docs  ## Build the site and show it at http://127.0.0.1:8000

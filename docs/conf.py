@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -64,13 +65,16 @@ autodoc_inherit_docstrings = False
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 
+# who runs a script sees bars, as does a notebook; a page has none
+os.environ |= {"PL_TRAINER_ENABLE_PROGRESS_BAR": "False", "PL_TRAINER_ENABLE_MODEL_SUMMARY": "False"}
 scrapers = ["extensions.figures.scraper"] if (HERE / "extensions" / "figures.py").is_file() else []
 """Figures that scripts return, with their captions."""
 sphinx_gallery_conf = {
     "image_scrapers": ("matplotlib", *scrapers),
     "examples_dirs": "gallery",
     "gallery_dirs": "auto_gallery",
-    "filename_pattern": r".*\.py",
+    "ignore_repr_types": r"lightning_ae\.figures\.Figure",  # the scraper shows them
+    "filename_pattern": r"/plot_",
     "abort_on_example_error": True,
     "reset_modules": ("matplotlib",),
     "matplotlib_animations": True,

@@ -20,14 +20,17 @@ class Described:
         return {}
 
     def __repr__(self) -> str:
-        try:
-            facts = self.described()
-        except Exception:  # half built, say, as a debugger meets it: a repr never fails
-            return f"<{type(self).__name__}>"
-        return line(type(self).__name__, facts)
+        facts = self._facts()
+        return f"<{type(self).__name__}>" if facts is None else line(type(self).__name__, facts)
 
     def _repr_html_(self) -> str:
-        return table(type(self).__name__, self.described())
+        return table(type(self).__name__, self._facts() or {})
+
+    def _facts(self) -> dict[str, str] | None:
+        try:
+            return self.described()
+        except Exception:  # half built, say, as a debugger meets it: a repr never fails
+            return None
 
 
 class DescribedModule(Described):

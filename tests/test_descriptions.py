@@ -10,7 +10,16 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_ae import VAE, Autoencoder, HFDataModule, StackedAutoencoder, get_model, list_models, zoo
+from lightning_ae import (
+    VAE,
+    Autoencoder,
+    FineTuneClassifier,
+    HFDataModule,
+    StackedAutoencoder,
+    get_model,
+    list_models,
+    zoo,
+)
 from lightning_ae.architectures import MLP, ConvNet
 from lightning_ae.data import Image
 from lightning_ae.descriptions import brief, count
@@ -72,6 +81,13 @@ def test_models_of_any_size_with_networks_of_their_own_and_half_built() -> None:
     assert repr(object.__new__(VAE)) == "<VAE>"
     on_meta = VAE((4,)).to("meta")
     assert "code" not in on_meta.described()
+
+
+def test_a_classifier_says_whose_codes_it_has() -> None:
+    said = repr(FineTuneClassifier(VAE((1, 8, 8), 8), num_classes=3, freeze=True))
+    assert (
+        said == "FineTuneClassifier(3 classes, encoder VAE, frozen, input (1, 8, 8), code (8,), 79 thousand parameters)"
+    )
 
 
 def test_parts_say_what_is_not_default() -> None:

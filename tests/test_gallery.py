@@ -7,6 +7,7 @@ better than what it stands beside; `make docs` runs them whole, where it has to 
 from __future__ import annotations
 
 import ast
+import json
 import re
 import runpy
 import subprocess
@@ -130,6 +131,22 @@ def test_a_model_that_learned_nothing_fails(monkeypatch: pytest.MonkeyPatch, tmp
     """As three steps are too few for a map of digits, its script ends where the build would."""
     with pytest.raises(NotBetterError, match=r"error of the five .*not lower than"):
         run("visualisation", monkeypatch, tmp_path, held=True)
+
+
+def test_notebooks_have_the_cells_of_their_scripts() -> None:
+    """And no outputs; `python docs/notebooks.py --check`, which needs the extra docs, compares every byte."""
+    files = list((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+    assert len(files) == 3
+    for file in files:
+        script = (FOLDER / f"{file.stem}.py").read_text()
+        cells = json.loads(file.read_text())["cells"]
+        assert len(cells) == len(re.findall("^# %%", script, flags=re.MULTILINE))
+        text = script.replace("\n# ", "\n")
+        for cell in cells:
+            source = "".join(cell["source"])
+            there = script if cell["cell_type"] == "code" else text
+            assert source in there, f"{source[:60]!r} of {file.name} is not in the script: python docs/notebooks.py"
+            assert not cell.get("outputs")
 
 
 @pytest.mark.slow

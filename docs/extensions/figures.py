@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -24,5 +25,5 @@ def scraper(block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any]
     if figure.caption is None:
         return figure_rst([file], gallery_conf["src_dir"])
     place = "/" + Path(file).relative_to(gallery_conf["src_dir"]).as_posix()
-    words = figure.caption.replace("\\", "\\\\").replace("*", r"\*").replace("|", r"\|")
-    return f"\n.. figure:: {place}\n   :alt: {words}\n   :class: sphx-glr-single-img\n\n   {words}\n\n"
+    words = re.sub(r"([\\*`|_])", r"\\\1", figure.caption)  # none of it is markup
+    return f"\n.. figure:: {place}\n   :alt: {figure.caption}\n   :class: sphx-glr-single-img\n\n   {words}\n\n"

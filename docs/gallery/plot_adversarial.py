@@ -50,7 +50,7 @@ left.legend(frameon=False, loc="upper left", fontsize=7)
 place = torch.linspace(-2, 2, 12)
 with torch.no_grad():
     images = model.decode(torch.cartesian_prod(place.flip(0), place).flip(1)).clamp(0, 1)
-right.imshow(images.view(12, 12, 8, 8).permute(0, 2, 1, 3).reshape(96, 96), cmap="gray", extent=(-2, 2, -2, 2))
+right.imshow(images.view(12, 12, 8, 8).permute(0, 2, 1, 3).reshape(96, 96).numpy(), cmap="gray", extent=(-2, 2, -2, 2))
 right.set(title="decoded")
 
 # %% [markdown]

@@ -29,9 +29,15 @@ from lightning_ae.uses import sheet
 pl.seed_everything(0, verbose=False)
 data = HFDataModule("fashion")
 model = Autoencoder(
-    input_shape=(1, 28, 28), latent_dim=16, architecture=MLP(hidden=(512, 256)), lr=2e-3, lr_schedule=CosineDecay()
+    input_shape=(1, 28, 28), latent_dim=16, architecture=MLP(hidden=(256, 128)), lr=2e-3, lr_schedule=CosineDecay()
 )
-trainer = pl.Trainer(max_epochs=14, logger=False, enable_checkpointing=False)
+model
+
+# %% [markdown]
+# Two dozen passes over the images, with a learning rate that falls to zero.
+
+# %%
+trainer = pl.Trainer(max_epochs=24, logger=False, enable_checkpointing=False)
 trainer.fit(model, data)
 
 # %% [markdown]

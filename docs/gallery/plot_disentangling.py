@@ -42,8 +42,8 @@ pl.seed_everything(0, verbose=False)
 data = HFDataModule({"train": discs(4000, 0), "test": discs(1000, 1)}, factors=["x", "y", "size"], cache="memory")
 options = {"input_shape": (1, 16, 16), "latent_dim": 6, "architecture": MLP((256, 256)), "likelihood": Bernoulli()}
 untrained = BetaTCVAE(**options)
-model = BetaTCVAE(**options, beta=6.0, lr=2e-3, lr_schedule=CosineDecay())
-trainer = pl.Trainer(max_epochs=30, logger=False, enable_checkpointing=False)
+model = BetaTCVAE(**options, beta=6.0, lr=4e-3, lr_schedule=CosineDecay())
+trainer = pl.Trainer(max_epochs=40, logger=False, enable_checkpointing=False)
 trainer.fit(model, data)
 
 # %% [markdown]

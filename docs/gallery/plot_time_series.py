@@ -3,8 +3,8 @@
 Faults of a machine, in time
 ============================
 
-Three sensors of a machine swing together. A sequence model learns how, from a log without faults; in another log one
-sensor sticks now and then, and the windows in which it does should stand out.
+Three sensors of a machine swing together. A sequence model learns how, from a log without faults; in another log one of
+them falls out of step now and then. By itself it looks as ever: what is strange is how it goes with the others.
 
 :Family: variational
 :Use: anomaly scores
@@ -24,19 +24,18 @@ from lightning_ae.data import Sequence
 from lightning_ae.figures import Figure, caption
 
 # %% [markdown]
-# A row for each step of time. In a fault one sensor keeps its value for 20 steps.
-
+# A row for each step of time. In a fault the hum is out of step for 20 steps.
 
 # %%
+
+
 def log(steps, seed, faults=0):
     rng = np.random.default_rng(seed)
     phase = 2 * np.pi * np.cumsum(rng.normal(1 / 25, 1 / 250, steps))
-    values = np.stack([np.sin(phase), np.cos(phase), np.sin(2 * phase)], axis=1) + rng.normal(0, 0.1, (steps, 3))
-    fault = np.zeros(steps, bool)
+    fault, late = np.zeros(steps, bool), np.zeros(steps)
     for start in rng.choice(steps // 100, faults, replace=False) * 100 + 30:
-        sensor = rng.integers(3)
-        values[start : start + 20, sensor] = values[start, sensor] + rng.normal(0, 0.1, 20)
-        fault[start : start + 20] = True
+        fault[start : start + 20], late[start : start + 20] = True, rng.uniform(1.5, 4.5)
+    values = np.stack([np.sin(phase), np.cos(phase), np.sin(2 * phase - late)], axis=1) + rng.normal(0, 0.1, (steps, 3))
     return pd.DataFrame({"load": values[:, 0], "speed": values[:, 1], "hum": values[:, 2], "fault": fault})
 
 
@@ -64,7 +63,7 @@ axes.set(xlabel="first row of the window", ylabel="score (nats)")
 axes.legend(frameon=False)
 
 # %% [markdown]
-# Beside it the squared error of as many principal components of windows.
+# Beside it the squared error of as many principal components of windows, which take each sensor's swings as they come.
 
 # %%
 windows = [torch.cat([model.read(batch)[0] for batch in data.batches(split, 512)]) for split in ("train", "test")]

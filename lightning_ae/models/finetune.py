@@ -14,13 +14,14 @@ from torchmetrics.classification import MulticlassAccuracy
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.config import import_class, to_plain
 from lightning_ae.data.signature import Signature
+from lightning_ae.descriptions import DescribedModule, parameters
 from lightning_ae.errors import InputError
 from lightning_ae.parts.likelihoods import at_least_float32
 from lightning_ae.training.module import ExactModule
 from lightning_ae.training.speed import adamw
 
 
-class FineTuneClassifier(ExactModule):
+class FineTuneClassifier(DescribedModule, ExactModule):
     r"""A linear softmax layer on the codes of a pretrained autoencoder, trained with its labels.
 
     The last step of Hinton & Salakhutdinov (2006), Bengio et al. (2007) and Vincent et al. (2010): with pretrained
@@ -92,6 +93,15 @@ class FineTuneClassifier(ExactModule):
         self.accuracy = nn.ModuleDict(
             {f"{s}_accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False) for s in stages}
         )
+
+    def described(self) -> dict[str, str]:
+        """What `repr` says, and a notebook's table; `print(model)` shows torch's tree."""
+        return {
+            "classes": f"{self.num_classes} classes",
+            "encoder": f"{type(self.model).__name__}" + (", frozen" if self.freeze_encoder else ""),
+            **{name: value for name, value in self.model.described().items() if name in ("input", "code")},
+            "parameters": parameters(self),
+        }
 
     @classmethod
     def from_init_args(cls, init_args: Mapping[str, Any]) -> FineTuneClassifier:
