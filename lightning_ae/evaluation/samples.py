@@ -119,7 +119,9 @@ class Samples:
             if components:
                 from sklearn.decomposition import PCA
 
-                pca = PCA(components, svd_solver="covariance_eigh").fit(flat["train"].double().numpy())
+                wide = flat["train"].shape[1] > len(flat["train"])  # a covariance would be the larger
+                solver = "full" if wide else "covariance_eigh"
+                pca = PCA(components, svd_solver=solver).fit(flat["train"].double().numpy())
                 flat = {s: torch.from_numpy(pca.transform(x.double().numpy())).float() for s, x in flat.items()}
             self._baselines[components] = self.errors(flat)
         return self._baselines[components]
