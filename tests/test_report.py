@@ -282,7 +282,7 @@ KINDS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any], set[str], dict[s
         PICTURES | {"map"}, {"samples": "no distribution", "traversals": "no images"},
     ),
     "discrete codes": (
-        lambda: images(), lambda data: VQVAE(data.input_shape, 4, codebook_size=8, architecture=MLP((8,))),
+        lambda: images(), lambda data: VQVAE(data.input_shape, 4, architecture=MLP((8,), tokens=4)),
         PICTURES | {"map"}, {"traversals": "finite number"},
     ),
     "sparse codes": (
@@ -464,7 +464,7 @@ def test_what_the_command_refuses(
 
 
 def test_a_report_that_fails_leaves_the_run_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     words = ["fit", "-c", "vae", "-c", "digits", "--report", "true", "--trainer.max_steps", "2",
              "--trainer.limit_val_batches", "1", *SHORT[2:]]  # fmt: skip
@@ -479,12 +479,11 @@ def test_a_report_that_fails_leaves_the_run_whole(
     assert not (tmp_path / "a" / "report.html").exists()
     monkeypatch.setattr("lightning_ae.report.page.EXTRA", ("vl_convert_that_is_not_here",))
     main([*words, "--run_dir", str(tmp_path / "b")])
-    output = capsys.readouterr()
-    assert (output.err + output.out).count("no report is written: a report needs vl_convert_that_is_not_here") == 1
+    assert caplog.text.count("no report is written: a report needs vl_convert_that_is_not_here") == 1
     assert not (tmp_path / "b" / "report.html").exists()
+    caplog.clear()
     main([*words, "--run_dir", str(tmp_path / "c"), "--report", "false"])
-    output = capsys.readouterr()
-    assert "no report" not in output.err + output.out
+    assert "no report" not in caplog.text
 
 
 def test_a_page_that_cannot_be_written_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,9 +72,8 @@ class Samples:
             digest, found = xxhash.xxh3_128(), []
             for positions in batches:
                 batch = data.rows(split, positions)
-                for column in data.input_columns:
-                    values = batch[column].cpu()
-                    digest.update((values.to_dense() if values.layout != torch.strided else values).numpy().tobytes())
+                values = batch[data.input_key].cpu()
+                digest.update((values.to_dense() if values.layout != torch.strided else values).numpy().tobytes())
                 found.append(model.read(batch))
             digests[split] = digest.hexdigest()
             inputs[split] = torch.cat([x for x, _, _ in found])
