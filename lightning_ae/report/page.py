@@ -95,7 +95,7 @@ class Report:
             charts=every,
             baselines=BASELINES,
             bundle=bundle(),
-            made=datetime.now().astimezone().isoformat(" ", "minutes"),
+            made=f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
             versions=versions(),
             about={"captions": self.contents.captions, "thumbnails": _sizes(self.contents)},
             loads=self._loads,
