@@ -502,3 +502,29 @@ def test_a_page_that_cannot_be_written_leaves_the_one_before(tmp_path: Path, mon
         report.write(file, overwrite=True)
     assert file.read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 1
+
+
+# ---- codes in the plane, for a viewer -------------------------------------------------------------------------------
+
+
+def test_features_in_the_plane(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from datasets import load_dataset
+    from sklearn.decomposition import PCA
+
+    checkpoint = str(run / "checkpoints" / "best.ckpt")
+    words = ["features", checkpoint, "--splits", "val,test", "--plane", "--output", str(tmp_path / "out")]
+    main(words)
+    rows = {
+        split: load_dataset("parquet", data_files=str(tmp_path / "out" / f"{split}.parquet"), split="train",
+                            cache_dir=str(tmp_path / "cache")) for split in ("val", "test")
+    }  # fmt: skip
+    codes = np.concatenate([np.asarray(each["code"]) for each in rows.values()])
+    plane = np.concatenate([np.stack([each["x"], each["y"]], axis=1) for each in rows.values()])
+    expected = PCA(2, svd_solver="full").fit_transform(codes)
+    assert np.abs(plane) == pytest.approx(np.abs(expected), abs=1e-3)  # the sign of a component is free
+    data = HFDataModule("digits")
+    first = data.natural_rows("test", torch.arange(3))
+    for i in range(3):
+        shown = np.asarray(rows["test"][i]["thumbnail"])
+        assert np.array_equal(shown, first[i, 0].numpy())
+    assert "plane is of all codes together" in fails(capsys, *words[:-1], str(tmp_path / "b"), "--shard_rows", "50")

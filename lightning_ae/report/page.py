@@ -270,12 +270,16 @@ def bundle() -> str:
 
     from lightning_ae.data.cache import cache_folder
 
-    file = cache_folder().parent / "report" / f"vega-{version('vl-convert-python')}.js"
+    file = cache_folder().parent / "report" / f"vega-embed-{version('vl-convert-python')}.js"
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         pass
-    text = str(vl_convert.javascript_bundle(None)).replace("</script", "<\\/script").replace("<!--", "<\\!--")
+    text = (
+        str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
+        .replace("</script", "<\\/script")
+        .replace("<!--", "<\\!--")
+    )
     try:
         with whole_file(file) as part:
             part.write_text(text, encoding="utf-8")
