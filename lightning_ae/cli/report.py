@@ -16,7 +16,7 @@ FILE = "report.html"
 def report(
     checkpoint: str,
     path: str | None = None,
-    rows: int = 1000,
+    rows: int | None = None,
     full: bool = False,
     seed: int = 0,
     output: str | None = None,
@@ -34,7 +34,8 @@ def report(
         checkpoint: a run's folder, a checkpoint, or the name of a zoo entry.
         path: the data set: a hub id, a local folder or file, "digits", "fashion" or "sprites" (default: what the model
             was trained on).
-        rows: how many rows of the training and of the test split are looked at, at most; drawn by seed.
+        rows: how many rows of the training and of the test split are looked at, at most; drawn by seed (default: 1000,
+            and fewer of rows with more than 8192 values).
         full: measure what takes longer, too: the evidence, the factors, how good samples are.
         seed: of all draws.
         output: the file to write (default: "report.html" in the run's folder, or beside the checkpoint).
@@ -52,13 +53,13 @@ def report(
     from lightning_ae.report import check_extra, find_run
 
     tools.check_model(checkpoint)
-    tools.check_positive(rows=rows)
+    tools.check_positive(**({} if rows is None else {"rows": rows}))
     check_extra()
     run = find_run(checkpoint)
     folder = run.folder if run.folder is not None else written.beside(checkpoint)
     file = Path(output) if output else folder / FILE
     written.check_free([file], overwrite)
-    page = _page(run, path, rows, full, seed, device, checkpoint)
+    page = _page(run, path, rows, full, seed, device)
     page.write(file, overwrite)
     console = Console(highlight=False, soft_wrap=True)
     for name, why in page.left_out.items():
@@ -68,7 +69,7 @@ def report(
     return file
 
 
-def _page(run: Any, path: str | None, rows: int, full: bool, seed: int, device: str, called: str) -> Any:
+def _page(run: Any, path: str | None, rows: int | None, full: bool, seed: int, device: str) -> Any:
     from pytorch_lightning.utilities import rank_zero_warn
 
     from lightning_ae.cli import trained
@@ -116,7 +117,7 @@ def at_the_end(run_dir: Path, best: str, loggers: Sequence[Any], step: int) -> P
     try:
         run = find_run(run_dir)
         run = replace(run, checkpoint=best) if best and Path(best).is_file() else run
-        page = _page(run, None, 1000, False, 0, "auto", str(run_dir))
+        page = _page(run, None, None, False, 0, "auto")
         file: Path = page.write(run_dir / FILE, overwrite=True)
         log(page, file, loggers, step)
         return file

@@ -34,6 +34,7 @@ def features(
     batch_size: int = 1024,
     shard_rows: int | None = None,
     actors: int | None = None,
+    plane: bool = False,
     device: str = "auto",
     overwrite: bool = False,
 ) -> dict[str, Path]:
@@ -60,6 +61,8 @@ def features(
         shard_rows: how many rows make a shard (default: 65536 where a split has more, or several processes share the
             work; else each split is one file).
         actors: how many Ray actors share the shards, of the extra "ray" (default: none).
+        plane: add the columns "x" and "y", codes of two features as they are and others on their first two principal
+            components, and of images "thumbnail": embedding-atlas opens such files as they are. Not of shards.
         device: cpu, cuda, mps, or auto for the fastest there is.
         overwrite: replace files that exist; of shards those that are of another model, other data or other options.
 
@@ -85,16 +88,26 @@ def features(
     if actors is not None:  # what is left after them, as where all died, is made here
         many.features_by_actors(checkpoint, path, splits, folder, batch_size, shard_rows, device, overwrite, actors)
     several = shard_rows is not None or actors is not None or world > 1
-    if several or not data.streaming and any(len(data.dataset(split)) > shards.ROWS for split in splits):
+    many_rows = not data.streaming and any(len(data.dataset(split)) > shards.ROWS for split in splits)
+    if plane and (several or many_rows):
+        raise InputError(
+            f"plane is of all codes together, and {'shards are asked for' if several else 'these data make shards'}",
+            "leave it out, and let the viewer project the column code; or write fewer rows",
+        )
+    if several or many_rows:
         return many.features(model, data, checkpoint, splits, folder, batch_size, shard_rows, overwrite, rank, world)
     files = {split: folder / f"{split}.parquet" for split in splits}
     written.check_free(files.values(), overwrite)
     data.prepare_data()
-    codes: dict[str, Any] = {}
+    codes = {split: trained.encode(model, data, split, batch_size) for split in splits}
+    beside: dict[str, Any] = {split: {} for split in files}
+    if plane:
+        from lightning_ae.cli.plane import columns
+
+        beside = columns(model, data, codes, batch_size)
     for split, file in files.items():
-        codes[split] = trained.encode(model, data, split, batch_size)
         about = {"model": checkpoint, "signature": "" if model.signature is None else model.signature.hash}
-        made = {"code": written.vectors(codes[split]), **data.keys(split)}
+        made = {"code": written.vectors(codes[split]), **beside[split], **data.keys(split)}
         code = written.write_parquet(written.without_input(data, data.dataset(split)), made, about, file, overwrite)
     console = Console(highlight=False, soft_wrap=True)
     console.print("[bold]Written[/]")

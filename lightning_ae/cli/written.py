@@ -61,7 +61,7 @@ def write_parquet(rows: Any, made: dict[str, Any], about: dict[str, str], file: 
         overwrite: replace it where it exists.
     """
     import pyarrow as pa
-    from datasets import Features
+    from datasets import Features, Image
 
     columns: dict[str, Any] = {}
     for name, values in made.items():
@@ -69,7 +69,8 @@ def write_parquet(rows: Any, made: dict[str, Any], about: dict[str, str], file: 
             name += "_"
         columns[name] = values
     table = pa.table(columns)
-    features = Features({**Features.from_arrow_schema(table.schema), **rows.features})
+    images = {field.name: Image() for field in table.schema if field.type == Image().pa_type}
+    features = Features({**Features.from_arrow_schema(table.schema), **images, **rows.features})
     said = {f"lightning_ae.{name}": value for name, value in about.items()}
     schema = features.arrow_schema.with_metadata({**(features.arrow_schema.metadata or {}), **said})
     beside = rows.with_format("arrow")

@@ -618,6 +618,11 @@ class Samples:
         taken = set(self.input_columns)
         return [name for name in names + label if name not in taken]
 
+    @property
+    def input_key(self) -> str:
+        """Under which name a batch holds the input: the column's, or that of several together."""
+        return self._key
+
     @cached_property  # every batch asks for it
     def _key(self) -> str:
         columns = self.input_columns

@@ -88,8 +88,12 @@ def _errors(samples: Samples, units: int) -> dict[str, float]:
     mean = train.mean(dim=0)
     found = {"mean": _error(test - mean)}
     if units < min(train.shape):
-        _, directions = torch.linalg.eigh((train - mean).T @ (train - mean))
-        kept = directions[:, -units:]
+        centred = train - mean
+        if centred.shape[1] <= len(centred):
+            kept = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -units:]
+        else:  # by the rows' products, of which there are fewer
+            values, vectors = torch.linalg.eigh(centred @ centred.T)
+            kept = centred.T @ vectors[:, -units:] / values[-units:].clamp_min(1e-12).sqrt()
         found["pca"] = _error(test - mean - (test - mean) @ kept @ kept.T)
     return found
 

@@ -117,6 +117,8 @@ def look(
                 found[side] = measured
         except InputError as reason:
             left_out[side] = reason.message
+        except NotImplementedError:
+            left_out[side] = f"{type(model).__name__} does not implement it"
 
     with asked(model), torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)

@@ -72,9 +72,8 @@ class Samples:
             digest, found = xxhash.xxh3_128(), []
             for positions in batches:
                 batch = data.rows(split, positions)
-                for column in data.input_columns:
-                    values = batch[column].cpu()
-                    digest.update((values.to_dense() if values.layout != torch.strided else values).numpy().tobytes())
+                values = batch[data.input_key].cpu()
+                digest.update((values.to_dense() if values.layout != torch.strided else values).numpy().tobytes())
                 found.append(model.read(batch))
             digests[split] = digest.hexdigest()
             inputs[split] = torch.cat([x for x, _, _ in found])
@@ -119,7 +118,9 @@ class Samples:
             if components:
                 from sklearn.decomposition import PCA
 
-                pca = PCA(components, svd_solver="covariance_eigh").fit(flat["train"].double().numpy())
+                wide = flat["train"].shape[1] > len(flat["train"])  # a covariance would be the larger
+                solver = "full" if wide else "covariance_eigh"
+                pca = PCA(components, svd_solver=solver).fit(flat["train"].double().numpy())
                 flat = {s: torch.from_numpy(pca.transform(x.double().numpy())).float() for s, x in flat.items()}
             self._baselines[components] = self.errors(flat)
         return self._baselines[components]

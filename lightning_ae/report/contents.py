@@ -118,8 +118,8 @@ class Contents:
             make()
         except InputError as reason:
             self.left_out[name] = reason.message
-        except NotImplementedError as reason:
-            self.left_out[name] = f"the model does not do it: {reason or 'not implemented'}"
+        except NotImplementedError:
+            self.left_out[name] = "the model does not implement it"
 
 
 def _places() -> list[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,7 +112,7 @@ def _of_run(run: Run | None, saved: Mapping[str, Any]) -> list[tuple[str, str]]:
         pairs.append(("command", str(command)))
     for name in ("started", "ended"):
         if run.facts.get(name):
-            pairs.append((name, str(run.facts[name]).replace("T", " ")))
+            pairs.append((name, _date(str(run.facts[name]))))
     if (seconds := run.duration) is not None:
         pairs.append(("took", duration(seconds)))
     pairs.append(("checkpoint", run.checkpoint if run.folder is None else Path(run.checkpoint).name))
@@ -146,6 +147,14 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _date(text: str) -> str:
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    return f"{found:%Y-%m-%d %H:%M} {found.tzname() or ''}".strip()
 
 
 def _times(shape: tuple[int, ...]) -> str:

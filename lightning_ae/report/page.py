@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 EXTRA = ("jinja2", "vl_convert")
 TEMPLATES = Path(__file__).parent / "templates"
 DRAWS = 100
+ROWS, LEAST_ROWS, VALUES = 1000, 100, 2**23
+"""How many rows are looked at by default, at most and at least, and how many values they have together in between."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ class Report:
             charts=every,
             baselines=BASELINES,
             bundle=bundle(),
-            made=datetime.now().astimezone().isoformat(" ", "minutes"),
+            made=f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
             versions=versions(),
             about={"captions": self.contents.captions, "thumbnails": _sizes(self.contents)},
             loads=self._loads,
@@ -148,7 +151,7 @@ def report_of(
     *,
     run: Run | None = None,
     title: str = "",
-    rows: int = 1000,
+    rows: int | None = None,
     seed: int = 0,
     full: bool = False,
 ) -> Report:
@@ -159,8 +162,9 @@ def report_of(
         data: its data module; without one the page says what the model and its run say by themselves.
         run: its run, `find_run(folder)`, for the curves, the configuration and the dates.
         title: what the model is called; by default its class.
-        rows: how many rows of the training and of the test split are looked at, at most; they are drawn by seed. Where
-            there is no test split, rows of the validation split.
+        rows: how many rows of the training and of the test split are looked at, at most, drawn by seed; where there is
+            no test split, of the validation split. By default 1000, and fewer, down to 100, where a row has more than
+            8192 values.
         seed: of all draws.
         full: measure what takes longer, too: the evidence, the factors, how good samples are.
 
@@ -183,8 +187,10 @@ def report_of(
         if data is not None:
             held_out = next((split for split in ("test", "val") if data.has(split)), "test")
             try:
+                size = math.prod(data.input_shape)
+                count = min(ROWS, max(LEAST_ROWS, VALUES // size)) if rows is None else rows
                 looked = look(
-                    model, data, title, rows=rows, draws=DRAWS if full else None, seed=seed, held_out=held_out
+                    model, data, title, rows=count, draws=DRAWS if full else None, seed=seed, held_out=held_out
                 )
             except InputError as reason:
                 if "NaN or infinite" in reason.message:
@@ -264,12 +270,16 @@ def bundle() -> str:
 
     from lightning_ae.data.cache import cache_folder
 
-    file = cache_folder().parent / "report" / f"vega-{version('vl-convert-python')}.js"
+    file = cache_folder().parent / "report" / f"vega-embed-{version('vl-convert-python')}.js"
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         pass
-    text = str(vl_convert.javascript_bundle(None)).replace("</script", "<\\/script").replace("<!--", "<\\!--")
+    text = (
+        str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
+        .replace("</script", "<\\/script")
+        .replace("<!--", "<\\!--")
+    )
     try:
         with whole_file(file) as part:
             part.write_text(text, encoding="utf-8")

@@ -1,0 +1,63 @@
+"""Makes the screenshots of docs/pictures: `python docs/screenshots.py [RUN]`, in an installed Chromium.
+
+Without a run it trains the recipe `vae` on the embedded clothes for a few epochs. It needs the extras "report" and
+"browser".
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import sync_playwright
+
+from lightning_ae.cli import main as command
+
+PICTURES = Path(__file__).parent / "pictures"
+CHROMIUM = "/usr/bin/chromium"
+EPOCHS = "8"
+SHOTS = {
+    "report": (1200, 1180, "light", "h1"),
+    "report_codes_dark": (1200, 1180, "dark", "#map"),
+    "report_phone": (375, 812, "light", "#reconstructions"),
+}
+"""Of each picture the window's width and height, the scheme, and what stands at the top."""
+
+
+def shoot(browser: Any, file: Path, name: str) -> Path:
+    """Takes one picture."""
+    width, height, scheme, top = SHOTS[name]
+    page = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme).new_page()
+    page.goto(file.resolve().as_uri())
+    page.wait_for_selector("html[data-drawn=true]", state="attached", timeout=120_000)
+    page.evaluate(f"document.querySelector('{top}').scrollIntoView({{block: 'start', behavior: 'instant'}})")
+    if top == "h1":
+        page.evaluate("scrollTo({top: 0, behavior: 'instant'})")
+    if name == "report_codes_dark":
+        page.locator("#chart-map svg path[aria-roledescription=point]").nth(40).hover(force=True)
+    page.wait_for_timeout(300)
+    place = PICTURES / f"{name}.png"
+    page.screenshot(path=place)
+    return place
+
+
+def main() -> None:
+    """Makes all."""
+    PICTURES.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
+        run = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(folder) / "run"
+        if len(sys.argv) == 1:
+            words = ["-c", "vae", "-c", "fashion", "--trainer.max_epochs", EPOCHS, "--report", "false"]
+            command(["fit", *words, "--run_dir", str(run)])
+        file = Path(folder) / "report.html"
+        command(["report", str(run), "--output", str(file)])
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        for name in SHOTS:
+            print(shoot(browser, file, name))
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
