@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
-
 import tomllib
+from pathlib import Path
 
 from lightning_ae import __version__
 

@@ -10,7 +10,7 @@ import torch
 
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.callbacks.measures import read_input
-from lightning_ae.callbacks.pictures import plane_of
+from lightning_ae.callbacks.projections import plane_of
 from lightning_ae.data.module import HFDataModule
 
 SIDE = 64
