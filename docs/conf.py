@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from lightning_ae import __version__
 
@@ -64,16 +64,13 @@ autodoc_inherit_docstrings = False
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 
-# who runs a script sees bars, as does a notebook; a page has none
-os.environ |= {"PL_TRAINER_ENABLE_PROGRESS_BAR": "False", "PL_TRAINER_ENABLE_MODEL_SUMMARY": "False"}
 scrapers = ["extensions.figures.scraper"] if (HERE / "extensions" / "figures.py").is_file() else []
 """Figures that scripts return, with their captions."""
 sphinx_gallery_conf = {
     "image_scrapers": ("matplotlib", *scrapers),
     "examples_dirs": "gallery",
     "gallery_dirs": "auto_gallery",
-    "ignore_repr_types": r"lightning_ae\.figures\.Figure",  # the scraper shows them
-    "filename_pattern": r"/plot_",
+    "filename_pattern": r".*\.py",
     "abort_on_example_error": True,
     "reset_modules": ("matplotlib",),
     "matplotlib_animations": True,
@@ -97,10 +94,7 @@ html_theme_options = {
     "show_prev_next": False,
     "footer_start": ["copyright"],
     "footer_end": [],
-    "secondary_sidebar_items": {
-        "**": ["page-toc", "edit-this-page"] if repository else ["page-toc"],
-        **{f"{made}/**": ["page-toc"] for made in ("variants", "benchmarks", "auto_gallery")},  # no file to edit
-    },
+    "secondary_sidebar_items": ["page-toc", "edit-this-page"] if repository else ["page-toc"],
     **({"github_url": repository} if repository else {}),
 }
 html_context = {"default_mode": "auto"}
@@ -131,6 +125,13 @@ folders_of_pages: dict[str, str] = {
 """Where the files lie that pages include, from which their links lead."""
 
 
-def setup(app: object) -> None:
+def leave_out_edit(app: object, page: str, template: str, context: dict[str, object], tree: object) -> None:
+    """Pages that the build makes have no file to edit."""
+    if page.partition("/")[0] in ("variants", "benchmarks", "auto_gallery"):
+        context["page_source_suffix"] = ""
+
+
+def setup(app: Any) -> None:
     """Makes the variants' pages before Sphinx looks for pages."""
-    app.connect("builder-inited", lambda app: variants.write())  # type: ignore[attr-defined]
+    app.connect("builder-inited", lambda app: variants.write())
+    app.connect("html-page-context", leave_out_edit)
