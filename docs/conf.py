@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import tomllib
 
@@ -98,10 +99,7 @@ html_theme_options = {
     "show_prev_next": False,
     "footer_start": ["copyright"],
     "footer_end": [],
-    "secondary_sidebar_items": {
-        "**": ["page-toc", "edit-this-page"] if repository else ["page-toc"],
-        **{f"{made}/**": ["page-toc"] for made in ("variants", "benchmarks", "auto_gallery")},  # no file to edit
-    },
+    "secondary_sidebar_items": ["page-toc", "edit-this-page"] if repository else ["page-toc"],
     **({"github_url": repository} if repository else {}),
 }
 html_context = {"default_mode": "auto"}
@@ -132,6 +130,13 @@ folders_of_pages: dict[str, str] = {
 """Where the files lie that pages include, from which their links lead."""
 
 
-def setup(app: object) -> None:
+def leave_out_edit(app: object, page: str, template: str, context: dict[str, object], tree: object) -> None:
+    """Pages that the build makes have no file to edit."""
+    if page.partition("/")[0] in ("variants", "benchmarks", "auto_gallery"):
+        context["page_source_suffix"] = ""
+
+
+def setup(app: Any) -> None:
     """Makes the variants' pages before Sphinx looks for pages."""
-    app.connect("builder-inited", lambda app: variants.write())  # type: ignore[attr-defined]
+    app.connect("builder-inited", lambda app: variants.write())
+    app.connect("html-page-context", leave_out_edit)
