@@ -17,6 +17,7 @@ from lightning_ae.cli import source
 from lightning_ae.cli.compression import decode as decode
 from lightning_ae.cli.compression import encode as encode
 from lightning_ae.cli.evaluate import evaluate as evaluate
+from lightning_ae.cli.explore import explore as explore
 from lightning_ae.cli.export import export as export
 from lightning_ae.cli.report import report as report
 from lightning_ae.cli.sampling import fit_sampler as fit_sampler
