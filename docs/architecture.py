@@ -24,7 +24,7 @@ LAYERS = (
     ("training",),
     ("evidence", "batches", "scores", "generation", "pretrained", "autoencoder"),
     ("models", "metrics", "samplers", "export", "estimator"),
-    ("callbacks", "evaluation", "uses", "zoo", "report"),
+    ("callbacks", "evaluation", "uses", "zoo", "report", "explore"),
     ("cli",),
 )
 """From the ground up: a room imports those below it only, or its neighbours to the left."""

@@ -37,6 +37,7 @@ COMMANDS = {
     "fit-sampler": "fit a density to the codes of any model, which then generates",
     "evaluate": "measure all that applies to a model, or to several side by side",
     "report": "write a page to look at: curves, numbers, pictures, the map of codes",
+    "explore": "serve a local page: sliders move the code, and the decoder answers",
     "rate-distortion": "measure the bits of the codes against the error of reconstruction",
     "certify": "check that a model trains the same on any number of processes",
     "zoo": "list, show, download, check and publish pretrained models",
@@ -61,6 +62,7 @@ _GROUPS = {
         "fit-sampler",
         "evaluate",
         "report",
+        "explore",
         "rate-distortion",
     ),
     "check and tidy up": ("certify", "cache", "completion"),
@@ -72,6 +74,7 @@ _ELSEWHERE = {
     **dict.fromkeys(("compress", "pack"), "encode"),
     **dict.fromkeys(("decompress", "unpack"), "decode"),
     **dict.fromkeys(("page", "html", "summary", "dashboard"), "report"),
+    **dict.fromkeys(("serve", "app", "play", "gui", "demo"), "explore"),
     **dict.fromkeys(("generate", "draw"), "sample"),
     **dict.fromkeys(("anomaly", "anomalies", "outliers", "detect"), "score"),
     **dict.fromkeys(("onnx", "compile", "convert"), "export"),
@@ -92,8 +95,7 @@ start here; none of these needs a network or a GPU:
 further:
   lightning-ae fit -c vae -c mnist --trainer.max_epochs 20      a model, a data set, an option
   lightning-ae fit --model my_module.MyVAE --data.path photos/  a class and a folder of your own
-  lightning-ae COMMAND --help               its options (fit -c vae --help: with that model's)
-  lightning-ae fit --model.help VAE         all that a model takes (--data.help likewise)
+  lightning-ae COMMAND --help               its options (fit -c vae --help, fit --model.help VAE)
 """.format(
     commands="".join(
         f"\n{title}:\n" + "".join(f"  {name:<17}{COMMANDS[name]}\n" for name in names)

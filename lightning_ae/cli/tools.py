@@ -17,6 +17,7 @@ from lightning_ae.cli import source
 from lightning_ae.cli.compression import decode as decode
 from lightning_ae.cli.compression import encode as encode
 from lightning_ae.cli.evaluate import evaluate as evaluate
+from lightning_ae.cli.explore import explore as explore
 from lightning_ae.cli.export import export as export
 from lightning_ae.cli.quickstart import quickstart as quickstart
 from lightning_ae.cli.report import report as report
