@@ -39,7 +39,9 @@ def mathml(tex: str, block: bool = False) -> str:
     if unknown := re.findall(r">(\\[a-zA-Z|]+)<", found):
         raise ExtensionError(f"TeX with unknown commands {', '.join(unknown)}: {tex!r}")
     found = LETTERS.sub(_letter, found).replace("<mi>&#x0007E;</mi>", "<mo>∼</mo>")
-    return FUNCTIONS.sub(lambda m: f'<mo lspace="0.17em" rspace="{0 if m[2] else 0.17}em">{m[1]}</mo>{m[2]}', found)
+    return FUNCTIONS.sub(
+        lambda m: f'<mo lspace="0.17em" rspace="{0 if m[2] else 0.17}em">{m[1]}</mo>{m[2] or ""}', found
+    )
 
 
 def _letter(match: re.Match[str]) -> str:
