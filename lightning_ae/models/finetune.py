@@ -21,7 +21,7 @@ from lightning_ae.training.module import ExactModule
 from lightning_ae.training.speed import adamw
 
 
-class FineTuneClassifier(DescribedModule, ExactModule):
+class FineTuneClassifier(DescribedModule, ExactModule):  # type: ignore[misc]  # Lightning's loader is no classmethod
     r"""A linear softmax layer on the codes of a pretrained autoencoder, trained with its labels.
 
     The last step of Hinton & Salakhutdinov (2006), Bengio et al. (2007) and Vincent et al. (2010): with pretrained
