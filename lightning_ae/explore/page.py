@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import socket
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -50,7 +51,7 @@ def check_port(port: int) -> None:
 def page(explorer: Explorer, title: str = "") -> Any:
     """The page of an explorer, for Panel to serve or to show in a notebook."""
     check_extra()
-    import panel as pn
+    pn: Any = import_module("panel")  # whose types want generators
 
     pn.extension(raw_css=[STYLE])
     rows = len(explorer.x)
@@ -136,7 +137,7 @@ def serve(explorer: Explorer, port: int = 5006, title: str = "", show: bool = Fa
     """
     check_extra()
     check_port(port)
-    import panel as pn
+    pn: Any = import_module("panel")  # whose types want generators
 
     return pn.serve(
         {"/": lambda: page(explorer, title)},
