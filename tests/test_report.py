@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
-from pages import Page
 from PIL import Image as PILImage
+from report_pages import Page
 
 from lightning_ae import VAE, VQVAE, Autoencoder, HFDataModule, InputError, TopKDictionary, get_model, load_model
 from lightning_ae import evaluation as evaluations

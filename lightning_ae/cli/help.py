@@ -63,7 +63,7 @@ def help_of(command: str, words: Sequence[str], summary: str) -> str:
     for name, text in _TRAINER.items():
         value = given.values.get(f"trainer.{name}")
         lines += _row(f"--trainer.{name}", text if value is None else f"{text} ({value})")
-    lines += ["", "more help:"]
+    lines += [""]
     lines += _row("--help-all", "every option of the trainer, optimizers, schedules and callbacks")
     lines += _row(f"--model.help {model.rpartition('.')[2]}", "the options of a class, in full (likewise --data.help)")
     return "\n".join(lines) + "\n"

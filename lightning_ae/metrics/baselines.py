@@ -65,7 +65,17 @@ def compare_codes(model: Autoencoder, data: HFDataModule, k: int = 5, seed: int 
 
 
 def untrained(model: Autoencoder, seed: int = 0) -> Any:
-    """The same model as it is before any training, its weights drawn by seed; where the model is."""
+    """The same model as it is before any training, its weights drawn by seed; where the model is.
+
+    Example:
+        >>> import torch
+        >>> from lightning_ae import Autoencoder
+        >>> from lightning_ae.metrics import untrained
+        >>> model = Autoencoder((4,), latent_dim=2)
+        >>> fresh, again = untrained(model), untrained(model)
+        >>> torch.equal(fresh(torch.ones(1, 4)), again(torch.ones(1, 4)))
+        True
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fresh: Any = type(model).from_init_args(model.init_args)

@@ -403,7 +403,7 @@ def test_runs_without_a_logger_have_folders_of_their_own(tmp_path: Path, monkeyp
         main(["fit", *RECIPE, *quiet])
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["runs"]
     found = sorted(str(path.relative_to("runs/vae-digits")) for path in Path("runs").rglob("*.*"))
-    files = ["checkpoints/best.ckpt", "checkpoints/last.ckpt", "config.yaml"]
+    files = ["checkpoints/best.ckpt", "checkpoints/last.ckpt", "config.yaml", "run.json"]
     assert found == [f"fit-{number}/{file}" for number in (1, 2) for file in files]
     for _ in range(2):
         main(["test", "--ckpt_path", "runs/vae-digits/fit-1/checkpoints/last.ckpt", *quiet[:2], *SHORT[2:]])

@@ -511,7 +511,7 @@ def test_no_checkpoints_where_none_are_wanted(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     command = f"fit {VAE_OF_DIGITS} {SHORT} --trainer.max_epochs 1 --run_dir r --trainer.enable_checkpointing false"
     main(command.split())
-    assert {path.name for path in Path("r").iterdir()} == {"config.yaml", "hparams.yaml", "metrics.csv"}
+    assert {path.name for path in Path("r").iterdir()} == {"config.yaml", "hparams.yaml", "metrics.csv", "run.json"}
 
 
 def test_a_checkpoint_of_earlier_callbacks_goes_on_without_a_warning(
