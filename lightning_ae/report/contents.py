@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.batches import rows_of
 from lightning_ae.callbacks.measures import visible
-from lightning_ae.callbacks.pictures import drawn, feature_names
+from lightning_ae.callbacks.pictures import drawn, feature_names, told_apart
 from lightning_ae.callbacks.projections import plane_of
 from lightning_ae.errors import InputError
 from lightning_ae.evaluation import Look, carried
@@ -250,13 +250,11 @@ class Shown:
         ways = model.ways(features)
         if model.geometry == "discrete" and not any(way.classes for way in ways):
             raise InputError("codes are of a finite number, and a step leads to none of them")
-        ways = sorted(ways, key=lambda way: (not way.classes, -way.spread))
-        least = THRESHOLD**0.5 if "sample" in model.latents else 0.01 * max(way.spread for way in ways)
-        moving = [way for way in ways if way.classes or way.spread > least]
-        chosen = (moving or ways[:1])[:WAYS]
+        moving, still = told_apart(model, ways)
+        chosen = (moving or still[:1])[:WAYS]
         notes = []
-        if still := len(ways) - len(moving):
-            notes.append(f"{still} of {len(ways)} features hardly vary over the data, and are left out")
+        if still:
+            notes.append(f"{len(still)} of {len(ways)} features hardly vary over the data, and are left out")
         if len(moving) > len(chosen):
             notes.append(f"the {len(chosen)} of the largest spread are shown")
         contents = self.contents
