@@ -26,6 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_ae import VQVAE, VQVAE2
+from lightning_ae.figures import Figure
+from lightning_ae.files import whole_file
 from lightning_ae.parts import (
     FiniteScalarQuantizer,
     Gaussian,
@@ -192,9 +194,32 @@ def run(python: str, name: str, who: str, seed: int, args: argparse.Namespace) -
     return found
 
 
+def plot(found: dict[str, dict[str, float]]) -> Figure:
+    """Distortion against rate, quantizers of a family by one line, all named."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for number, family in enumerate(dict.fromkeys(name.split(",")[0] for name in found)):
+        rows = sorted((row["bits"], row["error"], name) for name, row in found.items() if name.startswith(f"{family},"))
+        style = {"color": f"C{number}", "marker": "osD^vPX*"[number % 8], "label": family}
+        axes.plot([row[0] for row in rows], [row[1] for row in rows], linestyle=":", **style)
+        for bits, error, name in rows:
+            short = name.partition(", ")[2].removesuffix(" codes")
+            axes.annotate(short, (bits, error), (5, 4), textcoords="offset points", fontsize=7)
+    axes.set(xlabel="bits an image", ylabel="squared error of a test image", xscale="log", yscale="log")
+    axes.margins(x=0.15, y=0.1)
+    axes.legend(fontsize=8)
+    return figure
+
+
 def rates(args: argparse.Namespace) -> str:
-    """A table of distortions and rates."""
+    """A table of distortions and rates, and their picture beside the page."""
     found = {name: run(sys.executable, name, OURS, 0, args) for name in RATES}
+    shown = ""
+    if args.write:
+        picture = args.write.with_suffix(".png")
+        with whole_file(picture) as part:
+            plot(found).savefig(part, format="png", dpi=150)
+        shown = f"![Squared error against bits of an image, each quantizer a point]({picture.name})\n\n"
     lines = [
         "| quantizer | bits a position | bits an image | squared error | PSNR, dB | codes in use, % | perplexity |",
         "|---|---|---|---|---|---|---|",
@@ -219,7 +244,7 @@ def rates(args: argparse.Namespace) -> str:
         f"Adam 1e-3, batches of {BATCH}, {args.steps} steps, seed 0, one run each; squared error of the test images, "
         "summed over the 784 pixels, which lie in [0, 1]. Bits are those of the indices, all as likely as each other. "
         "Use is of the indices of the test images; of several indices and levels the mean. A code of the running means "
-        f"is dead below two vectors of a batch.\n\n" + "\n".join(lines) + "\n\n" + "\n".join(goals) + "\n"
+        f"is dead below two vectors of a batch.\n\n{shown}" + "\n".join(lines) + "\n\n" + "\n".join(goals) + "\n"
     )
 
 
@@ -274,7 +299,7 @@ def said(holds: bool) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=PARTS, help="one part")
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--data", default="zalando-datasets/fashion_mnist", help="a copy of the data")
     parser.add_argument("--environment", type=Path, default=ROOT / ".venv" / "quantizers", help="where the peer lies")
