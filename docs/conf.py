@@ -64,14 +64,13 @@ autodoc_inherit_docstrings = False
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 
-scrapers = ["extensions.figures.scraper"] if (HERE / "extensions" / "figures.py").is_file() else []
-"""Figures that scripts return, with their captions."""
 sphinx_gallery_conf = {
-    "image_scrapers": ("matplotlib", *scrapers),
+    "image_scrapers": ("matplotlib", "extensions.figures.scraper"),
     "examples_dirs": "gallery",
     "gallery_dirs": "auto_gallery",
     "filename_pattern": r".*\.py",
     "abort_on_example_error": True,
+    "parallel": 2,
     "reset_modules": ("matplotlib",),
     "matplotlib_animations": True,
     "remove_config_comments": True,

@@ -65,7 +65,7 @@ PLANS += [
 # colours, 32 x 32
 PLANS += [
     Plan(f"{name}_conv.cifar10_v1", model, {"data.val_fraction": 0.02})
-    for name, model in (("vae", "vae_conv"), ("vq_vae", "vq_vae"), ("fsq_vae", "fsq_vae"))
+    for name, model in (("vae", "vae_conv"), ("vq_vae", "vq_vae"), ("fsq_vae", "fsq_vae"), ("sparse", "sparse_conv"))
 ]
 CHECKPOINT = "[{{class_path: ModelCheckpoint, init_args: {{monitor: {}, filename: best}}}}]"
 
