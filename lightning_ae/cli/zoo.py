@@ -88,6 +88,9 @@ def add_commands(parser: ToolParser) -> None:
     )
     given.add_argument("--licence", default="Apache-2.0", help="of the weights, an SPDX identifier")
     given.add_argument("--minutes", type=float, help="how long the training took")
+    given.add_argument(
+        "--stored", choices=["float32", "float16"], default="float32", help="the type of the weights in the file"
+    )
     given.add_argument("--write", action="store_true", help="write it; without this, everything is done but that")
     commands = parser.add_subcommands(required=True)
     for name, each in parsers.items():

@@ -164,6 +164,35 @@ def plain_weights(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
+@torch.no_grad()
+def round_weights(model: nn.Module, stored: str) -> None:
+    """Rounds a model's float32 weights to what a file holds that stores them in that type.
+
+    Raises:
+        InputError: naming the first that would overflow.
+    """
+    for name, tensor in model.state_dict().items():
+        if tensor.dtype == torch.float32 and stored != "float32":
+            rounded = tensor.to(getattr(torch, stored)).float()
+            if not torch.equal(rounded.isfinite(), tensor.isfinite()):
+                raise InputError(f"{name} holds values too large for {stored}", "store the weights in float32")
+            tensor.copy_(rounded)
+
+
+def narrowed(weights: dict[str, Tensor], stored: str) -> dict[str, Tensor]:
+    """The weights as a file holds them that stores those of float32 in that type.
+
+    Raises:
+        InputError: naming the first that would lose digits.
+    """
+    found = {}
+    for name, tensor in weights.items():
+        found[name] = tensor.to(getattr(torch, stored)) if tensor.dtype == torch.float32 else tensor
+        if found[name].dtype != tensor.dtype and not torch.equal(found[name].float(), tensor):
+            raise InputError(f"{name} would lose digits in {stored}", "store the weights in float32")
+    return found
+
+
 def _widened(weights: dict[str, Tensor], stored: str, where: str) -> dict[str, Tensor]:
     """The weights in float32, of a file that holds them in half of its digits, as its config says."""
     if stored == "float32":

@@ -16,7 +16,7 @@ import torch
 from datasets import Dataset
 from PIL import Image
 
-from lightning_ae import VAE, HFDataModule, InputError, registry, zoo
+from lightning_ae import VAE, HFDataModule, InputError, load_model, registry, zoo
 from lightning_ae.cli import main
 from lightning_ae.thresholds import Threshold
 from lightning_ae.zoo import index
@@ -83,6 +83,32 @@ def test_published_loads_and_keeps_its_numbers(
     assert other.measured != found.measured
     assert found.stated in other.copy
     assert "another copy" in other.copy
+
+
+def test_weights_in_half_of_their_digits(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    to, place = tmp_path / "zoo", tmp_path / "zoo" / "weights" / "vae_mlp.digits_v9"
+    words = ["--name", "vae_mlp.digits_v9", "--to", str(to), "--stored", "float16", "--write"]
+    main(["zoo", "publish", str(checkpoint), *words])
+    weights = zoo.load(place).state_dict()
+    whole = {name: each for name, each in load_model(checkpoint).state_dict().items() if each.dtype == torch.float32}
+    assert all(torch.equal(weights[name], tensor.half().float()) for name, tensor in whole.items())
+    assert any(not torch.equal(weights[name], tensor) for name, tensor in whole.items())
+    assert (place / "model.safetensors").stat().st_size < 0.6 * sum(4 * each.numel() for each in whole.values())
+    assert "kept in float16 and loaded in float32" in (place / "README.md").read_text()
+    monkeypatch.setattr(index, "zoo_folder", lambda: to)
+    found = zoo.reproduce("vae_mlp.digits_v9")
+    assert found.passed
+    assert all(check.stated == pytest.approx(check.measured, rel=1e-5) for check in found.checks)
+
+
+def test_weights_too_large_for_half_of_their_digits(tmp_path: Path) -> None:
+    model = VAE((1, 8, 8), 4)
+    with torch.no_grad():
+        next(model.decoder.parameters())[0, 0] = 1e6
+    file = trained(model, tmp_path)
+    with pytest.raises(InputError, match=r"decoder\..* too large for float16"):
+        zoo.publish(file, "vae_mlp.digits_v9", to=str(tmp_path / "zoo"), stored="float16", dry_run=False)
+    assert not (tmp_path / "zoo").exists()
 
 
 def test_a_threshold_stays_with_the_entry(

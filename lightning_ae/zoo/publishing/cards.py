@@ -182,7 +182,8 @@ def _origin(entry: Entry) -> list[str]:
         f"`{_command(recipe)}`, {recipe.checkpoint or 'a'} checkpoint; {_minutes(recipe)} on "
         f"{recipe.hardware}; " + ", ".join(f"{name} {version}" for name, version in recipe.versions.items()) + ".",
         "",
-        f"Data: {entry.data.provenance} (`{entry.data.id}`), {entry.licence.data}. Weights: {entry.licence.weights}.",
+        f"Data: {entry.data.provenance} (`{entry.data.id}`), {entry.licence.data}. Weights: {entry.licence.weights}"
+        + (f", kept in {entry.stored} and loaded in float32." if entry.stored != "float32" else "."),
     ]
 
 

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -36,7 +36,16 @@ from lightning_ae.registry import model_name
 from lightning_ae.shapes import is_any
 from lightning_ae.strict_yaml import load_yaml
 from lightning_ae.zoo import index
-from lightning_ae.zoo.artefact import CONFIG, WEIGHTS, build, load_trained, parse_weights, plain_weights
+from lightning_ae.zoo.artefact import (
+    CONFIG,
+    WEIGHTS,
+    build,
+    load_trained,
+    narrowed,
+    parse_weights,
+    plain_weights,
+    round_weights,
+)
 from lightning_ae.zoo.checks import golden
 from lightning_ae.zoo.fetch import hub_file
 from lightning_ae.zoo.publishing.evaluate import measure, read_data
@@ -90,6 +99,7 @@ def publish(
     data: Mapping[str, Any] | None = None,
     licence: str = "Apache-2.0",
     minutes: float | None = None,
+    stored: Literal["float32", "float16"] = "float32",
     dry_run: bool = True,
 ) -> Entry:
     """Evaluates a checkpoint and makes an entry of it: weights, config, card, preview, and what the index says.
@@ -108,30 +118,32 @@ def publish(
             HFDataModule, its "licence" (SPDX) and "provenance".
         licence: of the weights, an SPDX identifier.
         minutes: how long the training took.
+        stored: the type of the weights in the file; of "float16" it is half as large, and the weights are rounded
+            before anything is measured. They are loaded in float32.
         dry_run: do everything but write.
 
     Returns:
         The entry.
 
     Raises:
-        InputError: when the name is taken or no name, a recipe is not there, the model is not in the registry, or the
-            data cannot be read.
+        InputError: when the name is taken or no name, a recipe is not there, the model is not in the registry, the
+            data cannot be read, or weights are too large for float16.
     """
     check_new(name, to)
     paths = [recipe] if isinstance(recipe, str) else list(recipe)
     for path_of_recipe in paths:
         find(path_of_recipe)
     model = load_trained(checkpoint)
+    round_weights(model, stored)
     config = config_of(name, model)
     about = _about_data(config.dataset, data, model)
     samples = read_data(about[0], model, path)
     codes = codes_of(model, samples, "train")
     std, mean = torch.std_mean(codes.double(), dim=0)
-    plain = config.model_dump(by_alias=True)
+    plain = config.model_dump(by_alias=True) | {"stored": stored}
     plain["features"] |= {"mean": _digits(mean), "std": _digits(std.clamp(min=1e-6))}
     config = parse(Config, plain, name)
-    weights = plain_weights(model)
-    files = {WEIGHTS: as_safetensors(weights), CONFIG: as_json(config)}
+    files = {WEIGHTS: as_safetensors(narrowed(plain_weights(model), stored)), CONFIG: as_json(config)}
     if len(config.input_shape) == 3:
         files["preview.png"] = _preview(model, samples.inputs["test"], samples.given["test"])
     title, _, url = model.reference.partition(", http")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.errors import InputError
-from lightning_ae.zoo.artefact import CONFIG, WEIGHTS, plain_weights
+from lightning_ae.zoo.artefact import CONFIG, WEIGHTS, narrowed, plain_weights
 from lightning_ae.zoo.publishing.entry import as_json, as_safetensors, check_new, config_of, made, write
 from lightning_ae.zoo.schema import Entry, Metric, parse
 
@@ -96,16 +96,7 @@ def publish_imported(
     own["files"] = {each: hashlib.sha256(Path(file).read_bytes()).hexdigest() for each, file in originals.items()}
     config = config_of(name, model)
     config = parse(type(config), config.model_dump(by_alias=True) | {"stored": stored}, name)
-    weights = {key: _narrowed(key, tensor, stored) for key, tensor in plain_weights(model).items()}
+    weights = narrowed(plain_weights(model), stored)
     files = {WEIGHTS: as_safetensors(weights), CONFIG: as_json(config), LICENCE: licence_text.encode()}
     entry = made(model, config, files, metrics=[each.model_dump() for each in metrics], imported=own, **about)
     return write(entry, files, Path(to))
-
-
-def _narrowed(name: str, tensor: Tensor, stored: str) -> Tensor:
-    if tensor.dtype != torch.float32 or stored == "float32":
-        return tensor
-    found = tensor.to(getattr(torch, stored))
-    if not torch.equal(found.float(), tensor):
-        raise InputError(f"{name} would lose digits in {stored}", "store it in float32")
-    return found
