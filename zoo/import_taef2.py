@@ -54,6 +54,7 @@ def main() -> None:
         originals={f"taef2_{each}.pth": args.weights / f"taef2_{each}.pth" for each in NETWORKS},
         metrics=measure_photographs(model, images, "kodak"),
         licence_text=(args.weights / "LICENSE").read_text(),
+        images=images,
         to=args.to,
         stored="float16",
         authors="Ollin Boer Bohan",

@@ -13,7 +13,7 @@ from lightning_ae.errors import InputError
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
-    from lightning_ae.uses.compression import Compressed
+    from lightning_ae.uses.compressed import Code
 
 MODEL, SUFFIX, TABLE = "ae_tiny.taef2_v1", ".laec", "compression.json"
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif", ".jp2")
@@ -24,7 +24,7 @@ def encode(
     images: str,
     to: str = "codes",
     checkpoint: str = MODEL,
-    bits: int = 8,
+    bits: int | None = None,
     device: str = "auto",
     overwrite: bool = False,
 ) -> Path:
@@ -32,16 +32,17 @@ def encode(
 
     An image NAME.png becomes NAME.laec, of folders in the same folders; `lightning-ae decode` makes images of them
     again, by the same model. An image is padded below and to the right, by its last row and column, to what the model
-    takes, and cut again; each channel of its code is quantised between its smallest and its largest value there, and
-    the levels are packed by Zstandard. compression.json states bits per pixel of each whole file, and the PSNR of the
-    decoded image in bytes. Such codes are what models of images learn from; JPEG and WebP make smaller files of the
-    same PSNR (benchmarks/compression.md).
+    takes, and cut again. Each channel of its code is quantised between its smallest and its largest value there; of a
+    model with a codebook, such as VQVAE, the code is its indices. Zstandard packs either. compression.json states bits
+    per pixel of each whole file, and the PSNR of the decoded image in bytes. Such codes are what models of images learn
+    from; JPEG and WebP make smaller files of the same PSNR (benchmarks/compression.md).
 
     Args:
         images: a folder with images, also in folders in it, or one image. Other files are left out, which is said.
         to: the folder to write to.
         checkpoint: the model, of images of any size: its checkpoint, or the name of a zoo entry.
-        bits: of each number of a code, 1 to 8: fewer make smaller files and worse images.
+        bits: of each number of a code, 1 to 8, by default 8: fewer make smaller files and worse images. Indices are
+            kept as they are.
         device: cpu, cuda, mps, or auto for the fastest there is.
         overwrite: replace files that exist.
 
@@ -91,7 +92,14 @@ def encode(
         "bits_per_pixel": round(8 * sum(r["bytes"] for r in rows) / sum(r["height"] * r["width"] for r in rows), 4),
         "psnr": round(sum(row["psnr"] for row in rows) / len(rows), 3),
     }
-    about = {"model": checkpoint, "identity": codec.identity.hex(), "bits": bits, "images": rows, "whole": mean}
+    about = {
+        "model": checkpoint,
+        "identity": codec.identity.hex(),
+        "codes": "indices" if codec.has_indices else "numbers",
+        "bits": code.bits,  # of each number, or of the largest index
+        "images": rows,
+        "whole": mean,
+    }
     with whole_file(folder / TABLE, overwrite) as part:
         part.write_text(json.dumps(about, indent=1) + "\n")
     _print(rows, mean)
@@ -211,11 +219,11 @@ def _opened(file: Path) -> PILImage:
     return image
 
 
-def _read(file: Path) -> Compressed:
-    from lightning_ae.uses.compression import Compressed
+def _read(file: Path) -> Code:
+    from lightning_ae.uses.compressed import read_code
 
     try:
-        return Compressed.from_bytes(file.read_bytes(), str(file))
+        return read_code(file.read_bytes(), str(file))
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror or error}") from error
 

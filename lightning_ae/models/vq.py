@@ -139,7 +139,7 @@ class VQVAE(Autoencoder):
         Of a quantizer with several at each position (B, depth, *code_shape[1:]); of several levels a tuple of such.
         """
         self.check_given(given)
-        found = self.levels(x, _with_indices)
+        found = self.levels(x, with_indices)
         return self.joined([level.indices for level in found])
 
     def decode_indices(self, indices: Any, **given: Tensor) -> Tensor:
@@ -199,7 +199,7 @@ class VQVAE(Autoencoder):
     def coordinates_of(self, x: Tensor, **given: Tensor) -> Tensor:
         """The indices of inputs' codes, row by row: (B, *input_shape) to (B, units), int64."""
         self.check_given(given)
-        return self._flat([level.indices for level in self.levels(x, _with_indices)])
+        return self._flat([level.indices for level in self.levels(x, with_indices)])
 
     def from_coordinates(self, values: Tensor) -> Any:
         """The vectors that indices (B, units) stand for, (B, *code_shape)."""
@@ -283,7 +283,8 @@ class Level:
 Quantise = Callable[[Codebook, Tensor], Level]
 
 
-def _with_indices(book: Codebook, h: Tensor) -> Level:
+def with_indices(book: Codebook, h: Tensor) -> Level:
+    """A level as it is in evaluation, of the encoder's output (B, latent_dim, ...)."""
     indices = book.nearest(h)
     return Level(h, book.lookup(indices), indices)
 

@@ -19,6 +19,7 @@ from lightning_ae.parts.quantizers import Codebook, Quantizer
 from lightning_ae.parts.spectral import MultiScaleSpectral
 from lightning_ae.parts.vector_quantizers import VectorQuantizer
 from lightning_ae.scores import asked
+from lightning_ae.shapes import is_any
 from lightning_ae.training.weights import weights_type
 
 
@@ -39,7 +40,7 @@ class VQVAE2(VQVAE):
         -\log p(x \mid z_1, d) + \beta \sum_l |h_l - \mathrm{sg}(z_l)|^2 .
 
     The decoder sees z_1 and d beside each other; in the paper it enlarges z_2 by a layer of its own. Sizes that are odd
-    are rounded up, and restored.
+    are rounded up, and restored; images of any size come in multiples of twice what the architecture takes.
 
     `encode` gives a tuple (z_1, z_2), the level next to the data first, `encode_indices` their indices; `decode` and
     `decode_indices` take such tuples. A sampler sees the upper level's indices first.
@@ -55,7 +56,7 @@ class VQVAE2(VQVAE):
 
     def __init__(
         self,
-        input_shape: Sequence[int],
+        input_shape: Sequence[int | None],
         latent_dim: int = 16,
         *,
         width: int = 64,
@@ -67,8 +68,10 @@ class VQVAE2(VQVAE):
             raise InputError(f"width must be a positive integer, got {width!r}")
         super().__init__(input_shape, latent_dim, quantizer=quantizer, **options)
         with asked(self):
-            shape = tuple(self.encoder(self.new_inputs(1)).shape[1:])
+            shape: tuple[Any, ...] = tuple(self.encoder(self.new_inputs(1)).shape[1:])
         stage = self._stage(shape)
+        if is_any(self.input_shape):
+            shape = (shape[0], None, None)
         self.up, self.down = stage.encoder(shape, self.latent_dim), stage.decoder(self.latent_dim, shape)
         self.both = nn.Linear(2 * self.width, self.latent_dim)
         self.upper_codebook = self.quantizer.build(self.latent_dim)
@@ -84,6 +87,12 @@ class VQVAE2(VQVAE):
         if len(shape) == 2:
             return SequenceNet(channels=(self.width,), dilations=(1,), norm="none", code="map")
         return ConvNet(channels=(self.width,), code="map")
+
+    @property
+    def multiple(self) -> int | None:
+        """Twice the architecture's: the upper level halves the lower one's height and width."""
+        own = super().multiple
+        return None if own is None else 2 * own
 
     @property
     def encoder_features(self) -> int:

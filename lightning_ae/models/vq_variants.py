@@ -49,7 +49,7 @@ class ResidualVQVAE(VQVAE):
 
     def __init__(
         self,
-        input_shape: Sequence[int],
+        input_shape: Sequence[int | None],
         latent_dim: int = 16,
         *,
         layers: int = 4,
@@ -78,7 +78,7 @@ class FSQVAE(VQVAE):
 
     def __init__(
         self,
-        input_shape: Sequence[int],
+        input_shape: Sequence[int | None],
         latent_dim: int = 4,
         *,
         levels: Sequence[int] = (8, 5, 5, 5),
@@ -107,7 +107,7 @@ class LFQVAE(VQVAE):
 
     def __init__(
         self,
-        input_shape: Sequence[int],
+        input_shape: Sequence[int | None],
         latent_dim: int = 8,
         *,
         bits: int | None = None,
@@ -135,7 +135,7 @@ class SimVQVAE(VQVAE):
 
     def __init__(
         self,
-        input_shape: Sequence[int],
+        input_shape: Sequence[int | None],
         latent_dim: int = 16,
         *,
         codes: int = 512,
@@ -164,7 +164,7 @@ class GumbelVQVAE(VQVAE):
 
     def __init__(
         self,
-        input_shape: Sequence[int],
+        input_shape: Sequence[int | None],
         latent_dim: int = 16,
         *,
         codes: int = 512,

@@ -55,6 +55,8 @@ class Codebook(nn.Module):
             belong to the loss, each summed over a sample's vectors and averaged over the batch.
         """
         h = self.prepared(h)
+        if noise is not None:
+            self.begin(h, noise)
         indices = self.nearest(h)
         e = self.lookup(indices)
         return self.through(h, e), indices, self.terms(h, e)
@@ -87,6 +89,14 @@ class Codebook(nn.Module):
     def terms(self, h: Tensor, e: Tensor) -> dict[str, Tensor]:
         """Of the encoder's output, prepared, and what it becomes: what the loss has besides the reconstruction."""
         return {}
+
+    def begin(self, h: Tensor, noise: Noise) -> None:
+        """What the first training batch makes of the codebook before it is quantised.
+
+        Args:
+            h: the encoder's output, prepared, of this rank's samples.
+            noise: of the step, the same on all ranks.
+        """
 
     def update(self, h: Tensor, indices: Tensor, noise: Noise) -> None:
         """What a training batch changes in the codebook besides the optimizer's step, after it was quantised.

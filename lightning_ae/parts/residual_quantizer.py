@@ -82,6 +82,8 @@ class _Residual(Codebook):
         found: list[Tensor] = []
         terms: dict[str, Tensor] = {}
         for book in self.books:
+            if noise is not None:
+                book.begin(left, noise)
             found.append(book.nearest(left))
             parts.append(book.lookup(found[-1]))
             for name, value in book.terms(left, parts[-1]).items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -23,6 +24,7 @@ from lightning_ae.parts.quantizers import (
     check_choice,
     check_number,
     check_weights,
+    nearest_rows,
     rows_of,
     squared,
     uniform,
@@ -84,8 +86,7 @@ class VectorQuantizer(Quantizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number(self, "codes", 2)
-        check_weights(self, "commitment")
+        _check(self)
         for name in ("decay", "revive"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} of {type(self).__name__} must lie in [0, 1), got {getattr(self, name)}")
@@ -94,8 +95,6 @@ class VectorQuantizer(Quantizer):
                 f"restart of {type(self).__name__} must lie between revive = {self.revive} and 1, got {self.restart}",
                 "a code that starts again with less would be dead at once",
             )
-        for name, choices in (("start", Start), ("distance", Distance), ("gradient", Estimator)):
-            check_choice(self, name, choices)
 
     def build(self, latent_dim: int) -> Codebook:
         """Its state is in buffers: `vectors`, `counts` (N) and `sums` (m)."""
@@ -103,18 +102,8 @@ class VectorQuantizer(Quantizer):
 
 
 @dataclass(frozen=True)
-class GradientVectorQuantizer(Quantizer):
-    r"""A codebook trained by the gradient of its distance to what it quantises (van den Oord et al. 2017, eq. 3).
-
-    The loss has one term more, :math:`|\mathrm{sg}(h) - e|^2`, "codebook". The vectors start as a linear layer's
-    weights do, between :math:`\pm 1 / \sqrt{d}` for d values. Codes that are never the nearest stay where they are.
-
-    Args:
-        codes: K, how many vectors the codebook has.
-        commitment: beta, the weight of the commitment term :math:`|h - \mathrm{sg}(e)|^2`.
-        distance: "euclidean", or "cosine"; see `VectorQuantizer`.
-        gradient: "straight_through", or "rotation"; see `VectorQuantizer`.
-    """
+class _ByGradient(Quantizer):
+    """What codebooks have that the optimizer trains."""
 
     codes: int = 512
     commitment: float = 0.25
@@ -123,24 +112,47 @@ class GradientVectorQuantizer(Quantizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number(self, "codes", 2)
-        check_weights(self, "commitment")
-        for name, choices in (("distance", Distance), ("gradient", Estimator)):
-            check_choice(self, name, choices)
-
-    def build(self, latent_dim: int) -> Codebook:
-        """Its `vectors` are a parameter."""
-        return _Trained(self, latent_dim)
+        _check(self)
 
 
 @dataclass(frozen=True)
-class SimVectorQuantizer(GradientVectorQuantizer):
+class GradientVectorQuantizer(_ByGradient):
+    r"""A codebook trained by the gradient of its distance to what it quantises (van den Oord et al. 2017, eq. 3).
+
+    The loss has one term more, :math:`|\mathrm{sg}(h) - e|^2`, "codebook". Codes that are never the nearest stay where
+    they are: from draws many may never be, from data each is the nearest to what it is made of.
+
+    Args:
+        codes: K, how many vectors the codebook has.
+        commitment: beta, the weight of the commitment term :math:`|h - \mathrm{sg}(e)|^2`.
+        distance: "euclidean", or "cosine"; see `VectorQuantizer`.
+        gradient: "straight_through", or "rotation"; see `VectorQuantizer`.
+        start: "uniform", "batch" or "kmeans", as of `VectorQuantizer`; but the first training batch is quantised by
+            the vectors that are made of it, so that the first step of the optimizer is of these. Weight decay, where
+            there is any, draws them back to where they started.
+    """
+
+    start: Start = "uniform"
+
+    def build(self, latent_dim: int) -> Codebook:
+        """Its `vectors` are a parameter; of a start from data the buffer `origin` plus the parameter `moves`."""
+        return _Trained(self, latent_dim) if self.start == "uniform" else _Moved(self, latent_dim)
+
+
+@dataclass(frozen=True)
+class SimVectorQuantizer(_ByGradient):
     r"""A codebook of fixed vectors that one trained linear map moves together (SimVQ; Zhu et al. 2024).
 
     .. math:: e_k = W b_k, \qquad b_k \sim N(0, I / d),
 
     with the terms of `GradientVectorQuantizer`, whose gradient goes to W alone: so codes that are never the nearest
     move with the others, and do not die. W is initialised as a linear layer's weights, of d x d.
+
+    Args:
+        codes: K, how many vectors the codebook has.
+        commitment: beta, the weight of the commitment term :math:`|h - \mathrm{sg}(e)|^2`.
+        distance: "euclidean", or "cosine"; see `VectorQuantizer`.
+        gradient: "straight_through", or "rotation"; see `VectorQuantizer`.
     """
 
     def build(self, latent_dim: int) -> Codebook:
@@ -148,8 +160,17 @@ class SimVectorQuantizer(GradientVectorQuantizer):
         return _Turned(self, latent_dim)
 
 
+def _check(quantizer: Quantizer) -> None:
+    """Raises InputError where an option that these quantizers share cannot be."""
+    check_number(quantizer, "codes", 2)
+    check_weights(quantizer, "commitment")
+    for name, choices in (("start", Start), ("distance", Distance), ("gradient", Estimator)):
+        if hasattr(quantizer, name):
+            check_choice(quantizer, name, choices)
+
+
 class _Trained(VectorCodebook):
-    def __init__(self, options: GradientVectorQuantizer, latent_dim: int) -> None:
+    def __init__(self, options: _ByGradient, latent_dim: int) -> None:
         super().__init__(options.codes, latent_dim, options.commitment, options.distance, options.gradient)
         self.make_vectors()
 
@@ -173,7 +194,109 @@ class _Turned(_Trained):
             return at_least_float32(self.basis) @ at_least_float32(self.map).T
 
 
-class _RunningMeans(VectorCodebook):
+class _OfData(VectorCodebook):
+    """A codebook that may start from data, those of the first training batch of all ranks."""
+
+    start: Start
+    _begun = False
+
+    @property
+    @abstractmethod
+    def mark(self) -> Tensor:
+        """Zero until it has begun."""
+
+    @property
+    def begins(self) -> bool:
+        """Whether the first training batch is to come, which makes the codebook one of data."""
+        # asked for once: an accelerator would wait in each step
+        self._begun = self._begun or self.start == "uniform" or bool(self.mark.any())
+        return not self._begun
+
+    def _made_of(self, h: Tensor, drawn: Tensor) -> Tensor:
+        """The vectors with which it starts, (codes, latent_dim): those drawn of all ranks, or the means around them."""
+        if len(drawn) < self.codes:
+            raise InputError(
+                f"codes = {self.codes} are to start from the first batch, which has {len(drawn)} vectors over all "
+                "ranks",
+                'give fewer codes or larger batches, or start="uniform", which takes the vectors of several',
+            )
+        vectors = drawn
+        for _ in range(ITERATIONS if self.start == "kmeans" else 0):
+            counts, sums = self._sums(h, nearest_rows(rows_of(h), vectors))
+            means = sums / counts.clamp(min=1)[:, None]
+            seen = counts > 0  # a mean of no vectors stays where it is
+            if self.distance == "cosine":
+                seen, means = seen & (means.norm(dim=1) > EPSILON), F.normalize(means, dim=1)
+            vectors = torch.where(seen[:, None], means, vectors)
+        return vectors
+
+    def _sums(self, h: Tensor, indices: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
+        """How many vectors of all ranks have each code, their sums, and the sums of what else ranks have."""
+        used = F.one_hot(indices.flatten(), self.codes).to(h.dtype)
+        with without_autocast(h.device):
+            # a product, since adding up by index has no fixed order on some devices
+            return sum_over_ranks(used.sum(dim=0), used.T @ rows_of(h), *more)
+
+    def _draw(self, h: Tensor, noise: Noise) -> Tensor:
+        """At most `codes` different vectors of the batch of all ranks; of those of other ranks zeros."""
+        (samples,) = sum_over_ranks(torch.tensor(len(h), device=h.device))
+        rows, each = rows_of(h), h[0, 0].numel()
+        chosen = noise.permutation(int(samples) * each, h.device)[: self.codes]
+        sample, position = chosen // each, chosen % each
+        own = sample % world_size() == rank()  # rank r has the samples r, r + W, ...
+        row = (sample // world_size()).clamp(max=len(h) - 1) * each + position
+        return torch.where(own[:, None], rows[row], 0.0)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._begun = False  # what was loaded says it
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Leaves buffers in float32 where weights are made bfloat16, which has too few digits for running means."""
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, value in self._buffers.items():
+            kept = before[name]
+            if value is not None and kept is not None and value.dtype in (torch.bfloat16, torch.float16):
+                self._buffers[name] = at_least_float32(kept).to(value.device)
+        return self
+
+
+class _Moved(_OfData, _Trained):
+    """Vectors that start from data, as what is trained adds to: a parameter is no place for values that are set.
+
+    A sharded one would lose them, and an optimizer may hold a copy of its own.
+    """
+
+    origin: Tensor
+    begun: Tensor
+
+    def __init__(self, options: GradientVectorQuantizer, latent_dim: int) -> None:
+        self.start = options.start
+        super().__init__(options, latent_dim)
+
+    def make_vectors(self) -> None:
+        self.register_buffer("origin", uniform(self.codes, self.latent_dim))
+        self.register_buffer("begun", torch.tensor(False))
+        self.moves = nn.Parameter(torch.zeros(self.codes, self.latent_dim))
+
+    @property
+    def vectors(self) -> Tensor:  # type: ignore[override]
+        return at_least_float32(self.origin) + at_least_float32(self.moves)
+
+    @property
+    def mark(self) -> Tensor:
+        return self.begun
+
+    @torch.no_grad()
+    def begin(self, h: Tensor, noise: Noise) -> None:
+        if self.begins:
+            (drawn,) = sum_over_ranks(self._draw(h, noise))
+            self.origin.copy_(self._made_of(h, drawn))
+            self.begun.fill_(True)
+
+
+class _RunningMeans(_OfData):
     counts: Tensor
     sums: Tensor
 
@@ -181,7 +304,6 @@ class _RunningMeans(VectorCodebook):
         super().__init__(options.codes, latent_dim, options.commitment, options.distance, options.gradient)
         self.decay, self.revive, self.start = options.decay, options.revive, options.start
         self.restart = options.revive if options.restart is None else options.restart
-        self._begun = self.start == "uniform"
         vectors = uniform(options.codes, latent_dim)
         self.register_buffer("vectors", F.normalize(vectors, dim=1) if self.distance == "cosine" else vectors)
         self.register_buffer("counts", torch.zeros(options.codes))
@@ -193,10 +315,9 @@ class _RunningMeans(VectorCodebook):
         return at_least_float32(self.vectors)
 
     @property
-    def begins(self) -> bool:
-        """Whether the next update is the first, which makes the codebook one of data."""
-        self._begun = self._begun or bool(self.counts.any())  # asked for once: an accelerator would wait in each step
-        return not self._begun
+    def mark(self) -> Tensor:
+        """N: no code was used before the first update."""
+        return self.counts
 
     @torch.no_grad()
     def update(self, h: Tensor, indices: Tensor, noise: Noise) -> None:
@@ -205,7 +326,7 @@ class _RunningMeans(VectorCodebook):
         drawn = self._draw(h, noise) if draws else h.new_empty(0, self.latent_dim)
         if begins:
             (drawn,) = sum_over_ranks(drawn)
-            self._begin(h, drawn)
+            self.vectors.copy_(self._made_of(h, drawn))
             counts, sums = self._sums(h, self.nearest(h))
         else:
             counts, sums, drawn = self._sums(h, indices, drawn)
@@ -234,46 +355,3 @@ class _RunningMeans(VectorCodebook):
         weight = self.restart * share
         self.counts.copy_(torch.where(revived, weight, self.counts))
         self.sums.copy_(torch.where(revived[:, None], weight * again, self.sums))
-
-    def _begin(self, h: Tensor, drawn: Tensor) -> None:
-        if len(drawn) < self.codes:
-            raise InputError(
-                f"codes = {self.codes} are to start from the first batch, which has {len(drawn)} vectors over all "
-                "ranks",
-                'give fewer codes or larger batches, or start="uniform", which takes the vectors of several',
-            )
-        self.vectors.copy_(drawn)
-        for _ in range(ITERATIONS if self.start == "kmeans" else 0):
-            counts, sums = self._sums(h, self.nearest(h))
-            means = sums / counts.clamp(min=1)[:, None]
-            seen = counts > 0  # a mean of no vectors stays where it is
-            if self.distance == "cosine":
-                seen, means = seen & (means.norm(dim=1) > EPSILON), F.normalize(means, dim=1)
-            self.vectors.copy_(torch.where(seen[:, None], means, self.vectors))
-
-    def _sums(self, h: Tensor, indices: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
-        """How many vectors of all ranks have each code, their sums, and the sums of what else ranks have."""
-        used = F.one_hot(indices.flatten(), self.codes).to(h.dtype)
-        with without_autocast(h.device):
-            # a product, since adding up by index has no fixed order on some devices
-            return sum_over_ranks(used.sum(dim=0), used.T @ rows_of(h), *more)
-
-    def _draw(self, h: Tensor, noise: Noise) -> Tensor:
-        """At most `codes` different vectors of the batch of all ranks; of those of other ranks zeros."""
-        (samples,) = sum_over_ranks(torch.tensor(len(h), device=h.device))
-        rows, each = rows_of(h), h[0, 0].numel()
-        chosen = noise.permutation(int(samples) * each, h.device)[: self.codes]
-        sample, position = chosen // each, chosen % each
-        own = sample % world_size() == rank()  # rank r has the samples r, r + W, ...
-        row = (sample // world_size()).clamp(max=len(h) - 1) * each + position
-        return torch.where(own[:, None], rows[row], 0.0)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Leaves the state in float32 where weights are made bfloat16, which has too few digits for running means."""
-        before = dict(self._buffers)
-        super()._apply(fn, recurse)
-        for name, value in self._buffers.items():
-            kept = before[name]
-            if value is not None and kept is not None and value.dtype in (torch.bfloat16, torch.float16):
-                self._buffers[name] = at_least_float32(kept).to(value.device)
-        return self

@@ -3,7 +3,8 @@
 from lightning_ae.callbacks.pictures import sample_figure
 from lightning_ae.callbacks.projections import projection_figure
 from lightning_ae.uses.attributes import add_attribute, arithmetic, attribute_vector
-from lightning_ae.uses.compression import Codec, Compressed, psnr
+from lightning_ae.uses.compressed import Compressed, CompressedIndices, read_code
+from lightning_ae.uses.compression import Codec, psnr
 from lightning_ae.uses.conditions import class_samples
 from lightning_ae.uses.figures import (
     arithmetic_figure,
@@ -24,6 +25,7 @@ from lightning_ae.uses.tiles import decode_in_tiles, encode_in_tiles
 __all__ = [
     "Codec",
     "Compressed",
+    "CompressedIndices",
     "Rate",
     "add_attribute",
     "arithmetic",
@@ -43,6 +45,7 @@ __all__ = [
     "pillow_rates",
     "projection_figure",
     "psnr",
+    "read_code",
     "rates_figure",
     "reconstruction_figure",
     "sample_figure",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lightning_ae.figures import Figure
 
 Format = Literal["JPEG", "WEBP"]
+BITS = (3, 4, 6, 8)
 QUALITIES = (5, 10, 20, 35, 50, 65, 80, 90, 95)
 
 
@@ -28,7 +29,7 @@ class Rate:
 
     Args:
         codec: its name.
-        setting: bits, or a quality.
+        setting: bits of each number or index, or a quality.
         bits_per_pixel: of all files, headers too, over the pixels of all images.
         psnr: of the images in bytes, in dB; the mean over images.
     """
@@ -39,17 +40,25 @@ class Rate:
     psnr: float
 
 
-def codec_rates(codec: Codec, images: Sequence[PIL.Image.Image], bits: Sequence[int] = (3, 4, 6, 8)) -> list[Rate]:
+def codec_rates(codec: Codec, images: Sequence[PIL.Image.Image], bits: Sequence[int] | None = None) -> list[Rate]:
     """What a model's codes cost, at each number of bits.
 
+    Args:
+        codec: the model's.
+        images: what it compresses.
+        bits: of each number of a code, by default 3, 4, 6 and 8; indices cost what they cost, once.
+
     Raises:
-        InputError: for no images, or one that the codec does not take.
+        InputError: for no images, or one that the codec does not take; for bits of indices.
     """
+    settings: Sequence[int | None] = bits or ([None] if codec.has_indices else BITS)
+    rates: list[int] = []
     made: list[list[tuple[bytes, float]]] = []
     for image in tqdm(images, "compressing", delay=5, leave=False):
-        coded = codec.compress_each(image, bits)
+        coded = codec.compress_each(image, settings)
+        rates = [code.bits for code in coded]
         made.append([(code.to_bytes(), psnr(image, codec.decompress(code))) for code in coded])
-    return [_rate(codec.name, setting, images, [each[i] for each in made]) for i, setting in enumerate(bits)]
+    return [_rate(codec.name, rate, images, [each[i] for each in made]) for i, rate in enumerate(rates or [0])]
 
 
 def pillow_rates(images: Sequence[PIL.Image.Image], kind: Format, qualities: Iterable[int] = QUALITIES) -> list[Rate]:

@@ -130,11 +130,19 @@ class Stop(pl.Callback):
             trainer.save_checkpoint(f"{trainer.default_root_dir}/stopped.ckpt")
 
 
-@pytest.mark.parametrize("start", ["uniform", "batch"])
-def test_a_run_goes_on_bit_for_bit(start: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "quantizer",
+    [
+        VectorQuantizer(codes=64, decay=0.7, revive=0.5),
+        VectorQuantizer(codes=64, decay=0.7, revive=0.5, start="batch"),
+        GradientVectorQuantizer(codes=64, start="kmeans"),
+    ],
+    ids=lambda q: f"{type(q).__name__}-{q.start}",
+)
+def test_a_run_goes_on_bit_for_bit(quantizer: Any, tmp_path: Path) -> None:
     def run(**options: Any) -> VQVAE:
         pl.seed_everything(3, verbose=False)
-        model = build(quantizer=VectorQuantizer(codes=64, decay=0.7, revive=0.5, start=start))
+        model = build(quantizer=quantizer)
         trainer = pl.Trainer(**QUIET, max_epochs=4, callbacks=[Stop()], default_root_dir=tmp_path)
         trainer.fit(model, datamodule=HFDataModule("digits", batch_size=300), **options)
         assert trainer.global_step == 20
@@ -142,11 +150,11 @@ def test_a_run_goes_on_bit_for_bit(start: Any, tmp_path: Path) -> None:
 
     whole = run()
     path = tmp_path / "stopped.ckpt"
-    saved = load_model(path).codebook.counts
+    saved = load_model(path).codebook.vectors
     second = run(ckpt_path=path, weights_only=True)
     for name, value in whole.state_dict().items():
         assert torch.equal(second.state_dict()[name], value), name
-    assert not torch.equal(saved, whole.codebook.counts)
+    assert not torch.equal(saved, whole.codebook.vectors)
 
 
 def test_bf16_mixed(digits: Tensor, fit: Any) -> None:
@@ -178,10 +186,12 @@ def test_it_learns_and_uses_its_codes(digits: Tensor, fit: Any) -> None:
 
 OF_START = {"class_path": "VectorQuantizer", "init_args": {"codes": 24, "start": "batch", "revive": 0.5, "decay": 0.5}}
 TRAINED = {"class_path": "GradientVectorQuantizer", "init_args": {"codes": 24}}
+OF_DATA = {"class_path": "GradientVectorQuantizer", "init_args": {"codes": 24, "start": "kmeans"}}
 CASES = [
     Case("VQVAE", title="a map"),
     Case("VQVAE", {"quantizer": OF_START}, title="from the first batch, revived often"),
     Case("VQVAE", {"quantizer": TRAINED, "input_shape": [9]}, title="tokens, by gradient"),
+    Case("VQVAE", {"quantizer": OF_DATA}, {"accumulate_grad_batches": 2}, title="by gradient, from k-means"),
     Case("VQVAE", {"quantizer": OF_START, "input_shape": [9]}, {"accumulate_grad_batches": 2}, title="accumulated"),
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from pathlib import Path
@@ -195,6 +196,91 @@ def test_a_codebook_larger_than_the_data_of_kmeans_is_refused() -> None:
         book.update(h, book.nearest(h), Noise(1, samples=6))
 
 
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_vectors_with_a_gradient_start_from_kmeans(distance: Any, dtype: torch.dtype) -> None:
+    """Those of scikit-learn, spherical by hand; the first batch is quantised by them."""
+    h = hidden(80, 6).to(dtype)
+    book = build(GradientVectorQuantizer(codes=7, start="kmeans", distance=distance), dtype=dtype)
+    before = book.vectors.detach().clone()
+    book(h), book.quantised(h), book.update(h, book.nearest(h), Noise(3, samples=80))  # nothing is drawn: not a step
+    assert torch.equal(book.vectors, before)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32):
+        _, indices, terms = book(h, Noise(3, samples=80))
+    x = (h if distance == "euclidean" else F.normalize(h, dim=1)).numpy()
+    first = x[Noise(3, samples=80).permutation(80)[:7].numpy()]
+    if distance == "euclidean":
+        centres = KMeans(7, init=first, n_init=1, max_iter=10, tol=0, algorithm="lloyd").fit(x).cluster_centers_
+    else:
+        centres = first
+        for _ in range(10):
+            chosen = (x @ centres.T).argmax(axis=1)
+            means = np.stack([x[chosen == k].mean(axis=0) for k in range(7)])
+            centres = means / np.linalg.norm(means, axis=1, keepdims=True)
+    np.testing.assert_allclose(book.vectors.detach().numpy(), centres, rtol=1e-4, atol=1e-6)
+    apart = np.square(x[:, None] - centres[None]).sum(axis=2)
+    assert indices.tolist() == apart.argmin(axis=1).tolist()
+    assert terms["codebook"].item() == pytest.approx(apart.min(axis=1).mean(), rel=1e-4)
+    # a step of gradient descent, of these vectors and not of those before
+    terms["codebook"].backward()
+    (moves,) = book.parameters()
+    assert moves.grad is not None
+    if distance == "euclidean":
+        counts = np.bincount(indices.numpy(), minlength=7)[:, None]
+        sums = np.stack([x[indices.numpy() == k].sum(axis=0) for k in range(7)])
+        expected = 2 * (counts * centres - sums) / 80
+        np.testing.assert_allclose(moves.grad.numpy(), expected, rtol=1e-3, atol=1e-6)
+    started = book.vectors.detach().clone()
+    book(hidden(80, 6, seed=2).to(dtype), Noise(4, samples=80))
+    assert torch.equal(book.vectors, started)  # once only
+
+
+@pytest.mark.parametrize("kind", [VectorQuantizer, GradientVectorQuantizer])
+def test_what_is_loaded_says_whether_a_codebook_has_begun(kind: Any) -> None:
+    h, other = hidden(20, 6), hidden(20, 6, seed=2)
+
+    def train(book: Any, h: Tensor, key: int) -> None:
+        book.update(h, book(h, Noise(key, samples=20))[1], Noise(key, samples=20))
+
+    book, untrained = (build(kind(codes=5, start="batch")) for _ in range(2))
+    train(book, h, 1)
+    assert float(torch.cdist(book.vectors.detach(), h).min(dim=1).values.max()) == 0
+    again = build(kind(codes=5, start="batch"))
+    again.load_state_dict(book.state_dict())
+    train(again, other, 2)
+    assert float(torch.cdist(again.vectors.detach(), other).min(dim=1).values.min()) > 0.01
+    train(book, h, 3)  # it has asked and knows
+    book.load_state_dict(untrained.state_dict())  # as after a search for a learning rate
+    train(book, other, 2)
+    assert float(torch.cdist(book.vectors.detach(), other).min(dim=1).values.max()) == 0
+
+
+def test_vectors_with_a_gradient_of_more_codes_than_data_are_refused() -> None:
+    for quantizer in (
+        GradientVectorQuantizer(codes=13, start="batch"),
+        ResidualQuantizer(2, GradientVectorQuantizer(codes=13, start="kmeans")),
+    ):
+        book, h = build(quantizer), hidden(6, 6, 2)
+        before = copy.deepcopy(book.state_dict())
+        with pytest.raises(InputError, match=r"codes = 13 .* first batch, which has 12 vectors .*\n.*start=\"unif"):
+            book(h, Noise(1, samples=6))
+        assert all(torch.equal(value, before[name]) for name, value in book.state_dict().items())
+        book(h)  # in evaluation none is needed
+
+
+def test_a_start_from_data_in_bfloat16() -> None:
+    """Weights of which are so: the start keeps its digits, and small steps are not lost on it."""
+    h = hidden(9, 6).float()
+    book = build(GradientVectorQuantizer(codes=5, start="batch"), dtype=torch.bfloat16)
+    book(h, Noise(1, samples=9))
+    assert float(torch.cdist(book.vectors.detach(), h).min(dim=1).values.max()) == 0
+    (moves,) = book.parameters()
+    assert moves.dtype == torch.bfloat16
+    with torch.no_grad():
+        moves += 1e-4
+    assert float(torch.cdist(book.vectors.detach(), h).min(dim=1).values.min()) > 1e-4
+
+
 # ---- residual -------------------------------------------------------------------------------------------------------
 
 
@@ -231,13 +317,18 @@ def test_more_layers_leave_less() -> None:
     assert left[2] < 0.75 * left[1]
 
 
-def test_each_layer_begins_with_what_the_one_before_leaves() -> None:
+@pytest.mark.parametrize(
+    "quantizer",
+    [VectorQuantizer(codes=60, start="batch", revive=0.0), GradientVectorQuantizer(codes=60, start="batch")],
+    ids=lambda q: type(q).__name__,
+)
+def test_each_layer_begins_with_what_the_one_before_leaves(quantizer: Quantizer) -> None:
     h = hidden(60, 6)
-    book = build(ResidualQuantizer(2, VectorQuantizer(codes=60, start="batch", revive=0.0)))
-    book.update(h, book.nearest(h), Noise(1, samples=60))
+    book = build(ResidualQuantizer(2, quantizer))
+    book.update(h, book(h, Noise(1, samples=60))[1], Noise(1, samples=60))
     first, second = book.layers
-    assert float(torch.cdist(first.vectors, h).min(dim=1).values.max()) < 1e-6
-    assert float(second.vectors.abs().max()) == 0  # sixty codes leave nothing of sixty vectors
+    assert float(torch.cdist(first.vectors.detach(), h).min(dim=1).values.max()) < 1e-6
+    assert float(second.vectors.detach().abs().max()) == 0  # sixty codes leave nothing of sixty vectors
 
 
 # ---- finite scalars -------------------------------------------------------------------------------------------------
@@ -365,6 +456,7 @@ SHARED: dict[str, Quantizer] = {
     "k-means": VectorQuantizer(codes=5, start="kmeans", decay=0.8, revive=0.3),
     "cosine": VectorQuantizer(codes=5, distance="cosine", decay=0.8, revive=0.3),
     "residual": ResidualQuantizer(2, VectorQuantizer(codes=5, start="kmeans", decay=0.8, revive=0.3)),
+    "trained": ResidualQuantizer(2, GradientVectorQuantizer(codes=5, start="kmeans")),
     "signs": LookupFreeQuantizer(3),
 }
 
@@ -379,7 +471,7 @@ def several_steps(world: int, number: int) -> dict[str, Tensor]:
             if key < 3:
                 h[0] += 20
             mine = h[number::world].clone().requires_grad_()
-            terms = book(mine)[2]
+            terms = book(mine, Noise(2, key, samples=7))[2]
             book.update(mine.detach(), book.nearest(mine), Noise(1, key, samples=7))
             for term, value in terms.items():
                 total = value.detach() * len(mine) / 7
@@ -441,7 +533,15 @@ def test_several_ranks_have_the_codebook_of_one(world: int, tmp_path: Path) -> N
         (lambda: VectorQuantizer(distance="cosin"), "did you mean 'cosine'"),  # type: ignore[arg-type]
         (lambda: VectorQuantizer(gradient="rotated"), "gradient of VectorQuantizer"),  # type: ignore[arg-type]
         (lambda: GradientVectorQuantizer(distance="l2"), "distance of GradientVectorQuantizer"),  # type: ignore[arg-type]
+        (
+            lambda: GradientVectorQuantizer(start="kmean"),
+            r"start of GradientVectorQuantizer.*\n.*did you mean 'kmeans'",
+        ),  # type: ignore[arg-type]
         (lambda: SimVectorQuantizer(codes=1), "codes of SimVectorQuantizer"),
+        (
+            lambda: from_plain(Quantizer, {"class_path": "SimVectorQuantizer", "init_args": {"start": "kmeans"}}, "q"),
+            "SimVectorQuantizer.*start",
+        ),
         (lambda: VectorQuantizer(commitment=math.nan), "commitment of VectorQuantizer"),
     ],
 )

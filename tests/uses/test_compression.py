@@ -16,7 +16,7 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 
-from lightning_ae import VAE, VQVAE, Autoencoder, ConditionalVAE, InputError, zoo
+from lightning_ae import VAE, Autoencoder, ConditionalVAE, InputError, zoo
 from lightning_ae.architectures import ConvNet, TinyNet
 from lightning_ae.cli import main
 from lightning_ae.cli.compression import MODEL, decode, encode
@@ -167,13 +167,18 @@ def test_what_does_not_come_back_is_refused(codec: Codec) -> None:
         Codec(broken).compress(picture())
 
 
+class Several(Autoencoder):
+    def encode(self, x: torch.Tensor, **given: torch.Tensor) -> Any:
+        return (super().encode(x, **given),) * 2
+
+
 def test_models_that_are_no_codec() -> None:
     net = ConvNet((4, 6), code="map")
     any_size = (3, None, None)
     for model, words in (
         (Autoencoder((3, 8, 8), 3, architecture=net), r"takes images of \(3, 8, 8\)"),
         (ConditionalVAE(any_size, 3, architecture=net, num_classes=3), "takes more than its input"),
-        (VQVAE(any_size, 3, architecture=net), "are indices"),
+        (Several(any_size, 3, architecture=net), "the codes of Several are several"),
         (VAE(any_size, 3, architecture=net), "does not say what images it takes"),
     ):
         with pytest.raises(InputError, match=words):
@@ -346,6 +351,7 @@ def test_images_that_cannot_be(folder: Path, checkpoints: list[str]) -> None:
 def test_the_default_is_the_bundled_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert MODEL in zoo.list_models()
+    assert Codec(zoo.load(MODEL)).identity.hex() == "459f070da784ae99ec74d9f6da441223"  # files of before name it
     Path("p").mkdir()
     picture(60, 90).save("p/a.webp", lossless=True)
     main(["encode", "p", "--to", "c"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import io
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,9 @@ from lightning_ae.architectures import TinyNet
 from lightning_ae.cli import main
 from lightning_ae.preprocess import ImagePreprocess
 from lightning_ae.zoo import index
-from lightning_ae.zoo.publishing.evaluate import measure_photographs
+from lightning_ae.zoo.publishing import imported
+from lightning_ae.zoo.publishing.entry import preview
+from lightning_ae.zoo.publishing.evaluate import measure_photographs, photographs
 from lightning_ae.zoo.publishing.imported import check_given, publish_imported, read_state_dict, take_in_order
 from lightning_ae.zoo.schema import Entry, parse
 from lightning_ae.zoo.transformer import EncoderTransformer
@@ -130,6 +134,39 @@ def test_the_card_says_whose_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert "3 x any x any, in multiples of 8" in capsys.readouterr().out
 
 
+def test_the_card_shows_photographs_above_their_reconstructions(model: Autoencoder, shared_data: Path) -> None:
+    folder = index.zoo_folder() / "weights" / NAME
+    assert (
+        "![Images of kodak, scaled down, above their reconstructions](preview.png)"
+        in (folder / "README.md").read_text()
+    )
+    data = (folder / "preview.png").read_bytes()
+    assert len(data) < 200_000
+    assert hashlib.sha256(data).hexdigest() == zoo.info(NAME).file("preview.png").sha256
+    found = np.asarray(Image.open(folder / "preview.png"))
+    assert found.shape == (2 * 82, 5 * 122, 3)
+    images = photographs(str(shared_data / "kodak"))
+    drawn = Image.open(io.BytesIO(preview(model, imported._shown(model, images), {}, 5)))
+    assert np.abs(np.asarray(drawn).astype(int) - found).max() <= 2  # by the same function
+    for place, number in enumerate((0, 4, 9, 14, 19)):
+        above, below = (found[row : row + 80, place * 122 + 1 : place * 122 + 121] for row in (1, 83))
+        small = images[number].convert("RGB").resize((120, 80), Image.Resampling.BICUBIC)
+        if images[number].width > images[number].height:  # the others are cut
+            assert np.abs(above.astype(int) - np.asarray(small)).max() <= 1
+        again = model.decode(model.features(above)).detach()[0].clamp(0, 1).permute(1, 2, 0).numpy()
+        assert np.abs(below - 255 * again).max() <= 2
+        assert np.abs(below.astype(int) - above).mean() > 1  # not the image itself
+
+
+def test_a_preview_of_fewer_images(model: Autoencoder, picture: np.ndarray) -> None:
+    """Of another shape, and grey: cut around the centre, in colour; as many as there are."""
+    tall = Image.fromarray(picture).resize((40, 90)).convert("L")
+    x = imported._shown(model, [tall, Image.fromarray(picture)])
+    assert x.shape == (2, 3, 80, 120)
+    assert torch.equal(x[0, 0], x[0, 1])
+    assert imported._shown(model, [tall] * 24).shape == (5, 3, 80, 120)
+
+
 def test_an_entry_was_trained_or_imported() -> None:
     plain = zoo.info(NAME).model_dump(by_alias=True, mode="json")
     trained = zoo.info("ae_mlp.digits_v1").model_dump(by_alias=True, mode="json")
@@ -203,6 +240,7 @@ def test_published_so_that_it_loads(tmp_path: Path, picture: np.ndarray) -> None
         "data": {"id": None, "provenance": "none"}, "paper": {"title": "A", "url": "https://a.example"},
     }  # fmt: skip
     entry = publish_imported(model, "ae_tiny.a_v1", **about)
+    assert not any(file.name == "preview.png" for file in entry.files)  # no images were given
     loaded = zoo.load(tmp_path / "weights" / "ae_tiny.a_v1")
     assert torch.equal(loaded.features(picture), model.features(picture))
     assert (entry.stored, entry.multiple, entry.file("LICENSE.txt").size) == ("float16", 2, len("as you like"))

@@ -81,7 +81,10 @@ def _text(entry: Entry) -> str:
         lines += [f"**Deprecated**: {entry.deprecated}", ""]
     lines += [*_first(entry), ""]
     if any(file.name == "preview.png" for file in entry.files):
-        lines += ["![Test images above their reconstructions; samples below, where there are any](preview.png)", ""]
+        shown = "Test images above their reconstructions; samples below, where there are any"
+        if entry.imported is not None:
+            shown = f"Images of {entry.metrics[0].dataset}, scaled down, above their reconstructions"
+        lines += [f"![{shown}](preview.png)", ""]
     lines += [
         "```python",
         "from lightning_ae import zoo",

@@ -51,6 +51,7 @@ from lightning_ae.zoo.fetch import hub_file
 from lightning_ae.zoo.publishing.evaluate import measure, read_data
 from lightning_ae.zoo.schema import NAME, Config, Data, Entry, Layer, golden_input, parse, parse_hf
 
+PREVIEW = "preview.png"
 SPLITTING = ("name", "revision", "kind", "label", "condition", "train_split", "test_split")
 """Arguments of HFDataModule that say which samples there are."""
 DATASETS: dict[str, dict[str, str]] = {
@@ -145,7 +146,7 @@ def publish(
     config = parse(Config, plain, name)
     files = {WEIGHTS: as_safetensors(narrowed(plain_weights(model), stored)), CONFIG: as_json(config)}
     if len(config.input_shape) == 3:
-        files["preview.png"] = _preview(model, samples.inputs["test"], samples.given["test"])
+        files[PREVIEW] = preview(model, samples.inputs["test"], samples.given["test"])
     title, _, url = model.reference.partition(", http")
     entry = made(
         model,
@@ -416,8 +417,8 @@ def as_json(config: Config) -> bytes:
 
 
 @torch.no_grad()
-def _preview(model: Autoencoder, x: Tensor, given: Mapping[str, Tensor], n: int = 12) -> bytes:
-    """A PNG of inputs above their reconstructions, and samples of generative models below."""
+def preview(model: Autoencoder, x: Tensor, given: Mapping[str, Tensor], n: int = 12) -> bytes:
+    """A PNG of inputs (B, *input_shape) above their reconstructions, and samples of generative models below."""
     from PIL import Image
 
     from lightning_ae.callbacks.measures import to_unit_interval, visible
@@ -435,7 +436,7 @@ def _preview(model: Autoencoder, x: Tensor, given: Mapping[str, Tensor], n: int 
     zoom = -(-600 // image.width)
     image = image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
     output = io.BytesIO()
-    image.save(output, "PNG")
+    image.save(output, "PNG", optimize=True)
     return output.getvalue()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,21 @@ from torch import Tensor, nn
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.errors import InputError
 from lightning_ae.zoo.artefact import CONFIG, WEIGHTS, narrowed, plain_weights
-from lightning_ae.zoo.publishing.entry import as_json, as_safetensors, check_new, config_of, made, write
+from lightning_ae.zoo.publishing.entry import (
+    PREVIEW,
+    as_json,
+    as_safetensors,
+    check_new,
+    config_of,
+    made,
+    preview,
+    write,
+)
 from lightning_ae.zoo.schema import Entry, Metric, parse
 
 LICENCE = "LICENSE.txt"
+SHOWN, SIZE = 5, 80
+"""How many photographs a preview shows, and their height in pixels, or nearly: so that its file stays below 200 kB."""
 
 
 def read_state_dict(file: str | Path) -> dict[str, Tensor]:
@@ -71,6 +82,7 @@ def publish_imported(
     originals: Mapping[str, str | Path],
     metrics: list[Metric],
     licence_text: str,
+    images: Sequence[Any] = (),
     to: str | Path = "zoo",
     stored: str = "float32",
     **about: Any,
@@ -83,6 +95,7 @@ def publish_imported(
         originals: the files as they came, by their names, of which the entry states the hashes.
         metrics: what was measured.
         licence_text: goes along with the weights, as licences ask.
+        images: PIL images of a test split, of which the preview shows some; without any there is none.
         to: a folder, as `publish` takes it.
         stored: "float16" for weights that came so: the file holds them so, and the loaded model is in float32.
         about: "authors", "source", "command" and "stated", see `Imported`; "licence", "data" and "paper" as the entry
@@ -98,5 +111,22 @@ def publish_imported(
     config = parse(type(config), config.model_dump(by_alias=True) | {"stored": stored}, name)
     weights = narrowed(plain_weights(model), stored)
     files = {WEIGHTS: as_safetensors(weights), CONFIG: as_json(config), LICENCE: licence_text.encode()}
+    if len(images):
+        files[PREVIEW] = preview(model, _shown(model, images), {}, SHOWN)
     entry = made(model, config, files, metrics=[each.model_dump() for each in metrics], imported=own, **about)
     return write(entry, files, Path(to))
+
+
+def _shown(model: Autoencoder, images: Sequence[Any]) -> Tensor:
+    """Some of the images, evenly spaced, three wide to two high, as the model takes them: (B, *input_shape).
+
+    Scaled down, so that the whole of a photograph is seen; one of another shape is cut around its centre.
+    """
+    from PIL import ImageOps
+
+    multiple = model.multiple or 1
+    height, width = (max(1, round(each / multiple)) * multiple for each in (SIZE, 1.5 * SIZE))
+    chosen = [images[i * len(images) // SHOWN] for i in range(SHOWN)] if len(images) > SHOWN else images
+    fitted = [ImageOps.fit(each.convert("RGB"), (width, height)) for each in chosen]
+    x: Tensor = model.read_natural(fitted, {})[0]
+    return x
