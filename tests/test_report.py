@@ -22,6 +22,7 @@ from lightning_ae import VAE, VQVAE, Autoencoder, HFDataModule, InputError, TopK
 from lightning_ae import evaluation as evaluations
 from lightning_ae.architectures import MLP, ConvNet, SequenceNet
 from lightning_ae.cli import main
+from lightning_ae.colours import PALETTE
 from lightning_ae.data import Counts, Sequence
 from lightning_ae.evaluation.report import shown
 from lightning_ae.metrics import untrained
@@ -154,7 +155,7 @@ def test_its_curves_are_the_logs(run: Path, page: Page) -> None:
     drawn = [chart for name, chart in page.data("charts").items() if name.startswith("curve-")]
     titles = list(read_metrics(run / "metrics.csv"))
     assert titles[0] == "loss"
-    columns = {"train/{}": "#3f90da", "train/{}_epoch": "#3f90da", "val/{}": "#e76300"}
+    columns = {"train/{}": PALETTE[0], "train/{}_epoch": PALETTE[0], "val/{}": PALETTE[1]}
     seen = set()
     for term, chart in zip(titles, drawn, strict=True):
         curves = [layer for layer in chart["layer"] if layer["mark"]["type"] == "line"]

@@ -1,5 +1,7 @@
 """Codes in the plane: how, in colours that everybody tells apart, with images at their points."""
 
+import re
+from importlib.resources import files
 from importlib.util import find_spec
 from itertools import combinations
 from typing import Any
@@ -10,7 +12,8 @@ import torch
 
 from lightning_ae import InputError
 from lightning_ae.callbacks import LatentProjection
-from lightning_ae.callbacks.projections import PALETTE, plane_of, projection_figure
+from lightning_ae.callbacks.projections import plane_of, projection_figure
+from lightning_ae.colours import GREY, PALETTE
 
 # Machado, Oliveira & Fernandes 2009, severity 1, for linear RGB
 SIGHTS = {
@@ -40,15 +43,25 @@ def nearest(palette: Any, sight: str) -> float:
 
 @pytest.mark.parametrize("sight", SIGHTS)
 def test_colours_are_told_apart(sight: str) -> None:
-    assert nearest(PALETTE, sight) > 25
+    assert nearest(PALETTE, sight) > 20
     usual = ["#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f"]
     assert sight in ("normal", "tritanopia") or nearest(usual, sight) < 10  # matplotlib's are not: the check can fail
 
 
-def test_colours_show_on_paper() -> None:
-    light = [float(np.array([0.2126, 0.7152, 0.0722]) @ linear(colour)) for colour in PALETTE]
-    assert min(1.05 / (y + 0.05) for y in light) > 2.1  # contrast with white, as in WCAG 2
-    assert len(set(PALETTE)) == 10
+def contrast(colour: str, other: str) -> float:
+    """As WCAG 2 defines it."""
+    dark, light = sorted(float(np.array([0.2126, 0.7152, 0.0722]) @ linear(each)) for each in (colour, other))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_colours_show_on_paper_and_on_both_schemes_of_the_report() -> None:
+    style = (files("lightning_ae.report") / "templates" / "style.css").read_text()
+    behind = {"#ffffff", *re.findall(r"--(?:back|card): (#[0-9a-f]{6})", style)}
+    assert len(behind) == 3  # white, and the dark of the page and of a card on it
+    assert contrast("#ffffff", "#000000") == pytest.approx(21)
+    for colour in (*PALETTE, GREY):
+        assert min(contrast(colour, each) for each in behind) >= 3
+    assert len({*PALETTE, GREY}) == 11
 
 
 def test_more_classes_than_colours_have_other_marks() -> None:
