@@ -38,7 +38,7 @@ from lightning_ae.training.checkpoint_file import METADATA_KEY, check_class, hyp
 from lightning_ae.training.preemption import Preemption
 from lightning_ae.training.progress import draw_always, draw_seldom
 from lightning_ae.training.rebuild import check_weights
-from lightning_ae.training.versions import written_by
+from lightning_ae.training.versions import of_later, written_by
 
 
 class TrainingParser(LightningArgumentParser):
@@ -207,7 +207,8 @@ class TrainingCLI(LightningCLI):
             raise InputError(
                 f"the run cannot go on from {path!r}, whose state is not this run's, or damaged: "
                 f"{type(error).__name__}: {' '.join(str(error).split())}",
-                "use the recipe that it was written with, or an earlier checkpoint of the run",
+                of_later(checkpoint[METADATA_KEY].get("version"))
+                or "use the recipe that it was written with, or an earlier checkpoint of the run",
             ) from error
         if self.command == "predict" and self.run_dir is not None:
             parts = {key: _joined([batch[key] for batch in result]) for key in result[0]}
