@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from contrast import contrast, linear
 
 from lightning_ae import InputError
 from lightning_ae.callbacks import LatentProjection
@@ -22,11 +23,6 @@ SIGHTS = {
     "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
     "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
 }
-
-
-def linear(colour: str) -> np.ndarray:
-    c = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
-    return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
 
 
 def lab(rgb: np.ndarray) -> np.ndarray:
@@ -46,12 +42,6 @@ def test_colours_are_told_apart(sight: str) -> None:
     assert nearest(PALETTE, sight) > 20
     usual = ["#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f"]
     assert sight in ("normal", "tritanopia") or nearest(usual, sight) < 10  # matplotlib's are not: the check can fail
-
-
-def contrast(colour: str, other: str) -> float:
-    """As WCAG 2 defines it."""
-    dark, light = sorted(float(np.array([0.2126, 0.7152, 0.0722]) @ linear(each)) for each in (colour, other))
-    return (light + 0.05) / (dark + 0.05)
 
 
 def test_colours_show_on_paper_and_on_both_schemes_of_the_report() -> None:
