@@ -554,6 +554,25 @@ def test_what_a_later_version_wrote_says_so_where_a_run_goes_on_from_it(
         assert (said in caught.value.hint) == later
 
 
+@pytest.mark.parametrize(("version", "hint"), [("99.0", "written by lightning_ae 99.0"), ("0.0.1", "use the recipe")])
+def test_on_the_command_line_so_does_a_state_that_cannot_be_restored(
+    version: str, hint: str, contents: dict[str, Content], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    content = copy.deepcopy(contents["vae"])
+    content[METADATA_KEY]["version"] = version
+    content["optimizer_states"][0]["param_groups"] = []
+    torch.save(content, tmp_path / "m.ckpt")
+    model = ["--model", "VAE", "--model.latent_dim", "3", "--model.architecture", "MLP"]
+    model += ["--model.architecture.hidden", json.dumps(SMALL.hidden), "--data.path", "digits", "--data.batch_size", "64"]
+    with pytest.raises(SystemExit):
+        main(["fit", *model, "--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--ckpt_path", "m.ckpt"])
+    said = capsys.readouterr().err
+    assert "the run cannot go on from 'm.ckpt'" in said
+    assert hint in said
+
+
 def test_what_a_class_settles_otherwise_than_its_file_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
