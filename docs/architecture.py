@@ -16,7 +16,7 @@ PACKAGE = ROOT / "lightning_ae"
 PAGE = ROOT / "docs" / "architecture.md"
 
 LAYERS = (
-    ("errors", "shapes", "files", "shards", "lazy", "signatures", "strict_yaml", "thresholds", "figures"),
+    ("errors", "shapes", "files", "shards", "lazy", "signatures", "strict_yaml", "thresholds", "figures", "colours"),
     ("registry", "config", "recipes", "descriptions"),
     ("exact",),
     ("parts", "natural", "preprocess", "counts"),

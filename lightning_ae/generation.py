@@ -104,8 +104,13 @@ class Generation:
 
     # ---- samples ------------------------------------------------------------------------------------------------
 
-    def prior_codes(self, n: int) -> Any:
-        """`n` codes drawn from the model's own distribution over them, in their shape.
+    @property
+    def untempered(self) -> str | None:
+        """What `sample` draws codes from, where a temperature says nothing of it; None where it does."""
+        return None if self.sampler is None or self.sampler.tempered else type(self.sampler.config).__name__
+
+    def prior_codes(self, n: int, temperature: float = 1.0) -> Any:
+        """`n` codes drawn from the model's own distribution over them, in their shape; see `sample`.
 
         Raises:
             InputError: where it has none.
@@ -116,30 +121,48 @@ class Generation:
             "sample CHECKPOINT --sampler mixture`; or train a VAE",
         )
 
-    def draw_codes(self, n: int) -> Any:
+    def draw_codes(self, n: int, temperature: float = 1.0) -> Any:
         """`n` codes in their shape: drawn from the `sampler` where one is fitted, else from `prior_codes`.
 
         Raises:
-            InputError: where there is neither.
+            InputError: where there is neither; for a temperature as of `sample`.
         """
+        if temperature != 1:
+            self._check_temperature(temperature)
         if self.sampler is None:
-            return self.prior_codes(n)
+            return self.prior_codes(n) if temperature == 1 else self.prior_codes(n, temperature)
         with torch.no_grad():
-            code = self.from_coordinates(self.sampler.sample(n, Noise()))
+            code = self.from_coordinates(self.sampler.sample(n, Noise(temperature=temperature)))
         return tuple(part.to(self.dtype) for part in code) if isinstance(code, tuple) else code.to(self.dtype)
 
-    def sample(self, n: int, **given: Any) -> Tensor:
+    def sample(self, n: int, *, temperature: float = 1.0, **given: Any) -> Tensor:
         """`n` samples in data units, (n, *input_shape): the likelihood's means for codes of `draw_codes`.
 
         Args:
             n: how many.
+            temperature: what the standard deviations of the Gaussians that codes are drawn from are multiplied by
+                (Kingma & Dhariwal 2018; Vahdat & Kautz 2020, section 4.1): of N(0, I), of each component of a mixture
+                (whose weights stay), of what a flow begins with, of each level given those above. Below 1 samples are
+                likelier and more alike; 0 gives the means.
             given: what the model takes besides, for the decoder; codes are drawn whatever it is.
 
         Raises:
-            InputError: of a model without a distribution over codes; `lightning_ae.samplers.fit_sampler` gives it one.
+            InputError: of a model without a distribution over codes; `lightning_ae.samplers.fit_sampler` gives it one;
+                for a temperature that is negative, NaN or infinite, or is not 1 where codes are not drawn from
+                Gaussians: from a sphere, from categories, from indices.
         """
-        samples: Tensor = self.decode(self.draw_codes(n), **given)
+        samples: Tensor = self.decode(self.draw_codes(n, temperature), **given)
         return samples
+
+    def _check_temperature(self, temperature: float) -> None:
+        if not 0 <= temperature < math.inf:
+            raise InputError(f"temperature must be 0 or more, and finite, got {temperature}")
+        if (name := self.untempered) is not None:
+            raise InputError(
+                f"temperature = {temperature:g} multiplies standard deviations of Gaussians, and codes of "
+                f"{type(self).__name__} are drawn from {name}, which has none",
+                "leave it out; or fit a sampler that has some, such as MixtureSampler(), where codes are numbers",
+            )
 
     # ---- what files hold ----------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from browser import Tab, chromium
+from contrast import contrast
 from PIL import Image
 
 from lightning_ae import VAE, Autoencoder, HFDataModule, InputError
@@ -99,6 +101,11 @@ def test_what_it_refuses() -> None:
         check_port(70_000)
 
 
+def hexadecimal(colour: str) -> str:
+    """Of rgb(r, g, b)."""
+    return "#" + "".join(f"{int(part):02x}" for part in re.findall(r"\d+", colour)[:3])
+
+
 SERVER = """
 import sys
 from test_explore import model_of
@@ -155,6 +162,17 @@ def test_the_page_answers_in_a_browser(tmp_path: Path) -> None:
             assert tab.errors == []
             outside = [url for url in tab.asked if f"127.0.0.1:{port}" not in url and not url.startswith("data:")]
             assert outside == []
+            behind = set()
+            for scheme in ("light", "dark"):
+                page = Tab(browser, scheme=scheme).page
+                page.goto(f"http://127.0.0.1:{port}/", timeout=120_000)
+                page.locator("img[name=decoded]").wait_for(timeout=120_000)
+                back = page.evaluate("getComputedStyle(document.body).backgroundColor")
+                behind.add(back)
+                for text in (".bk-slider-title", "h1", "h3", "figcaption"):
+                    colour = page.locator(text).first.evaluate("(one) => getComputedStyle(one).color")
+                    assert contrast(*map(hexadecimal, (colour, back))) >= 7, (scheme, text, colour, back)
+            assert len(behind) == 2
         finally:
             server.terminate()
             server.wait(30)

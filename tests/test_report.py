@@ -5,14 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 from PIL import Image as PILImage
@@ -22,12 +26,14 @@ from lightning_ae import VAE, VQVAE, Autoencoder, HFDataModule, InputError, TopK
 from lightning_ae import evaluation as evaluations
 from lightning_ae.architectures import MLP, ConvNet, SequenceNet
 from lightning_ae.cli import main
+from lightning_ae.colours import PALETTE
 from lightning_ae.data import Counts, Sequence
 from lightning_ae.evaluation.report import shown
 from lightning_ae.metrics import untrained
 from lightning_ae.parts import Bernoulli, Poisson
 from lightning_ae.report import Report, find_run, report_of
 from lightning_ae.report.charts import MOST_CLASSES
+from lightning_ae.report.loggers import log
 from lightning_ae.report.runs import POINTS_IN_A_CURVE, read_metrics
 
 pytest.importorskip("vl_convert", reason="needs the extra 'report'")
@@ -154,7 +160,7 @@ def test_its_curves_are_the_logs(run: Path, page: Page) -> None:
     drawn = [chart for name, chart in page.data("charts").items() if name.startswith("curve-")]
     titles = list(read_metrics(run / "metrics.csv"))
     assert titles[0] == "loss"
-    columns = {"train/{}": "#3f90da", "train/{}_epoch": "#3f90da", "val/{}": "#e76300"}
+    columns = {"train/{}": PALETTE[0], "train/{}_epoch": PALETTE[0], "val/{}": PALETTE[1]}
     seen = set()
     for term, chart in zip(titles, drawn, strict=True):
         curves = [layer for layer in chart["layer"] if layer["mark"]["type"] == "line"]
@@ -189,6 +195,81 @@ def test_its_log_has_it(run: Path) -> None:
     (text,) = log.Tensors("report/text_summary")
     assert b"VAE on digits" in text.tensor_proto.string_val[0]
     assert b"squared_error" in text.tensor_proto.string_val[0]
+
+
+def test_weights_and_biases_has_the_page_itself(page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb")
+    for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "WANDB_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    logger = pl.loggers.WandbLogger(save_dir=tmp_path, offline=True, settings=wandb.Settings(silent=True))
+    shown = report_of(VAE((1, 8, 8), 2))
+    text = shown.html  # which says the minute
+    monkeypatch.setattr(Report, "html", text)
+    try:
+        log(shown, tmp_path / "report.html", [logger, pl.loggers.CSVLogger(tmp_path)], 42)
+        assert dict(logger.experiment.summary)["trainer/global_step"] == 42
+    finally:
+        wandb.finish()
+    (file,) = tmp_path.rglob("media/html/*.html")
+    assert file.read_text() == text
+    assert Page(text).parts
+
+
+TOLD = """
+import lightning_ae.cli.report as report
+from pathlib import Path
+from pytorch_lightning import Callback
+
+class Told(Callback):
+    \"\"\"Notes which rank makes the page.\"\"\"
+
+    def on_fit_start(self, trainer, pl_module):
+        made, rank = report.at_the_end, trainer.global_rank
+
+        def at_the_end(*args):
+            with open(f"told-{trainer.world_size}", "a") as file:
+                file.write(f"{rank}")
+            return made(*args)
+
+        report.at_the_end = at_the_end
+"""
+
+
+@pytest.mark.slow
+def test_ranks_end_with_the_page_of_one_process(tmp_path: Path) -> None:
+    (tmp_path / "told.py").write_text(TOLD)
+    pages = []
+    for ranks in (1, 2):
+        words = ["fit", "-c", "vae", "-c", "digits", "--report", "true", "--run_dir", f"run-{ranks}", *SHORT]
+        words += ["--trainer.callbacks+=told.Told", "--trainer.devices", str(ranks)]
+        words += ["--trainer.strategy", "ddp"] if ranks > 1 else []
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, "-m", "lightning_ae.cli", *words],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / f"told-{ranks}").read_text() == "0"
+        pages.append(Page((tmp_path / f"run-{ranks}" / "report.html").read_text()))
+    one, two = pages
+    assert len(list(tmp_path.rglob("*.html"))) == 2
+    assert one.parts == two.parts
+    assert _cells(two) == _nearly(_cells(one))
+    assert two.data("charts") == _nearly(one.data("charts"))
+
+
+def _cells(page: Page) -> list[list[Any]]:
+    """Of its tables, numbers as such."""
+    number = re.compile(r"-?\d+(\.\d+)?(e[+-]\d+)?")
+    return [[float(cell) if number.fullmatch(cell) else cell for cell in cells] for _, cells in page.rows]
+
+
+def _nearly(plain: Any) -> Any:
+    if isinstance(plain, dict):
+        return {key: _nearly(value) for key, value in plain.items()}
+    if isinstance(plain, list):
+        return [_nearly(value) for value in plain]
+    return pytest.approx(plain, rel=0.03, abs=0.01) if isinstance(plain, float) else plain
 
 
 def test_long_curves_and_values_that_are_none(tmp_path: Path) -> None:

@@ -423,13 +423,17 @@ def reconstruction_figure(
     return image_figure(model, rows, names, title, said, "squared error")
 
 
-def sample_figure(model: Autoencoder, n: int, seed: int, title: str = "", label: int | None = None) -> Figure:
+def sample_figure(
+    model: Autoencoder, n: int, seed: int, title: str = "", label: int | None = None, temperature: float = 1.0
+) -> Figure:
     """`n` samples in rows of equal length; of a model that takes a label and is given none, a row for each class."""
-    rows, names = drawn(model, n, seed, label)
+    rows, names = drawn(model, n, seed, label, temperature)
     return image_figure(model, rows, names, title)
 
 
-def drawn(model: Autoencoder, n: int, seed: int, label: int | None = None) -> tuple[list[Tensor], list[str]]:
+def drawn(
+    model: Autoencoder, n: int, seed: int, label: int | None = None, temperature: float = 1.0
+) -> tuple[list[Tensor], list[str]]:
     """`n` samples (n, *input_shape) in rows, and the rows' names where each is of a class, of which all have one.
 
     Raises:
@@ -445,10 +449,11 @@ def drawn(model: Autoencoder, n: int, seed: int, label: int | None = None) -> tu
     each = max(1, n // len(classes)) if classes else n
     given: list[dict[str, Any]] = [{"label": torch.full((each,), c, device=model.device)} for c in classes]
     found = []
+    tempered: dict[str, Any] = {} if temperature == 1 else {"temperature": temperature}
     with undisturbed(model):
         for options in given or [{} if label is None else {"label": torch.full((n,), label, device=model.device)}]:
             torch.manual_seed(seed)
-            found.append(model.sample(each, **options))
+            found.append(model.sample(each, **tempered, **options))
     if classes:
         return found, [f"class {c}" for c in classes]
     return list(found[0].split(max(1, round(n**0.5)))), []

@@ -11,15 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lightning_ae.colours import PALETTE
 from lightning_ae.errors import InputError, unknown
 
 if TYPE_CHECKING:
     from lightning_ae.figures import Figure
 
 Method = Literal["pca", "tsne", "umap"]
-PALETTE = ("#002776", "#eb8914", "#14b1ff", "#b12700", "#9db1c4", "#9d4e62", "#c49d76", "#2762d8", "#620000", "#76629d")
-"""Colours of classes, as far from each other as ten can be for normal sight and each kind of colour blindness, and dark
-enough for paper; further classes have them with other marks."""
 MARKS = "o^sDvP"
 PERPLEXITY, NEIGHBOURS = 30, 15
 

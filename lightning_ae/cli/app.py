@@ -133,7 +133,7 @@ def main(argv: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception as error:
-        if _came:
+        if interrupted():
             _end_interrupted()
         # the parser and the trainer wrap what a model or a data module says
         cause: BaseException | None = error
@@ -156,6 +156,11 @@ def main(argv: list[str] | None = None) -> None:
 
 _came: list[int] = []
 """Ctrl-C, where it came; a library that is being imported makes errors of its own of it."""
+
+
+def interrupted() -> bool:
+    """Whether Ctrl-C came in this command, whatever error was made of it."""
+    return bool(_came)
 
 
 def _note(number: int, frame: FrameType | None) -> None:

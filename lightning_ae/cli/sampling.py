@@ -24,6 +24,7 @@ def sample(
     n: int = 64,
     seed: int = 0,
     label: int | None = None,
+    temperature: float = 1.0,
     sampler: Kind | None = None,
     path: str | None = None,
     output: str | None = None,
@@ -40,6 +41,7 @@ def sample(
         n: how many samples.
         seed: of the random draws.
         label: the class of all samples, of a model that takes labels (default: a row for each class).
+        temperature: what the standard deviations of the Gaussians that codes are drawn from are multiplied by.
         sampler: fit one to the codes of the training split first, for this picture; `fit-sampler` keeps it.
         path: the data set that it is fitted to (default: what the model was trained on).
         output: the picture to write, PNG, SVG or PDF (default: "samples.png" beside the folder of the checkpoint).
@@ -51,7 +53,8 @@ def sample(
         The picture's file.
 
     Raises:
-        InputError: when the file exists, or the model cannot sample images, or none of that label.
+        InputError: when the file exists, or the model cannot sample images, or none of that label, or at that
+            temperature.
     """
     from lightning_ae.cli import tools
 
@@ -73,10 +76,12 @@ def sample(
         _fit(model, checkpoint, sampler_of(sampler), path, "train", seed)
     if show:
         with torch.no_grad():
-            written.print_images(model, {"samples": torch.cat(drawn(model, min(n, 10), seed, label)[0])})
+            rows, _ = drawn(model, min(n, 10), seed, label, temperature)
+            written.print_images(model, {"samples": torch.cat(rows)})
     source = "its own distribution" if model.sampler is None else f"{type(model.sampler.config).__name__}"
-    title = f"{written.name_of(checkpoint)}: codes of {source}, seed {seed}"
-    return written.save_figure(sample_figure(model, n, seed, title, label), file, overwrite)
+    tempered = "" if temperature == 1 else f", temperature {temperature:g}"
+    title = f"{written.name_of(checkpoint)}: codes of {source}{tempered}, seed {seed}"
+    return written.save_figure(sample_figure(model, n, seed, title, label, temperature), file, overwrite)
 
 
 def fit_sampler(

@@ -362,7 +362,7 @@ def threshold_for(
 
 
 def _store(checkpoint: str, threshold: Threshold) -> None:
-    from lightning_ae.training.checkpoint import METADATA_KEY, AtomicCheckpointIO, read_checkpoint
+    from lightning_ae.training.checkpoint_file import METADATA_KEY, AtomicCheckpointIO, read_checkpoint
 
     content = read_checkpoint(checkpoint, mmap=False)
     content[METADATA_KEY]["threshold"] = threshold.plain()

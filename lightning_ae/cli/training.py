@@ -33,10 +33,12 @@ from lightning_ae.config import Configurable, current_path, import_class, import
 from lightning_ae.errors import InputError
 from lightning_ae.files import whole_file
 from lightning_ae.models.finetune import FineTuneClassifier
-from lightning_ae.training.checkpoint import METADATA_KEY, OF_TRAINING, check_class, hyper_parameters, read_checkpoint
+from lightning_ae.training.checkpoint import OF_TRAINING
+from lightning_ae.training.checkpoint_file import METADATA_KEY, check_class, hyper_parameters, read_checkpoint
 from lightning_ae.training.preemption import Preemption
 from lightning_ae.training.progress import draw_always, draw_seldom
 from lightning_ae.training.rebuild import check_weights
+from lightning_ae.training.versions import of_later, written_by
 
 
 class TrainingParser(LightningArgumentParser):
@@ -184,7 +186,8 @@ class TrainingCLI(LightningCLI):
             check_class(checkpoint, type(self.model))
             if self.command != "fit":  # only the weights are wanted, not the state of the training callbacks
                 self.model.on_load_checkpoint(checkpoint)
-                check_weights(self.model.state_dict(keep_vars=True), checkpoint["state_dict"])
+                with written_by(checkpoint[METADATA_KEY].get("version")):
+                    check_weights(self.model.state_dict(keep_vars=True), checkpoint["state_dict"])
                 self.model.load_state_dict(checkpoint["state_dict"])
                 path = None
         run = getattr(self.trainer, self.command)
@@ -204,7 +207,8 @@ class TrainingCLI(LightningCLI):
             raise InputError(
                 f"the run cannot go on from {path!r}, whose state is not this run's, or damaged: "
                 f"{type(error).__name__}: {' '.join(str(error).split())}",
-                "use the recipe that it was written with, or an earlier checkpoint of the run",
+                of_later(checkpoint[METADATA_KEY].get("version"))
+                or "use the recipe that it was written with, or an earlier checkpoint of the run",
             ) from error
         if self.command == "predict" and self.run_dir is not None:
             parts = {key: _joined([batch[key] for batch in result]) for key in result[0]}
@@ -316,7 +320,8 @@ class Trained:
         content |= {} if self.data is None else {"data": self.data}
         for cls in _class_paths(content):
             if current_path(cls) not in given.classes.values():
-                import_class(cls, object, "the checkpoint")  # a file cannot make Python run a module
+                with written_by(saved.get("version")):
+                    import_class(cls, object, "the checkpoint")  # a file cannot make Python run a module
         self.text = json.dumps(content)
 
     def check_data(self, given: options.Given) -> None:

@@ -145,7 +145,7 @@ def log_beside(checkpoint: str, values: dict[str, float], figures: dict[str, Any
     from pytorch_lightning.loggers import TensorBoardLogger
 
     from lightning_ae.callbacks.pictures import figure_pixels
-    from lightning_ae.training.checkpoint import read_checkpoint
+    from lightning_ae.training.checkpoint_file import read_checkpoint
 
     step = read_checkpoint(checkpoint)["global_step"]
     try:

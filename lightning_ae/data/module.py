@@ -212,7 +212,7 @@ class HFDataModule(Described, Samples, pl.LightningDataModule):
         Raises:
             InputError: when the file is missing, damaged, or does not say.
         """
-        from lightning_ae.training.checkpoint import METADATA_KEY, read_checkpoint
+        from lightning_ae.training.checkpoint_file import METADATA_KEY, read_checkpoint
 
         config = read_checkpoint(checkpoint_path)[METADATA_KEY].get("data")
         if config is None:

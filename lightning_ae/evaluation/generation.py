@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -35,7 +37,7 @@ def generated(model: Autoencoder, samples: Samples) -> Tensor:
     count, found = len(samples.inputs["test"]), []
     for first in tqdm(range(0, count, BATCH), "sampling", delay=2, leave=False):
         part = slice(first, min(first + BATCH, count))
-        options = {role: value[part].to(model.device) for role, value in given.items()}
+        options: dict[str, Any] = {role: value[part].to(model.device) for role, value in given.items()}
         found.append(model.sample(part.stop - part.start, **options).float().cpu())
     return torch.cat(found)
 

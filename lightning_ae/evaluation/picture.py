@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lightning_ae.colours import PALETTE
+
 if TYPE_CHECKING:
     from lightning_ae.figures import Figure
 
@@ -99,10 +101,10 @@ def _plane(axes: Any, seen: Seen) -> None:
     points, names = seen.plane
     labels = torch.full((len(points),), -1) if seen.labels is None else seen.labels
     classes = sorted(set(labels.tolist()))
-    colours = colormaps["tab10" if len(classes) <= 10 else "turbo"]
+    few, turbo = len(classes) <= len(PALETTE), colormaps["turbo"]
     for i, label in enumerate(classes):
         of_it = labels == label
-        colour = GREY if label < 0 else colours(i) if len(classes) <= 10 else colours(i / (len(classes) - 1))
+        colour = GREY if label < 0 else PALETTE[i] if few else turbo(i / (len(classes) - 1))
         known = seen.classes is not None and 0 <= label < len(seen.classes)
         text = seen.classes[label] if known and seen.classes else str(label)
         axes.scatter(*points[of_it].T.numpy(), s=5, alpha=0.7, linewidths=0, color=colour, label=text)
@@ -118,7 +120,7 @@ def _units(axes: Any, seen: Seen) -> None:
     assert seen.units is not None
     values, what = seen.units
     order = values.argsort(descending=True)
-    axes.bar(range(len(values)), values[order].numpy(), color="#3b6ea5", width=0.9)
+    axes.bar(range(len(values)), values[order].numpy(), color=PALETTE[0], width=0.9)
     axes.set_xlabel("value of the code, by size", fontsize=8)
     axes.set_ylabel(what, fontsize=8)
     axes.tick_params(labelsize=7)

@@ -68,15 +68,17 @@ class Noise:
             the same one.
         samples: the size of the whole batch, over all ranks; by default the rows asked for are this rank's samples, of
             which each rank has as many.
+        temperature: what normal draws are multiplied by: of a Gaussian that they make, the standard deviation.
     """
 
-    def __init__(self, *key: Any, samples: int | None = None) -> None:
-        self._key, self._samples = key, samples
+    def __init__(self, *key: Any, samples: int | None = None, temperature: float = 1.0) -> None:
+        self._key, self._samples, self._temperature = key, samples, temperature
         self._generators: dict[tuple[str, bool], torch.Generator] = {}
 
     def randn_like(self, x: Tensor) -> Tensor:
         """Standard normal draws in the shape of `x`, whose first dimension is the batch, or what `rows` says."""
-        return self._draw(torch.randn, x)
+        drawn = self._draw(torch.randn, x)
+        return drawn if self._temperature == 1 else self._temperature * drawn
 
     def rand_like(self, x: Tensor) -> Tensor:
         """Uniform draws from [0, 1) in the shape of `x`, whose first dimension is the batch, or what `rows` says."""

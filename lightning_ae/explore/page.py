@@ -14,10 +14,27 @@ from lightning_ae.explore.state import Explorer, label_of
 
 HOST = "127.0.0.1"
 SPAN = 3.0
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 24px; color: #1b1f24; background: #fff; }
-img.ae { image-rendering: pixelated; border-radius: 6px; display: block; }
+PICTURES = """
+img.ae { image-rendering: pixelated; border-radius: 6px; display: block; outline: 1px solid rgb(128 137 145 / 40%); }
 """
+SERVED = """
+:root {
+  color-scheme: light; --design-background-color: #ffffff; --design-background-text-color: #1b1f24;
+  --design-surface-color: #f5f7f9; --design-surface-text-color: #1b1f24;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    color-scheme: dark; --design-background-color: #0f1216; --design-background-text-color: #e5e9ee;
+    --design-surface-color: #1a2027; --design-surface-text-color: #e5e9ee;
+  }
+}
+body {
+  font: 15px/1.5 system-ui, sans-serif; margin: 24px;
+  color: var(--design-background-text-color); background: var(--design-background-color);
+}
+"""
+"""What the visitor's system prefers, by the names that Panel's own design asks for; a notebook has colours of its own,
+which Panel follows."""
 
 
 def check_extra() -> None:
@@ -53,7 +70,7 @@ def page(explorer: Explorer, title: str = "") -> Any:
     check_extra()
     pn: Any = import_module("panel")  # whose types want generators
 
-    pn.extension(raw_css=[STYLE])
+    pn.extension(raw_css=[PICTURES])
     rows = len(explorer.x)
 
     def picture(uri: str, name: str, width: int = 224) -> str:
@@ -139,8 +156,12 @@ def serve(explorer: Explorer, port: int = 5006, title: str = "", show: bool = Fa
     check_port(port)
     pn: Any = import_module("panel")  # whose types want generators
 
+    def served() -> Any:
+        pn.extension(raw_css=[SERVED])
+        return page(explorer, title)
+
     return pn.serve(
-        {"/": lambda: page(explorer, title)},
+        {"/": served},
         address=HOST,
         port=port,
         show=show,

@@ -163,13 +163,14 @@ class ConditionalVAE(VAE):
             self.count(given, x.shape[0])
         return super().loss(x, target, **given)
 
-    def sample(self, n: int, **given: Any) -> Tensor:
+    def sample(self, n: int, *, temperature: float = 1.0, **given: Any) -> Tensor:
         """The means of p(x | z, y) for `n` codes z of `draw_codes`, (n, *input_shape), in data units.
 
         Codes are drawn whatever the condition is: from the prior, or from a sampler that was fitted to all of them.
 
         Args:
             n: how many.
+            temperature: as of every model.
             given: the `label`, one class for all, or a sequence or tensor (n,) of one each; the `condition`, (columns,)
                 for all or (n, columns), in the model's units; or, of a model that a data module trained, a dict of its
                 columns in natural units: {"batch": "second", "age": 40}. Where missing values are known to it, a label
@@ -187,7 +188,7 @@ class ConditionalVAE(VAE):
             value = self._natural(value) if isinstance(value, Mapping) else torch.as_tensor(value)
             value = value.to(self.device, self.dtype)
             given["condition"] = value.expand(n, -1) if value.ndim == 1 or len(value) == 1 else value
-        return super().sample(n, **given)
+        return super().sample(n, temperature=temperature, **given)
 
     def stand_ins(self, n: int, **examples: Tensor) -> dict[str, Tensor]:
         """What `given` is where `n` inputs stand alone: classes in turn, and zeros for numbers."""

@@ -160,9 +160,9 @@ class Hierarchy(Autoencoder):
         terms = {"loss": loss, "reconstruction": reconstruction, "kl": kl, **parts}
         return terms | self.bits_per_dimension(reconstruction + kl, target, **given)
 
-    def prior_codes(self, n: int) -> tuple[Tensor, ...]:
+    def prior_codes(self, n: int, temperature: float = 1.0) -> tuple[Tensor, ...]:
         """`n` draws from the prior, the top level's first: a tuple of (n, dims[i])."""
-        noise, codes = Noise(), list(self.zeros(n))
+        noise, codes = Noise(temperature=temperature), list(self.zeros(n))
         state: Tensor | None = None
         for i in reversed(range(len(codes))):
             p = _standard(codes[i]) if state is None else self.prior(i, state)

@@ -189,7 +189,14 @@ class ScoreMatchingAutoencoder(Autoencoder):
             self._track(x, given.get("mask"))
         return self._denoising(x, target, given) if self.objective == "denoising" else self._sliced(x, given)
 
-    def sample(self, n: int, steps: int = 100, step_size: float = 0.1, **given: Tensor) -> Tensor:
+    @property
+    def untempered(self) -> str | None:
+        """Its dynamics, where it has no sampler."""
+        return "annealed Langevin dynamics" if self.sampler is None else super().untempered
+
+    def sample(
+        self, n: int, steps: int = 100, step_size: float = 0.1, *, temperature: float = 1.0, **given: Tensor
+    ) -> Tensor:
         r"""`n` samples by annealed Langevin dynamics (Song & Ermon 2019, algorithm 1), (n, *input_shape).
 
         From draws of a Gaussian with the data's mean and variance, for each noise level from the highest down,
@@ -202,10 +209,13 @@ class ScoreMatchingAutoencoder(Autoencoder):
             n: how many.
             steps: at each noise level.
             step_size: h, relative to the variance of the noise.
+            temperature: of a sampler's draws; the dynamics have none.
             given: what else the model takes.
         """
         if self.sampler is not None:
-            return super().sample(n, **given)
+            return super().sample(n, temperature=temperature, **given)
+        if temperature != 1:
+            self._check_temperature(temperature)
         noise = Noise()
         start = self.data_mean.expand(n, *self.input_shape)
         with torch.no_grad():

@@ -116,12 +116,12 @@ class SemiSupervisedVAE(ConditionalVAE):
         own = super().decode(z, **{**given, "label": label.clamp(min=0)})
         return torch.where((label >= 0).view(-1, *[1] * (own.ndim - 1)), own, torch.stack(each).mean(dim=0))
 
-    def sample(self, n: int, **given: Any) -> Tensor:
+    def sample(self, n: int, *, temperature: float = 1.0, **given: Any) -> Tensor:
         """As `ConditionalVAE.sample`; without a label each sample is of a class that is drawn of those with labels."""
         if given.get("label") is None:
             classes = torch.tensor(self.classes, device=self.device)
             given["label"] = classes[torch.randint(len(classes), (n,), device=self.device)]
-        return super().sample(n, **given)
+        return super().sample(n, temperature=temperature, **given)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """As of every model, and the classes' probabilities "probability" (B, num_classes)."""

@@ -188,9 +188,15 @@ class VAE(Autoencoder):
         """Codes of what a density draws, (B, units), brought to where codes lie as the posterior says."""
         return self.posterior.from_coordinates(values, self.code_shape)
 
-    def prior_codes(self, n: int) -> Tensor:
+    @property
+    def untempered(self) -> str | None:
+        """The prior, where it has no temperature and no sampler stands in its place."""
+        own = self.sampler is None and not self.prior.tempered(self)
+        return type(self.prior).__name__ if own else super().untempered
+
+    def prior_codes(self, n: int, temperature: float = 1.0) -> Tensor:
         """`n` draws from the prior, (n, *code_shape), in the weights' type."""
-        return self.prior.sample(self, n, Noise()).to(self.dtype)
+        return self.prior.sample(self, n, Noise(temperature=temperature)).to(self.dtype)
 
     def coded(self, x: Tensor, draws: int = 1, **given: Tensor) -> Iterator[Coded]:
         """Draws from q(z | x), with the divergence from the prior: of the bound with beta = 1."""

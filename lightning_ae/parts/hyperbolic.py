@@ -256,6 +256,10 @@ class CentredWrappedNormal(Prior):
         if not 0 < self.scale < math.inf:
             raise InputError(f"scale of CentredWrappedNormal must be positive, got {self.scale}")
 
+    def tempered(self, model: Autoencoder) -> bool:
+        """True, of the logarithms at the origin."""
+        return True
+
     def check(self, model: Autoencoder) -> None:
         """Raises InputError where the posterior is none in the ball, or its curvature is too large for the scale."""
         c, units = self._curvature(model), model.latent_dim

@@ -239,6 +239,10 @@ class JointPrior(Prior):
         """A draw z ~ q; the parts without a closed form ask for the density of theirs."""
         return q.draw(noise), None
 
+    def tempered(self, model: Autoencoder) -> bool:
+        """Where each part is."""
+        return all(part.tempered(_share(model, i)) for i, part in enumerate(self.parts))
+
     def sample(self, model: Autoencoder, n: int, noise: Noise) -> Tensor:
         """`n` draws, (n, *code_shape), a part's beside the other's."""
         return torch.cat([part.sample(_share(model, i), n, noise) for i, part in enumerate(self.parts)], dim=1)

@@ -49,6 +49,11 @@ class Prior(Configurable):
         """Whether the units of a code are independent of each other under it."""
         return False
 
+    def tempered(self, model: Autoencoder) -> bool:
+        """Whether a temperature says something of it: whether its draws are made of Gaussian ones, and of a temperature
+        T, of which `Noise` multiplies these, have T times the standard deviations there."""
+        return False
+
     def check(self, model: Autoencoder) -> None:
         """Raises InputError where it cannot work with the model's other parts."""
 
@@ -99,6 +104,10 @@ class StandardNormal(Prior):
     @property
     def independent(self) -> bool:
         """True."""
+        return True
+
+    def tempered(self, model: Autoencoder) -> bool:
+        """True: N(0, T^2 I)."""
         return True
 
     def closed_form(self, posterior: Posterior) -> bool:
@@ -184,6 +193,10 @@ class MixturePrior(Mixture):
         """Of a single component."""
         return self.components == 1
 
+    def tempered(self, model: Autoencoder) -> bool:
+        """True: each component has T times its standard deviations, the weights stay."""
+        return True
+
     def build(self, model: Autoencoder) -> nn.Module:
         """Their means, log-variances and weights."""
         return GaussianComponents(self.components, model.code_shape)
@@ -230,6 +243,10 @@ class VampPrior(Mixture):
         check_sizes(self, "pseudo_inputs")
         if self.start not in get_args(PseudoStart):
             raise unknown("start of VampPrior", str(self.start), get_args(PseudoStart))
+
+    def tempered(self, model: Autoencoder) -> bool:
+        """Where the posterior is a Gaussian: as `MixturePrior`."""
+        return isinstance(getattr(model, "posterior", None), DiagonalGaussian | FullCovarianceGaussian)
 
     def check(self, model: Autoencoder) -> None:
         """Raises InputError where the encoder cannot take a pseudo-input as it takes a sample."""
@@ -317,6 +334,10 @@ class FlowPrior(Prior):
 
     def __post_init__(self) -> None:
         check_sizes(self, "steps", "hidden")
+
+    def tempered(self, model: Autoencoder) -> bool:
+        """True, before the flow: the convention of Kingma & Dhariwal (2018), section 5."""
+        return True
 
     def build(self, model: Autoencoder) -> nn.Module:
         """The steps' weights.

@@ -46,6 +46,8 @@ class Density(nn.Module):
         space: where the codes lie.
     """
 
+    tempered: ClassVar[bool] = False
+    """Whether its draws are made of Gaussian ones, which a temperature multiplies; see `Prior.tempered`."""
     held_out: Tensor
     """-log p of codes that were held out of the fit, in nats, their mean; NaN where none were, or of no fit."""
 

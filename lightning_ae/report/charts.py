@@ -8,11 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_ae.colours import GREY, PALETTE
 from lightning_ae.report.runs import Series
 
-TRAIN, VALIDATION, TEST, GREY = "#3f90da", "#e76300", "#832db6", "#94a4a2"
-PALETTE = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
-"""The ten colours of Petroff 2021, https://arxiv.org/abs/2107.02270, which the colour-blind can tell apart."""
+TRAIN, VALIDATION, TEST = PALETTE[:3]
 MOST_CLASSES = 2 * len(PALETTE)
 """How many classes a legend can tell apart, by colour and shape."""
 FEW = 12

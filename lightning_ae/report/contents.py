@@ -14,6 +14,7 @@ from lightning_ae.batches import rows_of
 from lightning_ae.callbacks.measures import visible
 from lightning_ae.callbacks.pictures import drawn, feature_names, told_apart
 from lightning_ae.callbacks.projections import plane_of
+from lightning_ae.colours import PALETTE
 from lightning_ae.errors import InputError
 from lightning_ae.evaluation import Look, carried
 from lightning_ae.report import charts
@@ -234,7 +235,7 @@ class Shown:
         if self.pictures:
             contents.thumbnails = sprite(pixels(self.model, self._rows()[0], THUMBNAIL))
         if classes is not None and len(classes) <= charts.MOST_CLASSES:
-            colours = [charts.PALETTE[k % len(charts.PALETTE)] for k in range(len(classes))]
+            colours = [PALETTE[k % len(PALETTE)] for k in range(len(classes))]
             contents.classes = list(zip(classes, colours, strict=True))
         elif classes is not None:
             contents.notes["map of codes"] = f"{len(classes)} classes are too many for a legend; a point says its own"

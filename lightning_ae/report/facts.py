@@ -17,7 +17,7 @@ from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.errors import InputError
 from lightning_ae.report.runs import Run
 from lightning_ae.shapes import is_any, words
-from lightning_ae.training.checkpoint import METADATA_KEY, read_checkpoint
+from lightning_ae.training.checkpoint_file import METADATA_KEY, read_checkpoint
 
 if TYPE_CHECKING:
     from lightning_ae.data import HFDataModule

@@ -27,4 +27,5 @@ def log(page: Report, file: Path, loggers: Sequence[Any], step: int) -> None:
         elif isinstance(logger, WandbLogger):
             import wandb
 
-            logger.experiment.log({"report": wandb.Html(page.html, inject=False)})
+            # beside the step, which is the axis of all that Lightning logs there
+            logger.experiment.log({"report": wandb.Html(page.html, inject=False), "trainer/global_step": step})

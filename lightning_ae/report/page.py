@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_ae.autoencoder import Autoencoder
+from lightning_ae.colours import GREY, PALETTE
 from lightning_ae.errors import InputError
 from lightning_ae.evaluation import Beside, Evaluation, beside, look
 from lightning_ae.evaluation.beside import BASELINES
@@ -93,6 +94,8 @@ class Report:
             curves=list(curves),
             lost=_lost(self.run),
             charts=every,
+            colours=PALETTE,
+            grey=GREY,
             baselines=BASELINES,
             bundle=bundle(),
             made=f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",

@@ -17,7 +17,7 @@ from lightning_ae.exact import keyed, rows
 from lightning_ae.parts.sampling import PREFIX, Density, Sampler
 from lightning_ae.samplers.gaussians import MixtureSampler
 from lightning_ae.scores import asked
-from lightning_ae.training.checkpoint import METADATA_KEY, AtomicCheckpointIO, check_class, read_checkpoint
+from lightning_ae.training.checkpoint_file import METADATA_KEY, AtomicCheckpointIO, check_class, read_checkpoint
 
 BATCH = 1024
 

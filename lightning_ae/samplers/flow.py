@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ class FlowDensity(Standardised):
         config: the sampler that fits it.
         space: where the codes lie.
     """
+
+    tempered: ClassVar[bool] = True  # before the flow
 
     def __init__(self, config: FlowSampler, space: Space) -> None:
         super().__init__(config, space)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
@@ -29,6 +30,7 @@ class Gaussians(Density):
         components: K.
     """
 
+    tempered: ClassVar[bool] = True  # each covariance is multiplied by T^2
     weights: Tensor
     """w, (K,)."""
     means: Tensor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ class TwoStageDensity(Standardised):
         space: where the codes lie.
     """
 
+    tempered: ClassVar[bool] = True  # of u, and of what is added to what the second decoder makes of it
     variance: Tensor
     """gamma: of what the second decoder leaves of standardised codes."""
 

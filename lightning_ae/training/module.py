@@ -26,7 +26,8 @@ from lightning_ae.exact import (
     world_size,
 )
 from lightning_ae.training.averaging import check_average, use_exact_averaging, write_average
-from lightning_ae.training.checkpoint import Checkpointed, use_own_checkpoints
+from lightning_ae.training.checkpoint import Checkpointed
+from lightning_ae.training.checkpoint_file import use_own_checkpoints
 from lightning_ae.training.epoch_terms import EpochTerms, means_of
 from lightning_ae.training.lean import use_lean_loop, use_lightnings_loop
 from lightning_ae.training.preemption import Preemption

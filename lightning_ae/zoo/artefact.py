@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lightning_ae.registry import list_models as variants
 from lightning_ae.thresholds import Threshold
 from lightning_ae.training.checkpoint import load_model
 from lightning_ae.training.rebuild import rebuild
+from lightning_ae.training.versions import written_by
 from lightning_ae.zoo import index
 from lightning_ae.zoo.fetch import fetch, hub_file, plain_file
 from lightning_ae.zoo.places import CONFIG, LARGEST_CONFIG, unique
@@ -109,7 +111,13 @@ def build(config: Config, weights: dict[str, Tensor], where: str) -> Autoencoder
     Raises:
         InputError: when the config does not suit the model, or the weights do not suit the config.
     """
-    cls = _class(config)
+    _check_package(config)
+    with written_by(_version(config)):
+        return _built(config, weights, where)
+
+
+def _built(config: Config, weights: dict[str, Tensor], where: str) -> Autoencoder:
+    cls = get_model(config.model)
     weights = _widened(weights, config.stored, where)
     init_args = from_earlier({"class_path": class_path(cls), "init_args": config.config})["init_args"]
 
@@ -231,13 +239,25 @@ def complete(expected: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[st
     return complete
 
 
-def _class(config: Config) -> type[Autoencoder]:
-    if config.requires and config.model not in variants():
-        raise InputError(
-            f"{config.name} is a {config.model!r} model of the package {config.requires!r}, which is not installed",
-            f"pip install {config.requires}",
-        )
-    return get_model(config.model)
+def _version(config: Config) -> str | None:
+    """The version of this package that trained an entry, where it says so: what config.json says does not."""
+    recipe = config.recipe if isinstance(config, Entry) else None
+    return None if recipe is None else recipe.versions.get("lightning_ae")
+
+
+def _check_package(config: Config) -> None:
+    """Refuses a model of another package that is not there, or there in a version without that model."""
+    package = config.requires
+    if not package or config.model in variants():
+        return
+    what = f"{config.name} is a {config.model!r} model of the package {package!r}"
+    try:
+        installed = version(package)
+    except (PackageNotFoundError, ValueError):
+        raise InputError(f"{what}, which is not installed", f"pip install {package}") from None
+    raise InputError(
+        f"{what}, of which {installed} is installed and registers no such model", f"pip install --upgrade {package}"
+    )
 
 
 def _read(file: Path, limit: int) -> bytes:

@@ -16,8 +16,9 @@ from lightning_ae.config import class_path, from_earlier, import_class
 from lightning_ae.errors import InputError
 from lightning_ae.files import whole_file
 from lightning_ae.thresholds import Threshold
-from lightning_ae.training.checkpoint import signature_of
+from lightning_ae.training.checkpoint_file import signature_of
 from lightning_ae.training.rebuild import check_finite, check_plain, rebuild
+from lightning_ae.training.versions import written_by
 from lightning_ae.zoo import artefact, importers, index
 from lightning_ae.zoo.artefact import WEIGHTS, complete, parse_weights, plain_weights
 from lightning_ae.zoo.places import CONFIG, LARGEST_CONFIG, Place, place_of
@@ -123,28 +124,34 @@ def _place(text: str, revision: str | None, subfolder: str | None) -> Place:
 
 
 def _build(config: Mapping[str, Any], weights: dict[str, Tensor], where: str) -> Autoencoder:
+    about = config["lightning_ae"]
     try:
-        _check(config)
-        cls: Any = import_class(config["class_path"], Autoencoder, CONFIG)
-        init_args = from_earlier({"class_path": config["class_path"], "init_args": config["init_args"]})["init_args"]
-        sampler = from_earlier(config.get("sampler"))
-
-        def make() -> Any:
-            made = cls.from_init_args(init_args).to(_DTYPES[config["dtype"]])
-            made.take_sampler(sampler)
-            return made
-
-        own = cls.__module__.startswith("lightning_ae.")
-        model: Autoencoder = rebuild(
-            make, lambda module: complete(module.state_dict(keep_vars=True), weights), len(weights), own
-        )
-        check_finite(weights, {name for name, _ in model.named_parameters()})
-        model.signature = signature_of(config)
-        model.columns = dict(config.get("columns") or {})
-        if (threshold := config.get("threshold")) is not None:
-            model.threshold = Threshold.from_plain(threshold)
+        with written_by(about.get("version") if isinstance(about, Mapping) else None):
+            return _built(config, weights)
     except InputError as error:
         raise InputError(f"{where} cannot be loaded: {error.message}", error.hint) from error
+
+
+def _built(config: Mapping[str, Any], weights: dict[str, Tensor]) -> Autoencoder:
+    _check(config)
+    cls: Any = import_class(config["class_path"], Autoencoder, CONFIG)
+    init_args = from_earlier({"class_path": config["class_path"], "init_args": config["init_args"]})["init_args"]
+    sampler = from_earlier(config.get("sampler"))
+
+    def make() -> Any:
+        made = cls.from_init_args(init_args).to(_DTYPES[config["dtype"]])
+        made.take_sampler(sampler)
+        return made
+
+    own = cls.__module__.startswith("lightning_ae.")
+    model: Autoencoder = rebuild(
+        make, lambda module: complete(module.state_dict(keep_vars=True), weights), len(weights), own
+    )
+    check_finite(weights, {name for name, _ in model.named_parameters()})
+    model.signature = signature_of(config)
+    model.columns = dict(config.get("columns") or {})
+    if (threshold := config.get("threshold")) is not None:
+        model.threshold = Threshold.from_plain(threshold)
     return model.eval()
 
 

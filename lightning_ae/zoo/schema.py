@@ -432,7 +432,10 @@ def parse(cls: type[Config], data: Any, where: str) -> Any:
         field = ".".join(map(str, first["loc"])) or "the whole"
         cause = (first.get("ctx") or {}).get("error")
         reason = cause.message if isinstance(cause, InputError) else first["msg"]
-        raise InputError(f"{where} is not a valid entry: {field}: {reason}") from error
+        number = data.get("schema") if isinstance(data, Mapping) else None
+        later = isinstance(number, int) and number > 1
+        hint = "it was written by a later version of lightning_ae: pip install --upgrade lightning_ae" if later else ""
+        raise InputError(f"{where} is not a valid entry: {field}: {reason}", hint) from error
 
 
 def golden_input(config: Config) -> Tensor:

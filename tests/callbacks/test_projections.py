@@ -1,5 +1,7 @@
 """Codes in the plane: how, in colours that everybody tells apart, with images at their points."""
 
+import re
+from importlib.resources import files
 from importlib.util import find_spec
 from itertools import combinations
 from typing import Any
@@ -7,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from contrast import contrast, linear
 
 from lightning_ae import InputError
 from lightning_ae.callbacks import LatentProjection
-from lightning_ae.callbacks.projections import PALETTE, plane_of, projection_figure
+from lightning_ae.callbacks.projections import plane_of, projection_figure
+from lightning_ae.colours import GREY, PALETTE
 
 # Machado, Oliveira & Fernandes 2009, severity 1, for linear RGB
 SIGHTS = {
@@ -19,11 +23,6 @@ SIGHTS = {
     "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
     "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
 }
-
-
-def linear(colour: str) -> np.ndarray:
-    c = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
-    return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
 
 
 def lab(rgb: np.ndarray) -> np.ndarray:
@@ -40,15 +39,19 @@ def nearest(palette: Any, sight: str) -> float:
 
 @pytest.mark.parametrize("sight", SIGHTS)
 def test_colours_are_told_apart(sight: str) -> None:
-    assert nearest(PALETTE, sight) > 25
+    assert nearest(PALETTE, sight) > 20
     usual = ["#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f"]
     assert sight in ("normal", "tritanopia") or nearest(usual, sight) < 10  # matplotlib's are not: the check can fail
 
 
-def test_colours_show_on_paper() -> None:
-    light = [float(np.array([0.2126, 0.7152, 0.0722]) @ linear(colour)) for colour in PALETTE]
-    assert min(1.05 / (y + 0.05) for y in light) > 2.1  # contrast with white, as in WCAG 2
-    assert len(set(PALETTE)) == 10
+def test_colours_show_on_paper_and_on_both_schemes_of_the_report() -> None:
+    style = (files("lightning_ae.report") / "templates" / "style.css").read_text()
+    behind = {"#ffffff", *re.findall(r"--(?:back|card): (#[0-9a-f]{6})", style)}
+    assert len(behind) == 3  # white, and the dark of the page and of a card on it
+    assert contrast("#ffffff", "#000000") == pytest.approx(21)
+    for colour in (*PALETTE, GREY):
+        assert min(contrast(colour, each) for each in behind) >= 3
+    assert len({*PALETTE, GREY}) == 11
 
 
 def test_more_classes_than_colours_have_other_marks() -> None:

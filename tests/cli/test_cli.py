@@ -6,9 +6,11 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 import torch
 
 from lightning_ae import VAE, load_model, zoo
+from lightning_ae.cli import app, tools
 from lightning_ae.cli.app import COMMANDS, main
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +79,52 @@ def test_quickstart_refuses_what_it_cannot_do(
     assert stopped.value.code == 2
     assert named in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+STEPS = ["fit", "reconstruct", "sample", "neighbours"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ImportError])
+@pytest.mark.parametrize("stopped", STEPS)
+def test_quickstart_says_where_ctrl_c_came(
+    stopped: str, error: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [
+        "my run/checkpoints/best.ckpt",
+        "my run/pictures/test_reconstructions.png",
+        "my run/pictures/test_samples.png",
+    ]
+    place = STEPS.index(stopped)
+
+    def step(name: str) -> Any:
+        def run(*args: Any, **options: Any) -> None:
+            if name == stopped:
+                try:
+                    os.kill(os.getpid(), signal.SIGINT)
+                    time.sleep(5)
+                except KeyboardInterrupt:
+                    raise error from None  # of which a library that is being imported makes an error of its own
+            for file in made[STEPS.index(name) :][:1]:
+                Path(file).parent.mkdir(parents=True, exist_ok=True)
+                Path(file).touch()
+
+        return run
+
+    quickstart, run = app.run, step("fit")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(app, "run", lambda name, args: run() if name == "fit" else quickstart(name, args))
+    for name in STEPS[1:]:
+        monkeypatch.setattr(tools, name, step(name))
+    with pytest.raises(SystemExit) as ended:
+        main(["quickstart", "--output", "my run"])
+    assert ended.value.code == 130
+    said = capsys.readouterr().err
+    assert f"stopped in {stopped}, step {place + 1} of 4" in said
+    assert [file in said for file in made] == [number < place for number in range(3)]
+    assert ("nothing is written" in said) == (place == 0)
+    rest = re.findall(r"lightning-ae (\w+) 'my run/checkpoints/best.ckpt'", said)
+    assert rest == (STEPS[place:] if place else [])
+    assert said.endswith("interrupted\n")
 
 
 @pytest.mark.slow
@@ -346,6 +395,7 @@ def test_only_what_is_named_is_imported_where_one_stands(tmp_path: Path) -> None
     (tmp_path / "recipe.yaml").write_text("model:\n  class_path: other.Mine\n")
     program = """
 import sys
+import time
 from lightning_ae.cli import main
 before = list(sys.path)
 rest = ["--data.path", "digits", "--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu"]

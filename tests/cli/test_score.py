@@ -20,7 +20,7 @@ from lightning_ae import VAE, Autoencoder, HFDataModule, InputError, load_model,
 from lightning_ae.architectures import MLP
 from lightning_ae.cli.app import main
 from lightning_ae.data.kinds import Tabular
-from lightning_ae.training.checkpoint import METADATA_KEY, read_checkpoint
+from lightning_ae.training.checkpoint_file import METADATA_KEY, read_checkpoint
 
 KIND = Tabular(columns=("a", "b", "c", "kind"), categories=("kind",), missing="masked")
 

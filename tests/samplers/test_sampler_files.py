@@ -28,7 +28,7 @@ from lightning_ae.samplers import (
     fit_sampler,
     store_sampler,
 )
-from lightning_ae.training.checkpoint import METADATA_KEY, read_checkpoint
+from lightning_ae.training.checkpoint_file import METADATA_KEY, read_checkpoint
 from lightning_ae.training.rebuild import skeleton
 from lightning_ae.zoo import index
 from lightning_ae.zoo.artefact import load

@@ -24,7 +24,7 @@ from lightning_ae import VAE, VQVAE, Autoencoder, FineTuneClassifier, HFDataModu
 from lightning_ae.architectures import MLP, ConvNet, ResNet
 from lightning_ae.cli import main
 from lightning_ae.config import to_plain
-from lightning_ae.training.checkpoint import METADATA_KEY
+from lightning_ae.training.checkpoint_file import METADATA_KEY
 
 QUIET: dict[str, Any] = {
     "accelerator": "cpu", "max_steps": 1, "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
@@ -524,6 +524,53 @@ def test_what_a_later_version_wrote_says_so_where_it_does_not_load(
     with pytest.raises(InputError) as caught:
         load_model(tmp_path / "m.ckpt")
     assert ("it was written by lightning_ae 99.0" in caught.value.hint) == later
+
+
+@pytest.mark.parametrize(("version", "later"), [("99.0", True), ("0.0.1", False)])
+@pytest.mark.parametrize("stage", ["fit", "validate"])
+@pytest.mark.parametrize("change", ["a type", "a class", "a signature", "nothing"])
+def test_what_a_later_version_wrote_says_so_where_a_run_goes_on_from_it(
+    change: str, stage: str, version: str, later: bool, contents: dict[str, Content], tmp_path: Path,
+    recwarn: pytest.WarningsRecorder,
+) -> None:  # fmt: skip
+    content, file = copy.deepcopy(contents["vae"]), tmp_path / "m.ckpt"
+    saved = content[METADATA_KEY]
+    saved["version"] = version
+    if change == "a type":
+        saved["data"] = "digits"
+    elif change == "a class":
+        saved["class_path"] = "lightning_ae.NovelAutoencoder"
+    elif change == "a signature":
+        saved["signature_hash"] = "0" * 32
+    torch.save(content, file)
+    trainer = pl.Trainer(**QUIET | {"max_steps": 2}, default_root_dir=tmp_path)
+    model, said = VAE(DIGITS, 3, architecture=SMALL), "it was written by lightning_ae 99.0"
+    data = HFDataModule("digits", batch_size=64)
+    with contextlib.nullcontext() if change == "nothing" else pytest.raises(InputError) as caught:
+        getattr(trainer, stage)(model, data, ckpt_path=file, weights_only=True)
+    if change == "nothing":  # what Lightning then restores, nobody here has looked at
+        assert (said in "".join(str(w.message) for w in recwarn)) == later
+    else:
+        assert (said in caught.value.hint) == later
+
+
+@pytest.mark.parametrize(("version", "hint"), [("99.0", "written by lightning_ae 99.0"), ("0.0.1", "use the recipe")])
+def test_on_the_command_line_so_does_a_state_that_cannot_be_restored(
+    version: str, hint: str, contents: dict[str, Content], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    content = copy.deepcopy(contents["vae"])
+    content[METADATA_KEY]["version"] = version
+    content["optimizer_states"][0]["param_groups"] = []
+    torch.save(content, tmp_path / "m.ckpt")
+    model = ["--model", "VAE", "--model.latent_dim", "3", "--model.architecture", "MLP"]
+    model += ["--model.architecture.hidden", json.dumps(SMALL.hidden), "--data.path", "digits", "--data.batch_size", "64"]
+    with pytest.raises(SystemExit):
+        main(["fit", *model, "--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--ckpt_path", "m.ckpt"])
+    said = capsys.readouterr().err
+    assert "the run cannot go on from 'm.ckpt'" in said
+    assert hint in said
 
 
 def test_what_a_class_settles_otherwise_than_its_file_is_refused(

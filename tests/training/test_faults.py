@@ -26,7 +26,7 @@ from lightning_ae import VAE, Autoencoder, HFDataModule, InputError
 from lightning_ae.architectures import MLP
 from lightning_ae.cli import main, run_folder
 from lightning_ae.cli.run_folder import MetricsLogger
-from lightning_ae.training.checkpoint import AtomicCheckpointIO
+from lightning_ae.training.checkpoint_file import AtomicCheckpointIO
 
 FAULTY = """
 import os, signal
@@ -538,7 +538,7 @@ def test_a_crash_while_writing_leaves_the_earlier_checkpoint(tmp_path: Path) -> 
     place = tmp_path / "last.ckpt"
     AtomicCheckpointIO().save_checkpoint({"a": 1}, place)
     script = (
-        "import os, sys, torch, lightning_ae.training.checkpoint as c\n"
+        "import os, sys, torch, lightning_ae.training.checkpoint_file as c\n"
         "def half(checkpoint, file):\n"
         "    file.write(b'x' * 1000); file.flush(); os.kill(os.getpid(), 9)\n"
         "torch.save = half\n"

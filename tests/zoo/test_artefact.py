@@ -17,8 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lightning_ae import InputError, zoo
-from lightning_ae.zoo import index
+from lightning_ae.zoo import artefact, index
 from lightning_ae.zoo.artefact import plain_weights
+from lightning_ae.zoo.schema import Entry
 
 NAME = "ae_mlp.digits_v1"
 Change = Callable[[dict[str, Any]], None]
@@ -302,4 +303,39 @@ def test_a_key_that_stands_twice_in_the_config(folder: Path) -> None:
     text = (folder / "config.json").read_text()
     (folder / "config.json").write_text(text.replace("{", '{"schema": 1,', 1))
     with pytest.raises(InputError, match="the key 'schema' stands twice"):
+        zoo.load(folder)
+
+
+# ---- of later versions ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("version", "later"), [("99.0", True), ("0.0.1", False), (None, False)])
+def test_an_entry_of_a_later_version_says_so_where_it_does_not_load(version: str | None, later: bool) -> None:
+    entry, weights = artefact.read(NAME)
+    assert isinstance(entry, Entry)
+    assert entry.recipe is not None
+    versions = {} if version is None else {"lightning_ae": version}
+    recipe = entry.recipe.model_copy(update={"versions": versions})
+    for changed in ({"model": "novel"}, {"config": {**entry.config, "novelty": 1}}):
+        with pytest.raises(InputError) as caught:
+            artefact.build(entry.model_copy(update={"recipe": recipe, **changed}), weights, NAME)
+        assert ("it was written by lightning_ae 99.0" in caught.value.hint) == later
+
+
+def test_a_config_of_a_later_schema_says_so(folder: Path) -> None:
+    change(folder, lambda config: config.update(schema=2))
+    with pytest.raises(InputError, match="schema: .*\n  hint: it was written by a later version of lightning_ae"):
+        zoo.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("package", "message"),
+    [
+        ("not-here", "is not installed\n  hint: pip install not"),
+        ("pytest", "(?s)is installed and .*install --upgrade py"),
+    ],
+)
+def test_a_model_of_a_package_that_lacks_it(package: str, message: str, folder: Path) -> None:
+    change(folder, lambda config: config.update(model="novel", requires=package))
+    with pytest.raises(InputError, match=message):
         zoo.load(folder)

@@ -178,6 +178,16 @@ def test_a_config_that_is_none(changes: dict[str, Any], message: str, tmp_path: 
         Autoencoder.from_pretrained(folder)
 
 
+@pytest.mark.parametrize(("version", "later"), [("99.0", True), ("0.0.1", False)])
+def test_a_folder_of_a_later_version_says_so(version: str, later: bool, tmp_path: Path) -> None:
+    folder = build().save_pretrained(tmp_path)
+    for about, changes in ((1, {"novelty": 1}), (1, {"class_path": "lightning_ae.Novel"}), (2, {})):
+        change(folder, lightning_ae={"format": about, "version": version}, **changes)
+        with pytest.raises(InputError, match="cannot be loaded") as caught:
+            Autoencoder.from_pretrained(folder)
+        assert ("it was written by lightning_ae 99.0" in caught.value.hint) == later
+
+
 def test_weights_that_are_others(tmp_path: Path) -> None:
     folder = build().save_pretrained(tmp_path)
     weights = load_file(folder / "model.safetensors")

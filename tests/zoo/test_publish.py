@@ -114,7 +114,7 @@ def test_weights_too_large_for_half_of_their_digits(tmp_path: Path) -> None:
 def test_a_threshold_stays_with_the_entry(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from lightning_ae.training.checkpoint import METADATA_KEY, read_checkpoint
+    from lightning_ae.training.checkpoint_file import METADATA_KEY, read_checkpoint
 
     content, threshold = read_checkpoint(checkpoint, mmap=False), Threshold(12.5, 0.9, 40, 1)
     content[METADATA_KEY]["threshold"] = threshold.plain()

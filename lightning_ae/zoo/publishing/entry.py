@@ -423,7 +423,7 @@ def preview(model: Autoencoder, x: Tensor, given: Mapping[str, Tensor], n: int =
 
     from lightning_ae.callbacks.measures import to_unit_interval, visible
 
-    first = rows_of(given, slice(n))
+    first: dict[str, Any] = rows_of(given, slice(n))
     rows = [x[:n], model(x[:n], **first)]
     if model.generates:
         with torch.random.fork_rng(devices=[]):
