@@ -565,7 +565,8 @@ def test_on_the_command_line_so_does_a_state_that_cannot_be_restored(
     content["optimizer_states"][0]["param_groups"] = []
     torch.save(content, tmp_path / "m.ckpt")
     model = ["--model", "VAE", "--model.latent_dim", "3", "--model.architecture", "MLP"]
-    model += ["--model.architecture.hidden", json.dumps(SMALL.hidden), "--data.path", "digits", "--data.batch_size", "64"]
+    model += ["--model.architecture.hidden", json.dumps(SMALL.hidden)]
+    model += ["--data.path", "digits", "--data.batch_size", "64"]
     with pytest.raises(SystemExit):
         main(["fit", *model, "--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--ckpt_path", "m.ckpt"])
     said = capsys.readouterr().err
