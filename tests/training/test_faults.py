@@ -331,7 +331,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trainer = pl.Trainer(max_steps=1, enable_checkpointing=False, **options)
     trainer.fit(VAE((1, 8, 8), 4, architecture=MLP(hidden=(16,))), datamodule=HFDataModule("digits"))
     trainer.save_checkpoint(folder / "m.ckpt")
-    next(HFDataModule("digits").batches("test"))  # the cache has it, whatever the disk does later
+    # the cache has the data, as a command and as a module read them, whatever the disk does later
+    next(HFDataModule("digits").batches("test"))
+    main(["features", str(folder / "m.ckpt"), "--output", str(folder / "codes"), "--device", "cpu"])
     return folder / "m.ckpt"
 
 
