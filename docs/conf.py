@@ -70,7 +70,6 @@ sphinx_gallery_conf = {
     "gallery_dirs": "auto_gallery",
     "filename_pattern": r".*\.py",
     "abort_on_example_error": True,
-    "parallel": 2,
     "reset_modules": ("matplotlib",),
     "matplotlib_animations": True,
     "remove_config_comments": True,

@@ -1,13 +1,16 @@
 """Makes the screenshots of docs/pictures: `python docs/screenshots.py [RUN]`, in an installed Chromium.
 
-Without a run it trains the recipe `vae` on the embedded clothes for a few epochs. It needs the extras "report" and
-"browser".
+Without a run it trains the recipe `vae` on the embedded clothes for a few epochs. It needs the extras "report",
+"explore" and "browser".
 """
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +46,34 @@ def shoot(browser: Any, file: Path, name: str) -> Path:
     return place
 
 
+@contextmanager
+def explored(run: Path) -> Iterator[str]:
+    """The address of the explorer of a run's best model, as long as it is served."""
+    words = ["explore", str(run / "checkpoints" / "best.ckpt"), "--port", "5016"]
+    server = subprocess.Popen([sys.executable, "-m", "lightning_ae.cli", *words], stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        yield next(line.split()[0] for line in server.stdout if line.startswith("http"))
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def shoot_explorer(browser: Any, address: str, scheme: str) -> Path:
+    """Takes the explorer, two of whose sliders were moved."""
+    page = browser.new_context(viewport={"width": 1200, "height": 900}, color_scheme=scheme).new_page()
+    page.goto(address, timeout=120_000)
+    page.locator("img[name=decoded]").wait_for(timeout=120_000)
+    for slider, steps in ((1, 8), (2, 5)):
+        page.locator(".noUi-handle").nth(slider).focus()
+        for _ in range(steps):
+            page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(3000)
+    place = PICTURES / ("explorer.png" if scheme == "light" else "explorer_dark.png")
+    page.screenshot(path=place)
+    return place
+
+
 def main() -> None:
     """Makes all."""
     PICTURES.mkdir(exist_ok=True)
@@ -56,6 +87,9 @@ def main() -> None:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         for name in SHOTS:
             print(shoot(browser, file, name))
+        with explored(run) as address:
+            for scheme in ("light", "dark"):
+                print(shoot_explorer(browser, address, scheme))
         browser.close()
 
 
