@@ -6,9 +6,11 @@ Without a run it trains the recipe `vae` on the embedded clothes for a few epoch
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +22,7 @@ from lightning_ae.cli import main as command
 
 PICTURES = Path(__file__).parent / "pictures"
 CHROMIUM = "/usr/bin/chromium"
-EPOCHS = "8"
+EPOCHS, PORT = "8", 5016
 SHOTS = {
     "report": (1200, 1180, "light", "h1"),
     "report_codes_dark": (1200, 1180, "dark", "#map"),
@@ -49,11 +51,15 @@ def shoot(browser: Any, file: Path, name: str) -> Path:
 @contextmanager
 def explored(run: Path) -> Iterator[str]:
     """The address of the explorer of a run's best model, as long as it is served."""
-    words = ["explore", str(run / "checkpoints" / "best.ckpt"), "--port", "5016"]
-    server = subprocess.Popen([sys.executable, "-m", "lightning_ae.cli", *words], stdout=subprocess.PIPE, text=True)
+    words = ["explore", str(run / "checkpoints" / "best.ckpt"), "--port", str(PORT)]
+    server = subprocess.Popen([sys.executable, "-m", "lightning_ae.cli", *words])
     try:
-        assert server.stdout is not None
-        yield next(line.split()[0] for line in server.stdout if line.startswith("http"))
+        for _ in range(240):
+            with socket.socket() as place:
+                if place.connect_ex(("127.0.0.1", PORT)) == 0:
+                    break
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{PORT}/"
     finally:
         server.terminate()
         server.wait(30)
