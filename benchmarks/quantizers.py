@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_ae import VQVAE, VQVAE2
+from lightning_ae.colours import PALETTE
 from lightning_ae.figures import Figure
 from lightning_ae.files import whole_file
 from lightning_ae.parts import (
@@ -200,10 +201,11 @@ def plot(found: dict[str, dict[str, float]]) -> Figure:
     axes = figure.subplots()
     for number, family in enumerate(dict.fromkeys(name.split(",")[0] for name in found)):
         rows = sorted((row["bits"], row["error"], name) for name, row in found.items() if name.startswith(f"{family},"))
-        style = {"color": f"C{number}", "marker": "osD^vPX*"[number % 8], "label": family}
+        label = family if len(rows) > 1 else rows[0][2]
+        style = {"color": PALETTE[number], "marker": "osD^vPX*"[number % 8], "label": label}
         axes.plot([row[0] for row in rows], [row[1] for row in rows], linestyle=":", **style)
-        for bits, error, name in rows:
-            short = name.partition(", ")[2].removesuffix(" codes")
+        for bits, error, name in rows if len(rows) > 1 else ():
+            short = name.partition(", ")[2].removesuffix(" codes").replace("codes, cosine, rotation", "cosine")
             axes.annotate(short, (bits, error), (5, 4), textcoords="offset points", fontsize=7)
     axes.set(xlabel="bits an image", ylabel="squared error of a test image", xscale="log", yscale="log")
     axes.margins(x=0.15, y=0.1)

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from playwright.sync_api import sync_playwright
 
 from lightning_ae.cli import main as command
 
-PICTURES = Path(__file__).parent / "pictures"
+PICTURES = Path(__file__).resolve().parent / "pictures"
 CHROMIUM = "/usr/bin/chromium"
 EPOCHS, PORT = "8", 5016
 SHOTS = {
@@ -83,12 +83,12 @@ def shoot_explorer(browser: Any, address: str, scheme: str) -> Path:
 def main() -> None:
     """Makes all."""
     PICTURES.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
-        run = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(folder) / "run"
+    run = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else Path("run")  # pages show it as it is given
+    with tempfile.TemporaryDirectory() as folder, chdir(folder), sync_playwright() as driver:
         if len(sys.argv) == 1:
             words = ["-c", "vae", "-c", "fashion", "--trainer.max_epochs", EPOCHS, "--report", "false"]
             command(["fit", *words, "--run_dir", str(run)])
-        file = Path(folder) / "report.html"
+        file = Path("report.html")
         command(["report", str(run), "--output", str(file)])
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         for name in SHOTS:
