@@ -6,8 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 from pages import ROOT, blocks, run_page
 
+import lightning_ae
+from lightning_ae import architectures, data, parts, samplers
 from lightning_ae.recipes import FOLDERS, names
 from lightning_ae.registry import variant
 
@@ -81,3 +84,12 @@ def test_models_of_pythae_are_found_by_the_names_that_the_page_gives() -> None:
             except Exception as error:  # of what is not here, the nearest is named
                 own = re.search(r"the nearest is '(\w+)'", str(error))[1]  # type: ignore[index]
             assert own in pages, each
+
+
+def test_what_the_guide_of_migration_names_is_there() -> None:
+    rooms = (lightning_ae, parts, architectures, samplers, data, pl)
+    rows = [line.split("|")[2] for line in (DOCS / "howto" / "migrate.md").read_text().splitlines() if "|" in line]
+    found = {name for row in rows for code in re.findall(r"`([^`]+)`", row) for name in re.findall(r"\b[A-Z]\w+", code)}
+    assert len(found) > 20
+    lacking = {name for name in found if not any(hasattr(room, name) for room in rooms)}
+    assert lacking == {"True", "False", "DATA"}
