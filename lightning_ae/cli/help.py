@@ -37,7 +37,7 @@ def help_of(command: str, words: Sequence[str], summary: str) -> str:
     lines += textwrap.wrap(f"{summary.capitalize()}. Options compose; the last wins.", _WIDTH)
     lines += ["", "recipes, for -c: a name, or a YAML file"]
     for kind in recipes.FOLDERS:
-        lines += _row(kind, ", ".join(recipes.names(kind)), 14, wrap=True)
+        lines += _row(kind, ", ".join(recipes.names(kind)), 12, wrap=True)
     lines += ["", "the run:"]
     lines += _row("--model CLASS", "instead of a recipe: VAE, or a class of your own, module.Class")
     lines += _row("--data.path PATH", "a hub id, a folder, a file (CSV, parquet, zip, ...), digits or fashion")

@@ -14,7 +14,9 @@ SCRIPT = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "quantize
 
 
 def args(**options: Any) -> argparse.Namespace:
-    return argparse.Namespace(**{"steps": 7, "seeds": [0, 1], "python": "python", "data": "x", **options})
+    return argparse.Namespace(
+        **{"steps": 7, "seeds": [0, 1], "python": "python", "data": "x", "write": None, **options}
+    )
 
 
 @torch.no_grad()
@@ -50,12 +52,15 @@ def measured(**values: float) -> dict[str, float]:
     return {"error": 10.0, "bits": 441.0, "use": 1.0, "perplexity": 300.0, "codes": 512, "ms": 50.0, **values}
 
 
-def test_rates_are_told_and_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rates_are_told_and_judged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def run(python: str, name: str, who: str, seed: int, given: Any) -> dict[str, float]:
         return measured(use=0.5, error=12.0) if name in ("VQ, 512 codes", "residual VQ, 2 x 64 codes") else measured()
 
     monkeypatch.setitem(SCRIPT["rates"].__globals__, "run", run)
-    text = SCRIPT["rates"](args())
+    text = SCRIPT["rates"](args(write=tmp_path / "page.md"))
+    assert "](page.png)" in text
+    assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
+    assert "](" not in SCRIPT["rates"](args())
     assert text.count("\n| ") == len(SCRIPT["RATES"]) + 1
     assert "| VQ, 64 codes | 9.0 | 441 | 10.00 | 18.94 | 100.0 | 300 of 512 |" in text
     assert "FSQ uses all of its codes: yes, 100.0 %" in text
