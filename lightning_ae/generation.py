@@ -13,6 +13,7 @@ from lightning_ae.config import from_plain
 from lightning_ae.errors import InputError
 from lightning_ae.exact import Noise
 from lightning_ae.parts.moves import Geometry, along
+from lightning_ae.parts.priors import Prior
 from lightning_ae.parts.sampling import Density, Sampler, Space
 
 Code = Tensor | tuple[Tensor, ...]
@@ -107,7 +108,11 @@ class Generation:
     @property
     def untempered(self) -> str | None:
         """What `sample` draws codes from, where a temperature says nothing of it; None where it does."""
-        return None if self.sampler is None or self.sampler.tempered else type(self.sampler.config).__name__
+        if self.sampler is not None:
+            return None if self.sampler.tempered else type(self.sampler.config).__name__
+        model: Any = self
+        prior = getattr(model, "prior", None)  # a hierarchy's is a method, of Gaussians
+        return type(prior).__name__ if isinstance(prior, Prior) and not prior.tempered(model) else None
 
     def prior_codes(self, n: int, temperature: float = 1.0) -> Any:
         """`n` codes drawn from the model's own distribution over them, in their shape; see `sample`.

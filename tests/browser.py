@@ -34,7 +34,9 @@ class Tab:
     """
 
     def __init__(self, browser: Any, width: int = 1200, scheme: str = "light") -> None:
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        # a page that still scrolls takes what is pointed at away from the mouse
+        calm = {"color_scheme": scheme, "reduced_motion": "reduce"}
+        context = browser.new_context(viewport={"width": width, "height": 900}, **calm)
         self.page = context.new_page()
         self.errors: list[str] = []
         self.asked: list[str] = []

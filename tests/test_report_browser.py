@@ -73,6 +73,8 @@ def test_it_answers(browser: Any, file: Path) -> None:
     # a point of the map shows its thumbnail and its class
     point = page.locator("#chart-map svg path[aria-roledescription=point]").nth(20)
     point.scroll_into_view_if_needed()
+    # the page hides its tip where it scrolls, which it is told with the next frame
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     point.hover(force=True)
     tip = page.locator("#tip")
     assert tip.is_visible()

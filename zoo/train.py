@@ -14,11 +14,12 @@ import fnmatch
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lightning_ae import zoo
 from lightning_ae.cli.app import main as command_line
 from lightning_ae.zoo.publishing.entry import DATASETS
+from lightning_ae.zoo.schema import Stored
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,7 +32,7 @@ class Plan:
     model: str
     overrides: dict[str, Any] = field(default_factory=dict)
     monitor: str = "val/loss"
-    stored: Literal["float32", "float16"] = "float32"
+    stored: Stored = "float32"
 
     @property
     def data(self) -> str:

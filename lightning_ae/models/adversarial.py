@@ -90,12 +90,6 @@ class AdversarialAutoencoder(Autoencoder):
         loss = reconstruction + self.adversarial_weight * adversarial + critic
         return {"loss": loss, "reconstruction": reconstruction, "adversarial": adversarial, "critic": critic}
 
-    @property
-    def untempered(self) -> str | None:
-        """The prior, where it has no temperature and no sampler stands in its place."""
-        own = self.sampler is None and not self.prior.tempered(self)
-        return type(self.prior).__name__ if own else super().untempered
-
     def prior_codes(self, n: int, temperature: float = 1.0) -> Tensor:
         """`n` draws from the prior, (n, *code_shape), in the weights' type."""
         return self.prior.sample(self, n, Noise(temperature=temperature)).to(self.dtype)

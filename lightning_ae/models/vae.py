@@ -188,12 +188,6 @@ class VAE(Autoencoder):
         """Codes of what a density draws, (B, units), brought to where codes lie as the posterior says."""
         return self.posterior.from_coordinates(values, self.code_shape)
 
-    @property
-    def untempered(self) -> str | None:
-        """The prior, where it has no temperature and no sampler stands in its place."""
-        own = self.sampler is None and not self.prior.tempered(self)
-        return type(self.prior).__name__ if own else super().untempered
-
     def prior_codes(self, n: int, temperature: float = 1.0) -> Tensor:
         """`n` draws from the prior, (n, *code_shape), in the weights' type."""
         return self.prior.sample(self, n, Noise(temperature=temperature)).to(self.dtype)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lightning_ae.data.signature import Signature
     from lightning_ae.preprocess import Preprocess
 
+Stored = Literal["float32", "float16"]
 NAME = r"^[a-z0-9]+(_[a-z0-9]+)*\.[a-z0-9]+(_[a-z0-9]+)*_v[1-9][0-9]*$"
 FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9]+)+$"  # no folder, no drive, no leading dot
 LARGEST_NUMBER, LONGEST_LIST, DEEPEST = 1 << 20, 256, 8
@@ -249,7 +250,7 @@ class Config(_Part):
         None, description="the density that is fitted to the codes, as its class and arguments; none where none was"
     )
     features: Features
-    stored: Literal["float32", "float16"] = Field("float32", description="the type of weights in the file")
+    stored: Stored = Field("float32", description="the type of weights in the file")
 
     @model_validator(mode="after")
     def _fits(self) -> Config:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
+from codec_files import checkpoint, photos, picture
 from PIL import Image
 
 from lightning_ae import (
@@ -48,12 +48,6 @@ MODELS: dict[str, tuple[Any, dict[str, Any]]] = {
         {"quantizer": VectorQuantizer(codes=17), "critic": None, "architecture": LatentDiffusionNet((8, 16))},
     ),
 }
-
-
-def picture(height: int = 21, width: int = 34, channels: int = 3) -> Image.Image:
-    y, x = np.mgrid[:height, :width] / 9
-    found = np.stack([127 + 120 * np.sin(x + c) * np.cos(y - 2 * c) for c in range(channels)], axis=2).astype(np.uint8)
-    return Image.fromarray(found if channels == 3 else found[:, :, 0])
 
 
 def made(name: str = "vq", seed: int = 0, **options: Any) -> Any:
@@ -246,23 +240,13 @@ def test_what_cannot_be_kept_is_refused(codec: Codec) -> None:
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    files = []
-    for seed in (0, 1):
-        trainer = pl.Trainer(
-            max_epochs=0, logger=False, enable_checkpointing=False, accelerator="cpu", enable_model_summary=False
-        )
-        trainer.fit(made(seed=seed), torch.utils.data.DataLoader(torch.zeros(1, 3, 8, 8)))
-        files.append(str(tmp_path_factory.mktemp("checkpoint") / f"model{seed}.ckpt"))
-        trainer.save_checkpoint(files[-1])
-    return files
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return [checkpoint(made(seed=seed), folder / f"model{seed}.ckpt") for seed in (0, 1)]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "photos" / "sub").mkdir(parents=True)
-    picture().save(tmp_path / "photos" / "a.png")
-    picture(8, 9, 1).save(tmp_path / "photos" / "sub" / "grey.png")
-    return tmp_path
+    return photos(tmp_path)
 
 
 def test_the_commands(folder: Path, checkpoints: list[str], capsys: pytest.CaptureFixture[str]) -> None:

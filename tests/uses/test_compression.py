@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
+from codec_files import checkpoint, photos, picture
 from PIL import Image
 
 from lightning_ae import VAE, Autoencoder, ConditionalVAE, InputError, zoo
@@ -24,12 +24,6 @@ from lightning_ae.preprocess import ImagePreprocess
 from lightning_ae.uses import Codec, Compressed, codec_rates, pillow_rates, psnr, rates_figure
 
 NET = TinyNet(8, (1, 1, 1))
-
-
-def picture(height: int = 21, width: int = 34, channels: int = 3) -> Image.Image:
-    y, x = np.mgrid[:height, :width] / 9
-    found = np.stack([127 + 120 * np.sin(x + c) * np.cos(y - 2 * c) for c in range(channels)], axis=2).astype(np.uint8)
-    return Image.fromarray(found if channels == 3 else found[:, :, 0])
 
 
 def made(seed: int = 0, **options: Any) -> Autoencoder:
@@ -46,23 +40,13 @@ def codec() -> Codec:
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    files = []
-    for seed in (0, 1):
-        trainer = pl.Trainer(
-            max_epochs=0, logger=False, enable_checkpointing=False, accelerator="cpu", enable_model_summary=False
-        )
-        trainer.fit(made(seed), torch.utils.data.DataLoader(torch.zeros(1, 3, 8, 8)))
-        files.append(str(tmp_path_factory.mktemp("checkpoint") / f"model{seed}.ckpt"))
-        trainer.save_checkpoint(files[-1])
-    return files
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return [checkpoint(made(seed), folder / f"model{seed}.ckpt") for seed in (0, 1)]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "photos" / "sub").mkdir(parents=True)
-    picture().save(tmp_path / "photos" / "a.png")
-    picture(8, 9, 1).save(tmp_path / "photos" / "sub" / "grey.png")
-    (tmp_path / "photos" / "notes.txt").write_text("none")
+    (photos(tmp_path) / "photos" / "notes.txt").write_text("none")
     return tmp_path
 
 

@@ -146,6 +146,7 @@ def test_a_threshold_stays_with_the_entry(
         ("vae_mlp.other_v1", {}, "id, licence and provenance"),
         ("vae_mlp.digits_v9", {"recipe": ["vea", "digits"]}, "unknown recipe 'vea'"),
         ("vae_mlp.digits_v9", {"recipe": "mine.yaml"}, "there is no file 'mine.yaml'"),
+        ("vae_mlp.digits_v9", {"stored": "bfloat16"}, "stored 'bfloat16'"),
         ("vae_mlp.digits_v9", {"to": f"hf://org/name@{'a' * 40}"}, "pinned"),
     ],
 )

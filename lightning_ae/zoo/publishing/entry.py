@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import torch
 import yaml
@@ -27,7 +27,7 @@ from lightning_ae.config import to_plain
 from lightning_ae.counts import CountPreprocess
 from lightning_ae.data import HFDataModule
 from lightning_ae.data.signature import Signature
-from lightning_ae.errors import InputError
+from lightning_ae.errors import InputError, unknown
 from lightning_ae.evaluation.numbers import codes_of
 from lightning_ae.files import whole_file
 from lightning_ae.preprocess import ImagePreprocess, SequencePreprocess, TabularPreprocess
@@ -49,7 +49,7 @@ from lightning_ae.zoo.artefact import (
 from lightning_ae.zoo.checks import golden
 from lightning_ae.zoo.fetch import hub_file
 from lightning_ae.zoo.publishing.evaluate import measure, read_data
-from lightning_ae.zoo.schema import NAME, Config, Data, Entry, Layer, golden_input, parse, parse_hf
+from lightning_ae.zoo.schema import NAME, Config, Data, Entry, Layer, Stored, golden_input, parse, parse_hf
 
 PREVIEW = "preview.png"
 SPLITTING = ("name", "revision", "kind", "label", "condition", "train_split", "test_split")
@@ -100,7 +100,7 @@ def publish(
     data: Mapping[str, Any] | None = None,
     licence: str = "Apache-2.0",
     minutes: float | None = None,
-    stored: Literal["float32", "float16"] = "float32",
+    stored: Stored = "float32",
     dry_run: bool = True,
 ) -> Entry:
     """Evaluates a checkpoint and makes an entry of it: weights, config, card, preview, and what the index says.
@@ -120,7 +120,7 @@ def publish(
         licence: of the weights, an SPDX identifier.
         minutes: how long the training took.
         stored: the type of the weights in the file; of "float16" it is half as large, and the weights are rounded
-            before anything is measured. They are loaded in float32.
+            before anything is measured. They are loaded in float32. A threshold stays the one that the checkpoint has.
         dry_run: do everything but write.
 
     Returns:
@@ -134,6 +134,8 @@ def publish(
     paths = [recipe] if isinstance(recipe, str) else list(recipe)
     for path_of_recipe in paths:
         find(path_of_recipe)
+    if stored not in get_args(Stored):
+        raise unknown("stored", str(stored), get_args(Stored))
     model = load_trained(checkpoint)
     round_weights(model, stored)
     config = config_of(name, model)
