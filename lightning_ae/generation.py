@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any, ClassVar
 
@@ -168,6 +169,14 @@ class Generation:
                 f"{type(self).__name__} are drawn from {name}, which has none",
                 "leave it out; or fit a sampler that has some, such as MixtureSampler(), where codes are numbers",
             )
+        if self.sampler is None:
+            try:
+                inspect.signature(self.prior_codes).bind(1, temperature)
+            except TypeError:
+                raise InputError(
+                    f"temperature = {temperature:g} was given, and prior_codes of {type(self).__name__} takes none",
+                    "write it as prior_codes(self, n, temperature=1.0), or leave the temperature out",
+                ) from None
 
     # ---- what files hold ----------------------------------------------------------------------------------------
 

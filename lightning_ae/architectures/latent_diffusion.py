@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from lightning_ae.architectures.base import Architecture, Shape
 from lightning_ae.architectures.layers import (
     Activation,
+    GroupNorm,
     Init,
     activation,
     check_features,
@@ -131,9 +132,9 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, a: int, b: int, options: LatentDiffusionNet) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(options.groups, a, eps=EPSILON)
+        self.norm1 = GroupNorm(options.groups, a, eps=EPSILON)
         self.conv1 = nn.Conv2d(a, b, 3, padding=1)
-        self.norm2 = nn.GroupNorm(options.groups, b, eps=EPSILON)
+        self.norm2 = GroupNorm(options.groups, b, eps=EPSILON)
         self.conv2 = nn.Conv2d(b, b, 3, padding=1)
         self.nonlinearity = activation(options.activation)
         if a != b:
@@ -153,7 +154,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, options: LatentDiffusionNet) -> None:
         super().__init__()
-        self.group_norm = nn.GroupNorm(options.groups, channels, eps=EPSILON)
+        self.group_norm = GroupNorm(options.groups, channels, eps=EPSILON)
         self.to_q, self.to_k, self.to_v = (nn.Linear(channels, channels) for _ in range(3))
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
@@ -254,7 +255,7 @@ class LatentEncoder(nn.Module):
             for i, (a, b) in enumerate(zip((sizes[0], *sizes), sizes, strict=False))
         )
         self.mid_block = _Middle(sizes[-1], options)
-        self.conv_norm_out = nn.GroupNorm(options.groups, sizes[-1], eps=EPSILON)
+        self.conv_norm_out = GroupNorm(options.groups, sizes[-1], eps=EPSILON)
         self.conv_out = nn.Conv2d(sizes[-1], inner, 3, padding=1)
         self.quant_conv = nn.Conv2d(inner, features, 1) if options.quant_conv else nn.Identity()
 
@@ -282,7 +283,7 @@ class LatentDecoder(nn.Module):
             _Up(i == last, a, b, options.blocks + 1, last - i in options.attention, options)
             for i, (a, b) in enumerate(zip((sizes[0], *sizes), sizes, strict=False))
         )
-        self.conv_norm_out = nn.GroupNorm(options.groups, sizes[-1], eps=EPSILON)
+        self.conv_norm_out = GroupNorm(options.groups, sizes[-1], eps=EPSILON)
         self.conv_out = nn.Conv2d(sizes[-1], channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:

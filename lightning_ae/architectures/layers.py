@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -59,10 +60,31 @@ def norm(name: Norm, channels: int, spatial: bool) -> nn.Module:
     if name == "batch":
         return nn.BatchNorm2d(channels) if spatial else nn.BatchNorm1d(channels)
     if name == "layer":
-        return nn.GroupNorm(1, channels)
+        return GroupNorm(1, channels)
     if name == "group":
-        return nn.GroupNorm(max(g for g in range(1, 9) if channels % g == 0), channels)
+        return GroupNorm(max(g for g in range(1, 9) if channels % g == 0), channels)
     return nn.Identity()
+
+
+class GroupNorm(nn.GroupNorm):
+    """`torch.nn.GroupNorm`, but for groups of a single value, of which nothing is left but the bias.
+
+    torch refuses such of one sample and normalises those of several.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, ...) to the same shape.
+
+        Raises:
+            InputError: where a sample has no more values than there are groups.
+        """
+        if math.prod(x.shape[1:]) == self.num_groups:
+            raise InputError(
+                f"group normalisation has {self.num_groups} groups of {tuple(x.shape[1:])} values, one each, of which "
+                "it would leave nothing",
+                "give more channels or wider layers, fewer groups, larger inputs, or another norm",
+            )
+        return super().forward(x)
 
 
 def initialise(module: nn.Module, name: Init) -> nn.Module:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_ae.architectures.base import Architecture, Shape
-from lightning_ae.architectures.layers import check_features, check_image, check_sizes
+from lightning_ae.architectures.layers import GroupNorm, check_features, check_image, check_sizes
 from lightning_ae.errors import InputError
 from lightning_ae.shapes import check_multiple, is_any
 
@@ -82,7 +82,7 @@ class TinyBlock(nn.Module):
         wide = WIDER * channels
         self.pool = nn.Sequential(
             nn.Conv2d(channels, wide, 1, bias=False),
-            nn.GroupNorm(GROUPS, wide),
+            GroupNorm(GROUPS, wide),
             nn.ReLU(),
             nn.Conv2d(wide, channels, 1, bias=False),
         ) if pooled else None  # fmt: skip

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from lightning_ae.autoencoder import Autoencoder
 from lightning_ae.cli import sharded, trained, written
 from lightning_ae.data.module import HFDataModule
 from lightning_ae.shards import Shard
+from lightning_ae.zoo.unusual import say_of_entry
 
 
 def features(
@@ -30,8 +33,12 @@ def features(
         InputError: of a stream, whose rows have no numbers; when the folder has the shards of another job.
     """
 
+    said = False
+
     def write(shard: Shard, rows: Any, made_under: str, file: Path) -> None:
-        write_shard(model, data, checkpoint, shard, rows, batch_size, made_under, file)
+        nonlocal said
+        codes = write_shard(model, data, checkpoint, shard, rows, batch_size, made_under, file)
+        said = said or say_of_entry(codes, checkpoint)
 
     sharded.open_data(data, splits, folder)
     sharded.run(model, data, splits, folder, shard_rows, overwrite, rank, world, write, what="features")
@@ -69,8 +76,8 @@ def write_shard(
     batch_size: int,
     made_under: str,
     file: Path,
-) -> None:
-    """Writes the codes of a shard's rows beside `rows`, their other columns, whole or not at all.
+) -> Tensor:
+    """Writes the codes of a shard's rows beside `rows`, their other columns, whole or not at all, and returns them.
 
     Raises:
         InputError: when a row cannot be read, or the file cannot be written.
@@ -80,3 +87,4 @@ def write_shard(
     about = {"model": checkpoint, "signature": signature, "manifest": made_under}
     made = {"code": written.vectors(codes), **data.keys(shard.split, shard.first, shard.last)}
     written.write_parquet(rows, made, about, file, overwrite=True)
+    return codes

@@ -80,6 +80,7 @@ def features(
     from lightning_ae import shards
     from lightning_ae.cli import codes as many
     from lightning_ae.cli import sharded, trained, written
+    from lightning_ae.zoo.unusual import say_of_entry
 
     rank, world = sharded.place_of(actors)
     model = trained.load(checkpoint, device)
@@ -101,6 +102,7 @@ def features(
     written.check_free(files.values(), overwrite)
     data.prepare_data()
     codes = {split: trained.encode(model, data, split, batch_size) for split in splits}
+    any(say_of_entry(found, checkpoint) for found in codes.values())  # of one split is enough
     beside: dict[str, Any] = {split: {} for split in files}
     if plane:
         from lightning_ae.cli.plane import columns

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
 
 from typing_extensions import Unpack
 
@@ -43,9 +44,15 @@ class ResidualVQVAE(VQVAE):
     Args:
         layers: L, how many codebooks of running means.
         codes: how many vectors each has.
+        commitment: beta of each layer; None for 0.25 / L, so that all of them together weigh what one codebook's does.
     """
 
     reference: ClassVar[str] = "Lee et al. 2022, https://arxiv.org/abs/2203.01941"
+
+    @classmethod
+    def of_earlier(cls, init_args: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments in a file; in an earlier version each layer's beta was 0.25."""
+        return super().of_earlier({"commitment": 0.25, **init_args})
 
     def __init__(
         self,
@@ -54,9 +61,12 @@ class ResidualVQVAE(VQVAE):
         *,
         layers: int = 4,
         codes: int = 256,
+        commitment: float | None = None,
         **options: Unpack[QuantisedOptions],
     ) -> None:
-        quantizer = ResidualQuantizer(layers, VectorQuantizer(codes))
+        quantizer = ResidualQuantizer(layers, VectorQuantizer(codes))  # which refuses layers that are no number
+        beta = 0.25 / layers if commitment is None else commitment
+        quantizer = replace(quantizer, quantizer=VectorQuantizer(codes, commitment=beta))
         super().__init__(input_shape, latent_dim, quantizer=quantizer, **options)
 
 

@@ -21,9 +21,11 @@ class ResidualQuantizer(Quantizer):
     .. math:: r_1 = h, \qquad e_l = \text{the nearest of codebook } l \text{ to } r_l, \qquad
         r_{l+1} = r_l - \mathrm{sg}(e_l), \qquad z = \sum_l e_l .
 
-    Each layer has the terms of its quantizer, summed: the commitments of all layers draw the encoder. The decoder's
-    gradient goes through once, from z to h. A vector has an index for each layer, the coarsest first: of a code
-    (B, latent_dim, ...) the indices are (B, layers, ...), and cost layers times log2(codes) bits.
+    Each layer has the terms of its quantizer, summed: the commitments of all layers draw the encoder, while the
+    decoder's gradient goes through once, from z to h. So a commitment of each layer that is the smaller, the more of
+    them there are, leaves the decoder its part: by default they are 0.25 together. A vector has an index for each
+    layer, the coarsest first: of a code (B, latent_dim, ...) the indices are (B, layers, ...), and cost layers times
+    log2(codes) bits.
 
     Args:
         layers: how many codebooks.
@@ -32,7 +34,7 @@ class ResidualQuantizer(Quantizer):
     """
 
     layers: int = 4
-    quantizer: Quantizer = VectorQuantizer(codes=256)
+    quantizer: Quantizer = VectorQuantizer(codes=256, commitment=0.0625)
 
     def __post_init__(self) -> None:
         super().__post_init__()

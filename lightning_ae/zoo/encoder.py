@@ -8,7 +8,6 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
-from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_ae.autoencoder import Autoencoder
@@ -17,12 +16,12 @@ from lightning_ae.data.signature import Signature
 from lightning_ae.descriptions import DescribedModule, parameters
 from lightning_ae.errors import InputError, unknown
 from lightning_ae.export import graphs
-from lightning_ae.natural.numbers import read_back
 from lightning_ae.parts.likelihoods import known
 from lightning_ae.preprocess import Preprocess
 from lightning_ae.shapes import is_any, one_size, words
 from lightning_ae.zoo.artefact import load_with_config
 from lightning_ae.zoo.schema import Config, golden_input
+from lightning_ae.zoo.unusual import say_if_unusual
 
 Latent = Literal["mean", "sample", "indices"]
 Pool = Literal["avg", "max"]
@@ -318,22 +317,9 @@ class Encoder(DescribedModule, nn.Module):
 
     def looked_at(self, features: Features) -> Features:
         """Says once where codes are unlike those of the training data."""
-        known = self.config.features
-        comparable = self.latent == "mean" and not self._layers and known.mean is not None and known.std is not None
-        if self._said or not (comparable and self.frozen) or len(features) < ENOUGH:
-            return features
-        assert isinstance(features, Tensor)
-        codes = features.detach()
-        if not self.normalize:
-            mean, std = (codes.new_tensor(each).view(self._each(codes)) for each in (known.mean, known.std))
-            codes = (codes - mean) / std
-        spread = read_back(codes.float().square().mean().sqrt())
-        if spread is not None and not spread[0] <= UNUSUAL:
-            self._said = True
-            rank_zero_warn(
-                f"the inputs are far from what {self.config.name} was made for ({self.config.dataset}): the root mean "
-                f"square of their standardised codes is {spread[0]:.2f}, where training data have 1"
-            )
+        if not self._said and self.frozen and self.latent == "mean" and not self._layers:
+            assert isinstance(features, Tensor)
+            self._said = say_if_unusual(features, self.config, standardised=self.normalize)
         return features
 
     @staticmethod
@@ -349,7 +335,6 @@ class Encoder(DescribedModule, nn.Module):
 
 
 Features = Tensor | tuple[Tensor, ...]
-UNUSUAL, ENOUGH = 1.5, 8
 _POOLS: dict[str, Any] = {"avg": lambda x: x.mean(dim=(2, 3)), "max": lambda x: x.amax(dim=(2, 3))}
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_ae import VAE, Autoencoder
-from lightning_ae.architectures import MLP, Architecture, ConvNet, ResNet, SequenceNet
+from lightning_ae.architectures import MLP, Architecture, ConvNet, LatentDiffusionNet, ResNet, SequenceNet
 from lightning_ae.architectures.layers import Activation, Init, Norm, convolution, enlarging
 from lightning_ae.architectures.mlp import Columns
 from lightning_ae.config import from_plain, to_plain
@@ -43,7 +43,7 @@ def test_mlp_tokens() -> None:
         MLP(tokens=0)
 
 
-@pytest.mark.parametrize("architecture", [ConvNet(channels=(4, 6)), ResNet(channels=(4, 8))], ids=str)
+@pytest.mark.parametrize("architecture", [ConvNet(channels=(4, 6)), ResNet(channels=(4, 10))], ids=str)
 def test_every_image_size(architecture: Architecture) -> None:
     for height in range(4, 14):
         for width in range(4, 14):
@@ -109,6 +109,27 @@ def test_norms_without_batch_statistics_treat_samples_alone() -> None:
 
 def linears(network: nn.Module) -> list[Any]:
     return [m for m in network.modules() if hasattr(m, "weight") and m.weight.ndim == 2]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shape"),
+    [
+        (MLP((8,), norm="group"), (6,)),
+        (MLP((1,), norm="layer"), (6,)),
+        (ConvNet((8, 8, 8), norm="group"), (1, 8, 8)),
+        (ResNet((4,), norm="group"), (1, 2, 2)),
+        (SequenceNet((8,), stride=4, norm="group"), (1, 4)),
+        (LatentDiffusionNet((4, 4), groups=4), (1, 2, 2)),
+        (LatentDiffusionNet((4, 4), groups=4), (1, None, None)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_normalisation_that_would_leave_nothing_is_refused(architecture: Any, shape: Any, n: int) -> None:
+    encoder = architecture.encoder(shape, 3)
+    few = torch.rand(n, *(2 if size is None else size for size in shape))
+    with pytest.raises(InputError, match=r"groups? of \(.*\) values, one each"):
+        encoder(few)
 
 
 def test_tied_weights_are_one_parameter_with_the_sum_of_both_gradients() -> None:
@@ -327,7 +348,7 @@ def test_a_convolution_beyond_whose_border_lies_the_nearest_value_is_torchs(
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("code", ["vector", "map"])
 def test_every_length(stride: int, code: Any) -> None:
-    architecture = SequenceNet(channels=(8, 16), dilations=(1, 4), stride=stride, code=code)
+    architecture = SequenceNet(channels=(10, 16), dilations=(1, 4), stride=stride, code=code)
     for length in (1, 2, 3, 5, 8, 13, 27):
         x = torch.randn(2, 3, length)
         z = architecture.encoder((3, length), 5)(x)

@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
+from PIL import ImageOps
 
-from lightning_ae import VAE, load_model, zoo
+from lightning_ae import VAE, HFDataModule, load_model, zoo
 from lightning_ae.cli import app, tools
 from lightning_ae.cli.app import COMMANDS, main
 
@@ -373,6 +375,19 @@ def test_features_of_a_checkpoint_that_names_no_data(fit: Any, digits: Any, tmp_
         main(["features", str(checkpoint)])
     main(["features", str(checkpoint), "--path", "digits", "--splits", "[test]"])
     assert (tmp_path / "features" / "test.parquet").is_file()
+
+
+def test_features_of_data_that_an_entry_was_not_made_for_are_told_of_once(tmp_path: Path) -> None:
+    rows = HFDataModule("digits").splits["test"]
+    turned = [{"image": ImageOps.invert(row["image"])} for row in rows.select(range(40))]
+    Dataset.from_list(turned).to_parquet(tmp_path / "turned.parquet")
+    for words in ([], ["--shard_rows", "20"]):
+        with pytest.warns(UserWarning, match="far from what ae_mlp.digits_v1 was made for") as said:
+            main(
+                ["features", "ae_mlp.digits_v1", "--path", str(tmp_path / "turned.parquet"), *words]
+                + ["--output", str(tmp_path / f"{len(words)}")]
+            )
+        assert sum("far from" in str(each.message) for each in said) == 1
 
 
 MARKING = "open(r'{mark}', 'a').write(__name__ + ' ')\n"

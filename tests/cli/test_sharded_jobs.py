@@ -118,10 +118,11 @@ def share(env: dict[str, str], log: Path, started: Any, args: list[str]) -> None
         started.wait(120)
         return made_under
 
-    def noted(*args: Any) -> None:
-        write(*args)
+    def noted(*args: Any) -> Any:
+        made = write(*args)
         with log.open("a") as file:
             file.write(f"{args[3].number}\n")
+        return made
 
     shards.begin, codes.write_shard = begun, noted
     main(args)

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from lightning_ae import FSQVAE, LFQVAE, VQVAE, VQVAE2, GumbelVQVAE, InputError, ResidualVQVAE, SimVQVAE, load_model
 from lightning_ae.architectures import MLP, ConvNet, SequenceNet
+from lightning_ae.config import from_earlier
 from lightning_ae.models import vq
 from lightning_ae.parts import (
     CosineDecay,
@@ -119,6 +120,27 @@ def test_each_settles_a_quantizer_and_shares_the_loss() -> None:
     for cls, *_ in CLASSES.values():
         assert cls.loss is VQVAE.loss
     assert VQVAE2.loss is VQVAE.loss
+
+
+def test_the_commitments_of_all_layers_weigh_what_that_of_one_does() -> None:
+    layers, x = build("residual"), random()
+    left = layers.encoder(x)
+    expected = torch.zeros(())
+    for book in layers.codebook.layers:
+        e = book.lookup(book.nearest(left))
+        expected = expected + 0.25 / 3 * (left - e).square().sum(dim=(1, 2, 3)).mean()
+        left = left - e
+    assert layers.loss(x, x)["commitment"].item() == pytest.approx(expected.item(), rel=1e-5)
+    given = build("residual", commitment=0.25)
+    given.load_state_dict(layers.state_dict())
+    assert given.loss(x, x)["commitment"].item() == pytest.approx(3 * expected.item(), rel=1e-5)
+
+
+def test_in_a_file_of_an_earlier_version_each_layer_weighs_as_much() -> None:
+    kept = {"class_path": "lightning_ae.models.ResidualVQVAE", "init_args": {"input_shape": [1, 8, 8], "layers": 3}}
+    found = from_earlier(kept)["init_args"]
+    assert ResidualVQVAE(**found).quantizer == ResidualQuantizer(3, VectorQuantizer(256, commitment=0.25))
+    assert from_earlier({**kept, "init_args": {**found, "commitment": None}})["init_args"]["commitment"] is None
 
 
 def test_finite_scalars_have_the_reconstruction_alone() -> None:

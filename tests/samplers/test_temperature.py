@@ -165,6 +165,17 @@ def test_a_sampler_gives_them_one() -> None:
         made("ae").sample(2, temperature=0.5)
 
 
+def test_a_subclass_whose_codes_have_none_says_so() -> None:
+    class Plain(Autoencoder):
+        def prior_codes(self, n: int) -> Any:  # type: ignore[override]
+            return torch.zeros(n, 3)
+
+    model = Plain((6,), 3)
+    assert model.sample(2).shape == (2, 6)
+    with pytest.raises(InputError, match=r"temperature = 0.5 was given, and prior_codes of Plain takes none"):
+        model.sample(2, temperature=0.5)
+
+
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_ranks_draw_what_one_draws(monkeypatch: pytest.MonkeyPatch, world: int) -> None:
     model = made("vae", prior=MixturePrior(3))
