@@ -215,7 +215,7 @@ def nearest_rows(rows: Tensor, e: Tensor) -> Tensor:
     rows, e = rows - centre, e - centre
     with without_autocast(rows.device):
         distances = torch.addmm(e.square().sum(dim=1), rows, e.T, alpha=-2)  # without |h|^2, the same for all
-    return distances.argmin(dim=1)
+    return distances.min(dim=1).indices  # on a processor several times as fast as argmin
 
 
 def counted(indices: Tensor, codes: int, depth: int = 1) -> Tensor:

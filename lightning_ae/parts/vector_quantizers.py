@@ -232,10 +232,14 @@ class _OfData(VectorCodebook):
 
     def _sums(self, h: Tensor, indices: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
         """How many vectors of all ranks have each code, their sums, and the sums of what else ranks have."""
-        used = F.one_hot(indices.flatten(), self.codes).to(h.dtype)
+        numbers, rows = indices.flatten(), rows_of(h)
+        if h.device.type == "cpu":
+            counts = numbers.bincount(minlength=self.codes).to(rows.dtype)
+            return sum_over_ranks(counts, rows.new_zeros(self.codes, rows.shape[1]).index_add_(0, numbers, rows), *more)
+        # a product, since there adding up by index has no fixed order
+        used = rows.new_zeros(len(rows), self.codes).scatter_(1, numbers[:, None], 1.0)
         with without_autocast(h.device):
-            # a product, since adding up by index has no fixed order on some devices
-            return sum_over_ranks(used.sum(dim=0), used.T @ rows_of(h), *more)
+            return sum_over_ranks(used.sum(dim=0), used.T @ rows, *more)
 
     def _draw(self, h: Tensor, noise: Noise) -> Tensor:
         """At most `codes` different vectors of the batch of all ranks; of those of other ranks zeros."""

@@ -30,7 +30,7 @@ from lightning_ae.parts import (
     SimVectorQuantizer,
     VectorQuantizer,
 )
-from lightning_ae.parts.quantizers import rotated
+from lightning_ae.parts.quantizers import nearest_rows, rotated
 from lightning_ae.training import processes
 
 SHAPES = [(), (5,), (4, 3)]
@@ -168,6 +168,14 @@ def test_running_means_of_directions() -> None:
     torch.testing.assert_close(book.vectors[:2], expected)
     assert book.vectors[2].tolist() == [-1, 0]
     torch.testing.assert_close(book.vectors.norm(dim=1), torch.ones(3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_of_several_nearest_vectors_it_is_the_first(offset: float) -> None:
+    rows = offset + torch.randn(500, 4, generator=torch.Generator().manual_seed(0))
+    once = offset + torch.randn(40, 4, generator=torch.Generator().manual_seed(1))
+    found = nearest_rows(rows, once.repeat(3, 1))
+    assert torch.equal(found, torch.cdist(rows.double(), once.double()).argmin(dim=1))
 
 
 # ---- k-means --------------------------------------------------------------------------------------------------------
