@@ -34,7 +34,7 @@ from lightning_ae.errors import InputError
 from lightning_ae.files import whole_file
 from lightning_ae.models.finetune import FineTuneClassifier
 from lightning_ae.training.checkpoint import OF_TRAINING
-from lightning_ae.training.checkpoint_file import METADATA_KEY, check_class, hyper_parameters, read_checkpoint
+from lightning_ae.training.checkpoint_file import METADATA_KEY, check_class, init_args_of, read_checkpoint
 from lightning_ae.training.preemption import Preemption
 from lightning_ae.training.progress import draw_always, draw_seldom
 from lightning_ae.training.rebuild import check_weights
@@ -303,9 +303,9 @@ class Trained:
     def __init__(self, path: str, given: options.Given) -> None:
         self.path = path
         checkpoint = read_checkpoint(path)
-        saved, kept = checkpoint[METADATA_KEY], hyper_parameters(checkpoint)
+        saved = checkpoint[METADATA_KEY]
         self.class_path: str = current_path(saved["class_path"])
-        self.init_args = {name: kept[name] for name in saved.get("arguments", kept) if name in kept}
+        self.init_args = init_args_of(checkpoint)
         named = given.classes.get("model")
         if named is not None and not _same_class(named, self.class_path):
             raise InputError(

@@ -28,6 +28,8 @@ from lightning_ae.training.checkpoint_file import (
     METADATA_KEY,
     check_class,
     hyper_parameters,
+    init_args_of,
+    later_arguments,
     read_checkpoint,
     signature_of,
 )
@@ -274,7 +276,8 @@ class Checkpointed:
         if self._trainer is not None:
             # a fit may go on with another lr or weight of a term; other networks may take the same weights
             fits = self._trainer.state.fn == "fit"
-            self._check_hyperparameters(hyper_parameters(checkpoint), {"architecture"} if fits else None)
+            of_fit = {"architecture", *later_arguments(checkpoint)}  # of which nobody but an earlier version spoke
+            self._check_hyperparameters(hyper_parameters(checkpoint), of_fit if fits else None)
             # else it is there: the module was made with it
             self._take_sampler_of(checkpoint)
             self._take_earlier_weights(checkpoint, fits)
@@ -389,10 +392,7 @@ class Checkpointed:
     def _from(cls: type[C], checkpoint: dict[str, Any], strict: bool | None, changed: Mapping[str, Any]) -> C:
         check_class(checkpoint, cls)
         kept = hyper_parameters(checkpoint)
-        names = checkpoint[METADATA_KEY].get("arguments", list(kept))
-        if lacking := [name for name in names if name not in kept]:
-            raise InputError(f"its hyper-parameters lack {', '.join(lacking)}", DAMAGED)
-        init_args = {**{name: kept[name] for name in names}, **changed}
+        init_args = {**init_args_of(checkpoint), **changed}
 
         def make() -> Any:
             module: Any = cls.from_init_args(init_args)

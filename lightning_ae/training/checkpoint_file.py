@@ -13,7 +13,7 @@ import torch
 from lightning_fabric.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-from lightning_ae.config import class_path, from_earlier, from_plain
+from lightning_ae.config import arguments, class_path, from_earlier, from_plain, import_class
 from lightning_ae.data.signature import Signature
 from lightning_ae.errors import InputError
 from lightning_ae.preprocess import Preprocess
@@ -195,9 +195,29 @@ def signature_of(saved: Mapping[str, Any]) -> Signature | None:
 
 def hyper_parameters(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a checkpoint; what an earlier version wrote as this one would write it."""
-    kept = {"class_path": _metadata_of(checkpoint)["class_path"], "init_args": checkpoint.get("hyper_parameters", {})}
-    found: dict[str, Any] = from_earlier(kept)["init_args"]
-    return found
+    path, kept = _metadata_of(checkpoint)["class_path"], checkpoint.get("hyper_parameters", {})
+    found: dict[str, Any] = from_earlier({"class_path": path, "init_args": kept})["init_args"]
+    if later := found.keys() - kept.keys():
+        later -= set(arguments(import_class(path, object, "a checkpoint")))  # a subclass may settle them
+    return {name: value for name, value in found.items() if name not in later}
+
+
+def later_arguments(checkpoint: Mapping[str, Any]) -> set[str]:
+    """The arguments that its class has since it was written, of which `hyper_parameters` knows what they were."""
+    return hyper_parameters(checkpoint).keys() - checkpoint.get("hyper_parameters", {}).keys()
+
+
+def init_args_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments by which its class is made again.
+
+    Raises:
+        InputError: when it lacks one that it names.
+    """
+    kept = hyper_parameters(checkpoint)
+    names = _metadata_of(checkpoint).get("arguments", list(checkpoint.get("hyper_parameters", {})))
+    if lacking := [name for name in names if name not in kept]:
+        raise InputError(f"its hyper-parameters lack {', '.join(lacking)}", DAMAGED)
+    return {name: kept[name] for name in [*names, *later_arguments(checkpoint)]}
 
 
 def check_class(checkpoint: dict[str, Any], cls: type) -> None:

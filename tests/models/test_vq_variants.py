@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader
 
 from lightning_ae import FSQVAE, LFQVAE, VQVAE, VQVAE2, GumbelVQVAE, InputError, ResidualVQVAE, SimVQVAE, load_model
 from lightning_ae.architectures import MLP, ConvNet, SequenceNet
-from lightning_ae.config import from_earlier
 from lightning_ae.models import vq
 from lightning_ae.parts import (
     CosineDecay,
@@ -27,6 +26,7 @@ from lightning_ae.parts import (
 )
 from lightning_ae.samplers import IndexSampler
 from lightning_ae.training.certify import Case, certify
+from lightning_ae.training.checkpoint_file import METADATA_KEY
 
 MAP, SEQUENCE = ConvNet(channels=(4, 8), code="map"), SequenceNet(channels=(4, 8), dilations=(1,), code="map")
 CLASSES: dict[str, tuple[Any, dict[str, Any], int, int]] = {  # codes, indices a position
@@ -136,11 +136,37 @@ def test_the_commitments_of_all_layers_weigh_what_that_of_one_does() -> None:
     assert given.loss(x, x)["commitment"].item() == pytest.approx(3 * expected.item(), rel=1e-5)
 
 
-def test_in_a_file_of_an_earlier_version_each_layer_weighs_as_much() -> None:
-    kept = {"class_path": "lightning_ae.models.ResidualVQVAE", "init_args": {"input_shape": [1, 8, 8], "layers": 3}}
-    found = from_earlier(kept)["init_args"]
-    assert ResidualVQVAE(**found).quantizer == ResidualQuantizer(3, VectorQuantizer(256, commitment=0.25))
-    assert from_earlier({**kept, "init_args": {**found, "commitment": None}})["init_args"]["commitment"] is None
+class Settled(ResidualVQVAE):
+    """A user's own, which knows nothing of the argument."""
+
+    def __init__(self, input_shape: Any, latent_dim: int = 4, *, architecture: Any = MAP) -> None:
+        super().__init__(input_shape, latent_dim, layers=3, codes=20, architecture=architecture)
+
+
+@pytest.mark.parametrize("cls", [ResidualVQVAE, Settled])
+def test_in_a_file_of_an_earlier_version_each_layer_weighs_as_much(cls: Any, tmp_path: Path) -> None:
+    """Whose checkpoints do not speak of the commitment."""
+    given = {"layers": 3, "codes": 20} if cls is ResidualVQVAE else {}
+    model, rows = cls((1, 8, 8), 4, architecture=MAP, **given), DataLoader(random(n=64), batch_size=32)
+    trainer = pl.Trainer(**QUIET, max_steps=1)
+    trainer.fit(model, rows)
+    trainer.save_checkpoint(tmp_path / "now.ckpt")
+    now = load_model(tmp_path / "now.ckpt")
+    assert now.quantizer == model.quantizer
+    assert now.quantizer.quantizer.commitment == pytest.approx(0.25 / 3)
+    assert now.hparams.keys() == model.hparams.keys()
+    if cls is Settled:
+        return
+    content = torch.load(tmp_path / "now.ckpt", weights_only=True)
+    del content["hyper_parameters"]["commitment"]
+    content[METADATA_KEY]["arguments"].remove("commitment")
+    torch.save(content, tmp_path / "old.ckpt")
+    loaded = load_model(tmp_path / "old.ckpt")
+    assert loaded.quantizer == ResidualQuantizer(3, VectorQuantizer(20, commitment=0.25))
+    assert load_model(tmp_path / "old.ckpt", commitment=0.1).quantizer.quantizer.commitment == 0.1
+    with pytest.raises(InputError, match=r"trained with commitment = 0.25 \(here None\)"):
+        pl.Trainer(**QUIET, max_steps=2).fit(copy.deepcopy(model), rows, ckpt_path=tmp_path / "old.ckpt")
+    pl.Trainer(**QUIET, max_steps=2).fit(loaded.train(), rows, ckpt_path=tmp_path / "old.ckpt")
 
 
 def test_finite_scalars_have_the_reconstruction_alone() -> None:
