@@ -272,8 +272,9 @@ def peers(args: argparse.Namespace) -> str:
             for who in (OURS, THEIRS) if seed % 2 == 0 else (THEIRS, OURS):
                 rows[name, who].append(run(python, name, who, seed, args))
     lines = [
-        "| quantizer | package | squared error | codes in use, % | perplexity | ms a step | ours takes, times theirs |",
-        "|---|---|---|---|---|---|---|",
+        "| quantizer | package | squared error | least to most | codes in use, % | perplexity | ms a step | "
+        "ours takes, times theirs |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     goals = []
     for name in PEERS:
@@ -282,7 +283,8 @@ def peers(args: argparse.Namespace) -> str:
         for who, each in ((OURS, ours), (THEIRS, theirs)):
             told = {key: statistics.median(row[key] for row in each) for key in ("error", "use", "perplexity", "ms")}
             lines.append(
-                f"| {name} | {who} | {told['error']:.2f} | {100 * told['use']:.1f} | {told['perplexity']:.0f} | "
+                f"| {name} | {who} | {told['error']:.2f} | {min(row['error'] for row in each):.2f} to "
+                f"{max(row['error'] for row in each):.2f} | {100 * told['use']:.1f} | {told['perplexity']:.0f} | "
                 f"{told['ms']:.1f} | {f'{ratio:.2f}' if who == OURS else ''} |"
             )
         error = [statistics.median(row["error"] for row in each) for each in (ours, theirs)]

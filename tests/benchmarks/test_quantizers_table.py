@@ -30,22 +30,24 @@ def test_every_row_is_a_model_whose_indices_decode(name: str) -> None:
     assert float(model.rate(x)[0]) == pytest.approx(float(bits))
 
 
-@pytest.mark.parametrize("name", SCRIPT["PEERS"])
-def test_both_packages_lose_in_the_same_units(name: str) -> None:
-    """With one codebook in both, the losses are the same."""
+@pytest.mark.parametrize("name", [name for name in SCRIPT["PEERS"] if not name.startswith("FSQ")])
+def test_both_packages_draw_the_encoder_alike(name: str) -> None:
+    """With the same codebooks the gradients are, but for a factor, which Adam does not see."""
     pytest.importorskip("vector_quantize_pytorch")
     torch.manual_seed(0)
     peer, ours, x = SCRIPT["Peer"](name), SCRIPT["RATES"][name](), torch.rand(3, 1, 28, 28)
     ours.encoder.load_state_dict(peer.model.encoder.state_dict())
     ours.decoder.load_state_dict(peer.model.decoder.state_dict())
-    if name.startswith("FSQ"):
-        return
     theirs = peer.quantizer.layers if name.startswith("residual") else [peer.quantizer]
     books = ours.codebook.layers if name.startswith("residual") else [ours.codebook]
     for book, other in zip(books, theirs, strict=True):
         book.vectors.copy_(other._codebook.embed[0])
-    with torch.no_grad():
-        assert float(peer.train().loss(x, x)["loss"]) == pytest.approx(float(ours.loss(x, x)["loss"]), rel=1e-5)
+    peer.train().loss(x, x)["loss"].backward()
+    ours.loss(x, x)["loss"].backward()
+    for one, other in zip(ours.encoder.parameters(), peer.model.encoder.parameters(), strict=True):
+        torch.testing.assert_close(len(books) * one.grad, other.grad, rtol=1e-3, atol=1e-4)
+    for one, other in zip(ours.decoder.parameters(), peer.model.decoder.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-4)
 
 
 def measured(**values: float) -> dict[str, float]:
@@ -63,7 +65,7 @@ def test_rates_are_told_and_judged(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert "](" not in SCRIPT["rates"](args())
     assert text.count("\n| ") == len(SCRIPT["RATES"]) + 1
     assert "| VQ, 64 codes | 9.0 | 441 | 10.00 | 18.94 | 100.0 | 300 of 512 |" in text
-    assert "FSQ uses all of its codes: yes, 100.0 %" in text
+    assert "FSQ uses all of its codes: 8 x 6 x 5 yes, 100.0 %, 8 x 8 x 8 yes" in text
     assert "95 % of 512: no, 50.0 %" in text
     assert "12 a position: no, 12.00 (2 x 64) against 10.00 (4096)" in text
 
@@ -77,6 +79,6 @@ def test_peers_are_told_and_judged(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(SCRIPT["peers"].__globals__, "run", run)
     text = SCRIPT["peers"](args())
-    assert "| VQ, 512 codes | lightning_ae | 9.00 | 100.0 | 300 | 37.5 | 0.50 |" in text
+    assert "| VQ, 512 codes | lightning_ae | 9.00 | 9.00 to 9.00 | 100.0 | 300 | 37.5 | 0.50 |" in text
     assert "- VQ, 512 codes: distortion not worse: yes; use not lower: yes; a step not slower: yes." in text
     assert "- FSQ, 8 x 8 x 8: distortion not worse: yes; use not lower: yes; a step not slower: no." in text
