@@ -102,7 +102,9 @@ def features(
     written.check_free(files.values(), overwrite)
     data.prepare_data()
     codes = {split: trained.encode(model, data, split, batch_size) for split in splits}
-    any(say_of_entry(found, checkpoint) for found in codes.values())  # of one split is enough
+    for each in codes.values():
+        if say_of_entry(each, checkpoint):  # of one split is enough
+            break
     beside: dict[str, Any] = {split: {} for split in files}
     if plane:
         from lightning_ae.cli.plane import columns

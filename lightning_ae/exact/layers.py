@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lightning_ae.errors import InputError
 from lightning_ae.exact.collectives import gather, world_size
 from lightning_ae.exact.noise import dropout_noise
 
@@ -47,20 +46,8 @@ class _GlobalBatchNorm(_BatchNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, ...) to the same shape.
-
-        Raises:
-            InputError: in training, where the batch of all ranks has a single value of each channel.
-        """
-        if not self.training:
-            return super().forward(x)
-        if world_size() == 1:
-            if x.numel() == x.shape[1]:
-                raise InputError(
-                    "batch normalisation was given a batch of one sample, whose own mean and variance would leave "
-                    "nothing of it",
-                    'give a larger batch_size, or norm="layer"',
-                )
+        """(B, C, ...) to the same shape."""
+        if not self.training or world_size() == 1:
             return super().forward(x)
         self._check_input_dim(x)
         dims = [0, *range(2, x.ndim)]
@@ -111,10 +98,7 @@ _GLOBAL: dict[type, type] = {
 
 
 def synchronise_batch_norm(module: nn.Module) -> None:
-    """Makes every batch normalisation in a module take the statistics of all ranks; weights and keys stay.
-
-    In one process it still refuses a batch of one sample by name.
-    """
+    """Makes every batch normalisation in a module take the statistics of all ranks; weights and keys stay."""
     for layer in module.modules():
         if type(layer) in _GLOBAL:
             layer.__class__ = _GLOBAL[type(layer)]

@@ -279,7 +279,8 @@ class ExactModule(Checkpointed, pl.LightningModule):  # type: ignore[misc]  # Li
             if self.trainer.checkpoint_callbacks:  # before anything is trained that could not be saved
                 self.check_loads()
             use_lean_loop(self.trainer)
-            synchronise_batch_norm(self)
+            if world_size() > 1:
+                synchronise_batch_norm(self)
             if not self.automatic_optimization:
                 self._find_unused_parameters()
 

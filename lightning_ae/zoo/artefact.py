@@ -55,13 +55,18 @@ def load_with_config(name: str | os.PathLike[str]) -> tuple[Autoencoder, Config]
     return model, config
 
 
+def is_entry(source: str | os.PathLike[str]) -> bool:
+    """Whether it names an entry, and no file or folder that is there."""
+    return not os.path.exists(source) and os.fspath(source) in index.names()
+
+
 def load_trained(source: str | os.PathLike[str]) -> Autoencoder:
     """A trained model by the path of its checkpoint or of its folder, or else by its name in the zoo.
 
     Raises:
         InputError: when there is neither, or the checkpoint holds something else than an autoencoder.
     """
-    if not os.path.exists(source) and os.fspath(source) in index.names():
+    if is_entry(source):
         return load(source)
     if Path(source).is_dir():
         from lightning_ae.zoo.pretrained import load as load_folder  # which knows artefacts, too

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightning_ae.natural.numbers import read_back
 from lightning_ae.zoo import index
+from lightning_ae.zoo.artefact import is_entry
 from lightning_ae.zoo.schema import Config
 
 UNUSUAL, ENOUGH = 1.5, 8
@@ -40,4 +41,4 @@ def say_if_unusual(codes: Tensor, config: Config, standardised: bool = False) ->
 
 def say_of_entry(codes: Tensor, source: str) -> bool:
     """The same of codes as vectors, by the name of an entry of the zoo; of other models nothing is known."""
-    return source in index.names() and say_if_unusual(codes, index.info(source))
+    return is_entry(source) and say_if_unusual(codes, index.info(source))
